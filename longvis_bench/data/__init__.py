@@ -1,0 +1,1 @@
+"""The images a cell sees: labelled, real, at the cell's resolution."""
