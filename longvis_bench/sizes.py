@@ -1,4 +1,5 @@
-"""Which resolutions each architecture takes, and what is done to it to take them.
+"""
+Which resolutions each architecture takes, and what is done to it to take them.
 
 Pure Python, no torch: the sweep planner, the cards and the models themselves ask the same functions,
 so a size that is planned is a size that builds.  A card names its function as `resolution.plan`; users'
@@ -63,7 +64,8 @@ ATLAS_PATCH = 16
 
 
 def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) -> list[Scale]:
-    """Scales of Atlas for a grid of `height` x `width` tokens, finest first (arXiv:2503.12355, section 3.1).
+    """
+    Scales of Atlas for a grid of `height` x `width` tokens, finest first (arXiv:2503.12355, section 3.1).
 
     Each scale is the last one pooled by `stride` on each side, until one window holds it all.
 
@@ -148,9 +150,7 @@ def longvit(
     )
 
 
-def mambavision(
-    resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **_: Any
-) -> SizePlan:
+def mambavision(resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **_: Any) -> SizePlan:
     """MambaVision: any size from 32 px; stages 3 and 4 pad their grid to whole windows."""
     if resolution < 32:
         raise IllegalSize(resolution, "mambavision needs at least 32 px", [32])
@@ -170,10 +170,9 @@ def whole_windows(grid: int, *, smallest: int = 7, most: int = 8) -> int:
     return next(fits)
 
 
-def fastervit(
-    resolution: int, *, window_size: Sequence[int] | None = None, **_: Any
-) -> SizePlan:
-    """FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
+def fastervit(resolution: int, *, window_size: Sequence[int] | None = None, **_: Any) -> SizePlan:
+    """
+    FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
 
     With the published window of 7, the carrier tokens' position bias grows with the fourth power of the
     resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows a side keep it constant.

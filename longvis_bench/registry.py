@@ -1,0 +1,395 @@
+"""
+Models by name: cards found in four places, variants built on demand.
+
+Cards come from the package itself, from installed plug-ins (entry-point group `longvis_bench.models`), from
+`--models-dir` and from `./models` of the working directory.  Finding a model reads cards only; its code is
+imported when it is built, so listing is instant and a card in somebody's folder runs nothing until the
+user names its model.
+
+A model is named `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`, or
+`path/to/file.py:callable`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longvis_bench.cards import CARD_FILE, Card, Dependency, Implementation, WeightsEntry, read_card
+from longvis_bench.errors import CardError, MissingDependency, UnknownName
+from longvis_bench.sizes import SizePlan, require_multiple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY_POINTS = "longvis_bench.models"
+_NAME = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<arguments>.*)\])?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One model that can be built at many resolutions."""
+
+    name: str
+    """As the user may write it, without arguments, e.g. "atlas-s" or "mambavision-s@upstream"."""
+    family: str
+    variant: str
+    implementation: Implementation
+    factory: str
+    folder: Path
+    """Where a relative factory or weight file is looked up."""
+    origin: str
+    """Where the card was found, for messages and the listing."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """The card's arguments, overridden by the user's."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Only what the user gave in brackets."""
+    requires: tuple[Dependency, ...] = ()
+    card: Card | None = None
+    """None for ad hoc models (`timm:NAME`, `file.py:callable`)."""
+
+    def plan(self, resolution: int) -> SizePlan:
+        """
+        What is done to reach `resolution`, in pixels.
+
+        Raises:
+            IllegalSize: the model cannot take it; the message names legal sizes near it.
+        """
+        if self.card is None:
+            return SizePlan(reach="built for the size")
+        rule = self.card.resolution
+        if rule.plan is not None:
+            plan = _load(rule.plan, self.folder)(resolution, **self.arguments)
+            assert isinstance(plan, SizePlan)
+            return plan
+        _require_rule(resolution, self)
+        return SizePlan(reach="built for the size")
+
+    def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
+        """
+        Build the model on the current default device, with fresh weights.
+
+        Returns:
+            A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
+
+        Raises:
+            MissingDependency: a package it needs is not installed.
+            IllegalSize: it cannot take the resolution.
+            CardError: its factory is not there, cannot be called so, or returns no module.
+        """
+        from torch import nn
+
+        self.require_packages()
+        arguments = {**self.arguments, **self.plan(resolution).arguments}
+        factory = _load(self.factory, self.folder)
+        _check_call(factory, self, arguments)
+        model = factory(resolution=resolution, num_classes=num_classes, in_chans=in_chans, **arguments)
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise CardError(
+                f"the factory {self.factory} of {self.name} returned {kind}, not a torch.nn.Module."
+            )
+        return model
+
+    def require_packages(self) -> None:
+        """Raise MissingDependency for the first package that is not installed."""
+        for need in self.requires:
+            if importlib.util.find_spec(need.module) is None:
+                raise MissingDependency(need.module, self.name, need.install)
+
+    def shipped_weights(self, dataset: str, resolution: int) -> WeightsEntry | None:
+        """The weight file that ships for this data set and resolution, if any."""
+        if self.card is None or self.overrides:
+            return None
+        for entry in self.card.weights:
+            wanted = (self.variant, dataset, resolution)
+            if entry.file and (entry.variant, entry.dataset, entry.resolution) == wanted:
+                return entry
+        return None
+
+
+def _require_rule(resolution: int, variant: Variant) -> None:
+    from longvis_bench.errors import IllegalSize
+
+    assert variant.card is not None
+    rule = variant.card.resolution
+    require_multiple(resolution, rule.multiple_of, variant.family, rule.minimum)
+    if rule.maximum is not None and resolution > rule.maximum:
+        largest = rule.maximum // rule.multiple_of * rule.multiple_of
+        raise IllegalSize(resolution, f"{variant.family} takes at most {largest} px", [largest])
+
+
+def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[str, Any]) -> None:
+    """Say which argument a factory does not take before calling it, instead of a TypeError from inside."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(resolution=0, num_classes=0, in_chans=0, **arguments)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        message = (
+            f"the factory {variant.factory} of {variant.name} cannot be called: {error}; it takes {takes}."
+        )
+        raise CardError(message) from error
+
+
+def _load(reference: str, folder: Path) -> Callable[..., Any]:
+    """The callable behind `module:name` or `file.py:name`."""
+    target, _, attribute = reference.rpartition(":")
+    module = _load_file(folder / target) if target.endswith(".py") else _load_module(target)
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        raise CardError(f"{target} has no callable named {attribute!r}.") from None
+    if not callable(found):
+        raise CardError(f"{reference} is not callable.")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_module(name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise CardError(f"the factory's module {name} cannot be found.") from error
+        raise MissingDependency(error.name or name, name, f"python -m pip install {error.name}") from error
+
+
+def _load_file(path: Path) -> object:
+    name = "longvis_user_" + re.sub(r"\W", "_", str(path.resolve()))
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise CardError(f"the factory's file {path} does not exist.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@dataclass(frozen=True)
+class FoundCard:
+    """A card and where it was found."""
+
+    card: Card
+    folder: Path
+    origin: str
+
+
+class Registry:
+    """
+    All cards in reach, and the variants they declare.
+
+    Arguments:
+        models_dirs: folders given by the user, each holding `<family>/card.toml`.
+        working_dir: whose `models/` folder is listed too; None for the current directory.
+    """
+
+    def __init__(self, models_dirs: Sequence[Path] = (), working_dir: Path | None = None) -> None:
+        self.models_dirs = tuple(models_dirs)
+        self.working_dir = working_dir or Path.cwd()
+        self._cards: dict[str, FoundCard] = {}
+        self._variants: dict[str, FoundCard] = {}
+        for found in _find_cards(self.models_dirs, self.working_dir):
+            self._add(found)
+
+    @property
+    def cards(self) -> list[FoundCard]:
+        """Every card, by family name."""
+        return [self._cards[family] for family in sorted(self._cards)]
+
+    def _add(self, found: FoundCard) -> None:
+        family = found.card.family
+        known = self._cards.get(family)
+        if known is not None:
+            if known.card == found.card:
+                return
+            raise CardError(
+                f"two different cards claim the family {family!r}: {known.folder} and {found.folder}."
+            )
+        for name in found.card.variants:
+            if name in self._variants:
+                other = self._variants[name].folder
+                raise CardError(f"two cards claim the variant {name!r}: {other} and {found.folder}.")
+        self._cards[family] = found
+        self._variants.update(dict.fromkeys(found.card.variants, found))
+
+    def names(self) -> list[str]:
+        """Every name that `find` knows, other implementations included."""
+        names = list(self._variants)
+        for name, found in self._variants.items():
+            names += [f"{name}@{other}" for other in found.card.implementations]
+        return sorted(names)
+
+    def find(self, name: str) -> Variant:
+        """
+        The variant behind a name as the user wrote it.
+
+        Raises:
+            UnknownName: nothing answers to it; near misses are named.
+        """
+        match = _NAME.match(name.strip())
+        if match is None:
+            raise UnknownName("model", name, self.names())
+        overrides = _parse_arguments(name, match["arguments"] or "")
+        variant = self._find_base(match["base"].strip())
+        return replace(variant, arguments={**variant.arguments, **overrides}, overrides=overrides)
+
+    def _find_base(self, base: str) -> Variant:
+        if base.startswith("timm:"):
+            return _timm_variant(base)
+        if ".py:" in base:
+            return _file_variant(base, self.working_dir)
+        name, _, implementation = base.partition("@")
+        found = self._variants.get(name)
+        if found is None:
+            hint = "run `longvis models` to see them all, or write timm:NAME or path/to/file.py:callable."
+            raise UnknownName("model", base, self.names(), hint)
+        return _card_variant(found, name, implementation)
+
+
+def _card_variant(found: FoundCard, name: str, implementation: str) -> Variant:
+    card = found.card
+    factory, requires, chosen = card.factory, card.requires, card.implementation
+    if implementation and implementation != card.implementation:
+        others = {str(key): entry for key, entry in card.implementations.items()}
+        if implementation not in others:
+            raise UnknownName(f"implementation of {name}", implementation, [card.implementation, *others])
+        entry = others[implementation]
+        factory, requires = entry.factory, entry.requires
+        chosen = implementation  # type: ignore[assignment]
+    return Variant(
+        name=name if chosen == card.implementation else f"{name}@{chosen}",
+        family=card.family,
+        variant=name,
+        implementation=chosen,
+        factory=factory,
+        folder=found.folder,
+        origin=found.origin,
+        arguments=dict(card.variants[name].arguments),
+        requires=requires,
+        card=card,
+    )
+
+
+def _timm_variant(base: str) -> Variant:
+    return Variant(
+        name=base,
+        family="timm",
+        variant=base.removeprefix("timm:"),
+        implementation="timm",
+        factory="longvis_bench.backbones.timm:build_any",
+        folder=Path(),
+        origin="timm",
+        arguments={"name": base.removeprefix("timm:")},
+    )
+
+
+def _file_variant(base: str, working_dir: Path) -> Variant:
+    path, _, attribute = base.rpartition(":")
+    file = (working_dir / path).resolve()
+    if not file.is_file():
+        raise UnknownName("model file", path, [], "the file does not exist.")
+    return Variant(
+        name=base,
+        family="user",
+        variant=f"{file.stem}:{attribute}",
+        implementation="user",
+        factory=f"{file.name}:{attribute}",
+        folder=file.parent,
+        origin=path,
+    )
+
+
+def _parse_arguments(name: str, text: str) -> dict[str, Any]:
+    """`window_order=official,window=8` -> a dict; values are Python literals, else plain strings."""
+    arguments: dict[str, Any] = {}
+    for part in split_names(text):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise UnknownName("model", name, [], "arguments read model[key=value,key=value].")
+        try:
+            arguments[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            arguments[key.strip()] = value.strip()
+    return arguments
+
+
+def split_names(text: str) -> list[str]:
+    """Split at commas that stand outside brackets: `a[x=1,y=2],b` -> `["a[x=1,y=2]", "b"]`."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def built_in_folder() -> Path:
+    """
+    The folder of this package's own cards: inside the wheel, or beside our own pyproject.toml.
+
+    An editable install leaves a stale `_models` copy elsewhere on the path, and a working directory may hold
+    a foreign `models` folder; neither is ever looked at here.
+    """
+    package = Path(__file__).resolve().parent
+    packaged = package / "_models"
+    if packaged.is_dir():
+        return packaged
+    project = package.parent / "pyproject.toml"
+    if project.is_file() and 'name = "longvis-bench"' in project.read_text(encoding="utf-8"):
+        return package.parent / "models"
+    raise CardError("the cards of the built-in models are missing from this installation; install it again.")
+
+
+def _find_cards(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[FoundCard]:
+    seen: set[Path] = set()
+    for folder, origin in _card_folders(models_dirs, working_dir):
+        real = folder.resolve()
+        if real not in seen:
+            seen.add(real)
+            yield FoundCard(read_card(real / CARD_FILE), real, origin)
+
+
+def _card_folders(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[tuple[Path, str]]:
+    yield from ((folder, "built-in") for folder in _subfolders(built_in_folder()))
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: p.name):
+        yield _plug_in_folder(point), f"plug-in {point.name}"
+    for directory in models_dirs:
+        if not directory.is_dir():
+            raise CardError(f"--models-dir {directory} is not a folder.")
+        yield from ((folder, str(directory)) for folder in _subfolders(directory))
+    local = working_dir / "models"
+    if local.is_dir():
+        yield from ((folder, "./models") for folder in _subfolders(local))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{CARD_FILE}"))
+
+
+def _plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:
+    """The folder of the package an entry point names; found without importing the package itself."""
+    spec = importlib.util.find_spec(point.value)
+    locations = list(spec.submodule_search_locations or []) if spec is not None else []
+    if not locations:
+        raise CardError(f"the plug-in {point.name} names {point.value}, which is not an installed package.")
+    return Path(locations[0])
