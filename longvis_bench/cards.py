@@ -1,5 +1,4 @@
-"""
-The schema of `card.toml`: every declarative fact of a family of models, and nothing that runs.
+"""The schema of `card.toml`: every declarative fact of a family of models, and nothing that runs.
 
 A card is data.  Reading it imports no model code; `registry.py` finds cards and turns their variants into
 models.  Unknown fields are refused, because a misspelt field that is silently ignored is a wrong fact.
@@ -182,8 +181,7 @@ class Card(_Strict):
 
 
 def read_card(path: Path) -> Card:
-    """
-    Read and check one card.
+    """Read and check one card.
 
     Raises:
         CardError: the file is not TOML, or a field is unknown, missing or of the wrong kind.

@@ -1,5 +1,4 @@
-"""
-Every error this package raises on purpose, with the exit code it ends a command with.
+"""Every error this package raises on purpose, with the exit code it ends a command with.
 
     LongvisError (2)
     ├── UnknownName (2)         a model, card, column or option value nobody knows; lists near misses
@@ -32,8 +31,7 @@ class LongvisError(Exception):
 
 
 class UnknownName(LongvisError):
-    """
-    A name that nothing answers to.
+    """A name that nothing answers to.
 
     Arguments:
         kind: what was looked up, e.g. "model".
@@ -53,8 +51,7 @@ class UnknownName(LongvisError):
 
 
 class IllegalSize(LongvisError):
-    """
-    A resolution the model cannot take.
+    """A resolution the model cannot take.
 
     Arguments:
         resolution: pixels per side, as asked.
@@ -90,8 +87,7 @@ class RunDirectoryError(LongvisError):
 
 
 class MissingDependency(LongvisError):
-    """
-    An optional package that is not installed.
+    """An optional package that is not installed.
 
     Arguments:
         package: distribution or module that is missing.

@@ -1,5 +1,4 @@
-"""
-Models by name: cards found in four places, variants built on demand.
+"""Models by name: cards found in four places, variants built on demand.
 
 Cards come from the package itself, from installed plug-ins (entry-point group `longvis_bench.models`), from
 `--models-dir` and from `./models` of the working directory.  Finding a model reads cards only; its code is
@@ -58,8 +57,7 @@ class Variant:
     """None for ad hoc models (`timm:NAME`, `file.py:callable`)."""
 
     def plan(self, resolution: int) -> SizePlan:
-        """
-        What is done to reach `resolution`, in pixels.
+        """What is done to reach `resolution`, in pixels.
 
         Raises:
             IllegalSize: the model cannot take it; the message names legal sizes near it.
@@ -75,8 +73,7 @@ class Variant:
         return SizePlan(reach="built for the size")
 
     def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
-        """
-        Build the model on the current default device, with fresh weights.
+        """Build the model on the current default device, with fresh weights.
 
         Returns:
             A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
@@ -193,8 +190,7 @@ class FoundCard:
 
 
 class Registry:
-    """
-    All cards in reach, and the variants they declare.
+    """All cards in reach, and the variants they declare.
 
     Arguments:
         models_dirs: folders given by the user, each holding `<family>/card.toml`.
@@ -238,8 +234,7 @@ class Registry:
         return sorted(names)
 
     def find(self, name: str) -> Variant:
-        """
-        The variant behind a name as the user wrote it.
+        """The variant behind a name as the user wrote it.
 
         Raises:
             UnknownName: nothing answers to it; near misses are named.
@@ -344,8 +339,7 @@ def split_names(text: str) -> list[str]:
 
 
 def built_in_folder() -> Path:
-    """
-    The folder of this package's own cards: inside the wheel, or beside our own pyproject.toml.
+    """The folder of this package's own cards: inside the wheel, or beside our own pyproject.toml.
 
     An editable install leaves a stale `_models` copy elsewhere on the path, and a working directory may hold
     a foreign `models` folder; neither is ever looked at here.

@@ -1,5 +1,4 @@
-"""
-Which resolutions each architecture takes, and what is done to it to take them.
+"""Which resolutions each architecture takes, and what is done to it to take them.
 
 Pure Python, no torch: the sweep planner, the cards and the models themselves ask the same functions,
 so a size that is planned is a size that builds.  A card names its function as `resolution.plan`; users'
@@ -64,8 +63,7 @@ ATLAS_PATCH = 16
 
 
 def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) -> list[Scale]:
-    """
-    Scales of Atlas for a grid of `height` x `width` tokens, finest first (arXiv:2503.12355, section 3.1).
+    """Scales of Atlas for a grid of `height` x `width` tokens, finest first (arXiv:2503.12355, section 3.1).
 
     Each scale is the last one pooled by `stride` on each side, until one window holds it all.
 
@@ -89,7 +87,7 @@ def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) 
 
 
 def atlas_depths(scales: int, total: int = 12) -> list[int]:
-    """Blocks a stage: two in each but the last, which takes the rest of `total` (arXiv:2503.12355, section 4)."""
+    """Blocks a stage: two in each but the last, which takes the rest of `total` (arXiv:2503.12355)."""
     return [2] * (scales - 1) + [total - 2 * (scales - 1)]
 
 
@@ -171,8 +169,7 @@ def whole_windows(grid: int, *, smallest: int = 7, most: int = 8) -> int:
 
 
 def fastervit(resolution: int, *, window_size: Sequence[int] | None = None, **_: Any) -> SizePlan:
-    """
-    FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
+    """FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
 
     With the published window of 7, the carrier tokens' position bias grows with the fourth power of the
     resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows a side keep it constant.
