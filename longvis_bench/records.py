@@ -1,0 +1,240 @@
+"""What is asked (Cell), what came of it (Row), and where (Environment): the schema of everything stored.
+
+History of the row schema, newest first; old rows are migrated on reading (`store.py`):
+
+    1   first version
+
+Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+Mode = Literal["infer", "train"]
+Dtype = Literal["fp32", "bf16", "fp16"]
+MemoryFormat = Literal["channels_last", "contiguous"]
+Metric = Literal["count", "time", "memory", "accuracy", "validity"]
+METRICS: tuple[Metric, ...] = ("count", "time", "memory", "accuracy", "validity")
+Status = Literal[
+    "ok",
+    "oom",
+    "host_oom",
+    "timeout",
+    "illegal_size",
+    "missing_dependency",
+    "unsupported",
+    "invalid",
+    "crashed",
+    "error",
+    "skipped",
+]
+ACCEPTED: frozenset[Status] = frozenset({"ok", "oom", "host_oom", "illegal_size", "unsupported", "skipped"})
+"""Statuses that are a result; every other one makes the sweep end with exit code 1."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cell(_Record):
+    """One condition: every resolved field that can change a number, and nothing else."""
+
+    model: str
+    """As the user names it: variant, `@implementation` if not the default, and arguments in brackets."""
+    family: str
+    variant: str
+    implementation: str
+    arguments: dict[str, Any] = {}
+    resolution: int = Field(ge=1)
+    """Pixels per side of the square input."""
+    batch_size: int = Field(1, ge=1)
+    mode: Mode = "infer"
+    dtype: Dtype = "fp32"
+    device: str = "cpu"
+    threads: int = Field(1, ge=1)
+    memory_format: MemoryFormat = "channels_last"
+    fuse: bool = False
+    """Batch norms folded into the convolutions before them."""
+    compile: bool = False
+    data: str = "digits"
+    num_classes: int = Field(10, ge=1)
+    images: int = Field(128, ge=1)
+    """Held-out images the accuracy is measured on."""
+    metrics: tuple[Metric, ...] = METRICS
+    seed: int = 0
+    weights: str | None = None
+    """File name of the weights, never a path; None for fresh weights."""
+    weights_sha256: str | None = None
+    round: int = Field(0, ge=0)
+    """Which of `--repeats` rounds."""
+
+
+class Settings(_Record):
+    """How hard to measure: recorded with the row, but no part of its key."""
+
+    budget_s: float = Field(30.0, gt=0)
+    precision: float = Field(0.02, gt=0)
+    """Wanted half-width of the median's 95 % interval, as a share of the median."""
+    timeout_s: float = Field(600.0, gt=0)
+
+
+class SizeRecord(_Record):
+    """The resolution contract: what was done to the model to take this size."""
+
+    reach: str
+    padding_ratio: float | None = None
+    arguments: dict[str, Any] = {}
+    random_tensors: tuple[str, ...] = ()
+    """Tensors that the weights file does not hold for this size, so that they are random."""
+
+
+class CountRecord(_Record):
+    """Operations of one forward of one image in eval mode."""
+
+    params: int
+    macs: int
+    flops: int
+    scan_flops: int
+    coverage: float | None
+    """Output elements of operators with a formula / (those + unknown), 0-1."""
+    unknown: dict[str, int] = {}
+    """Operators without a formula: name -> output elements."""
+
+
+class TimingRecord(_Record):
+    """Seconds an iteration; one iteration is one batch that already lies on the device."""
+
+    samples_s: tuple[float, ...]
+    warmup_s: tuple[float, ...]
+    verdict: Literal["stable", "noisy", "budget"]
+    parts_s: dict[str, tuple[float, ...]] = {}
+    """Train mode: forward, backward and optimizer apart."""
+
+
+class MemoryRecord(_Record):
+    """Bytes above what the process held before the model was built."""
+
+    peak_bytes: int
+    baseline_bytes: int
+    source: str
+    """How it was read, e.g. "VmHWM - RssFile" or "torch.cuda.max_memory_allocated"."""
+    reserved_bytes: int | None = None
+    parts_bytes: dict[str, int] = {}
+
+
+class AccuracyRecord(_Record):
+    """Right answers on held-out images at the cell's resolution."""
+
+    correct_top1: int
+    correct_top5: int | None
+    images: int
+    dataset: str
+    weights: str
+    trained_resolution: int | None = None
+
+
+class ValidityRecord(_Record):
+    """Whether the outputs can be believed."""
+
+    verdict: Literal["ok", "invalid", "not checked"]
+    reference: str
+    """What the outputs were compared with, e.g. "float64, unfused attention"."""
+    reference_error: float | None = None
+    """Largest absolute difference of the logits / largest absolute logit of the reference."""
+    batch_error: float | None = None
+    """The same between an image alone and the same image in a batch."""
+    tolerance: float | None = None
+
+
+class Note(_Record):
+    """A typed warning on a row; see `quality.py` for the closed list."""
+
+    code: str
+    message: str
+    advice: str
+
+
+class Row(_Record):
+    """What one cell gave.  One line of `cells.jsonl`."""
+
+    version: Literal[1] = Field(1, alias="schema")
+    key: str
+    attempt: int = 1
+    cell: Cell
+    settings: Settings = Settings()
+    status: Status
+    reason: str | None = None
+    """Why the status is not ok: one sentence, with what would help."""
+    started: str | None = None
+    """UTC, ISO 8601, seconds."""
+    size: SizeRecord | None = None
+    count: CountRecord | None = None
+    timing: TimingRecord | None = None
+    memory: MemoryRecord | None = None
+    accuracy: AccuracyRecord | None = None
+    validity: ValidityRecord | None = None
+    backends: dict[str, str] = {}
+    """What ran, e.g. {"scan": "numba"}."""
+    null_reasons: dict[str, str] = {}
+    """Column or metric -> why it has no value."""
+    notes: tuple[Note, ...] = ()
+    overhead_s: dict[str, float] = {}
+    """Seconds the harness itself took: start, build, teardown."""
+    log_tail: str = ""
+    """Last lines the model printed, kept for failures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def to_json(self) -> str:
+        """One line of JSON; None stays null, and nothing is NaN."""
+        return self.model_dump_json(by_alias=True)
+
+
+class Environment(_Record):
+    """Where rows were made.  Rows of different environments never share a directory."""
+
+    machine: str
+    """Processor or GPU model and core count; never the host name."""
+    processor: str
+    cores: int
+    memory_bytes: int
+    gpu: str | None = None
+    driver: str | None = None
+    system: str
+    python: str
+    versions: dict[str, str]
+    """Packages whose version can change a number."""
+    flags: dict[str, str] = {}
+
+    @property
+    def hash(self) -> str:
+        """Eight characters that differ where any field differs."""
+        return digest(self.model_dump(mode="json"))[:8]
+
+
+def digest(value: object) -> str:
+    """SHA-256 of the canonical JSON of a value made of plain types."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cell_key(cell: Cell, code: str, environment: str) -> str:
+    """The identity of a measurement: the cell, the code that makes it and where it runs.
+
+    Arguments:
+        cell: what is measured; the weights' hash is part of it.
+        code: hash of our sources that the cell imports.
+        environment: `Environment.hash`.
+
+    Returns:
+        Sixteen hexadecimal characters.
+    """
+    content = {"cell": cell.model_dump(mode="json"), "code": code, "environment": environment}
+    return digest(content)[:16]
