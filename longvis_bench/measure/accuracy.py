@@ -1,0 +1,138 @@
+"""Accuracy: right answers on held-out images at the cell's resolution.
+
+Top-1 counts the images whose largest logit is the label's, top-5 those whose label is among the five largest
+(None with five classes or fewer, where it says nothing).  Counts are kept, not shares, so that intervals can
+be made from them (`stats.wilson`); each image's prediction is kept too, so that two models can be compared on
+the same images.
+
+Not here: which weights are loaded (`weights.py`), and whether any tensor of the model is random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from longvis_bench.data import ImageData
+from longvis_bench.errors import DataError, InvalidOutput
+from longvis_bench.records import AccuracyRecord
+
+TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What a model answered to the first held-out images of a data set."""
+
+    dataset: str
+    labels: NDArray[np.int64]
+    """(images): the truth."""
+    predictions: NDArray[np.int64]
+    """(images): the class of the largest logit."""
+    correct_top1: int
+    correct_top5: int | None
+
+    @property
+    def images(self) -> int:
+        """Held-out images asked."""
+        return len(self.labels)
+
+    @property
+    def top1(self) -> float:
+        """Share of right answers, 0-1."""
+        return self.correct_top1 / self.images
+
+    def to_record(self, *, weights: str, trained_resolution: int | None = None) -> AccuracyRecord:
+        """The stored form; `weights` is a file name or hash, never a path."""
+        return AccuracyRecord(
+            correct_top1=self.correct_top1,
+            correct_top5=self.correct_top5,
+            images=self.images,
+            dataset=self.dataset,
+            weights=weights,
+            trained_resolution=trained_resolution,
+        )
+
+
+def measure_accuracy(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    resolution: int,
+    images: int | None = None,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Accuracy:
+    """Ask the model about the first `images` held-out images.
+
+    Arguments:
+        model: on `device` and of `dtype` already; left in the mode it came in.
+        data: where the images come from.
+        resolution: pixels per side.
+        images: how many; all where None or where there are fewer.
+        batch_size: images a forward; of no influence on a model that passes validity.
+        device: where the batches are made.
+        dtype: of the batches; float32 unless given.
+
+    Raises:
+        InvalidOutput: the logits are not (batch, classes of the data), or not finite.
+        DataError: there is no image to ask about.
+    """
+    count = min(images if images is not None else data.size("val"), data.size("val"))
+    if count < 1:
+        raise DataError(f"accuracy needs at least one held-out image of {data.name}; {count} were asked for.")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        answers = list(_answers(model, data, resolution, _chunks(count, batch_size), device, dtype))
+    finally:
+        for module, training in modes:
+            module.training = training
+    labels = torch.cat([labels for _, labels in answers])
+    ranked = torch.cat([ranked for ranked, _ in answers])
+    hits = ranked == labels[:, None]
+    return Accuracy(
+        dataset=data.name,
+        labels=labels.numpy(),
+        predictions=ranked[:, 0].numpy(),
+        correct_top1=int(hits[:, 0].sum()),
+        correct_top5=int(hits.sum()) if data.num_classes > TOP else None,
+    )
+
+
+def _chunks(count: int, batch_size: int) -> Iterator[range]:
+    return (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+
+
+def _answers(
+    model: nn.Module,
+    data: ImageData,
+    resolution: int,
+    chunks: Iterator[range],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each chunk, on the CPU: the most likely classes (batch, up to 5), best first; labels (batch)."""
+    with torch.inference_mode():
+        for chunk in chunks:
+            images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
+            logits = model(images)
+            _check(logits, (len(chunk), data.num_classes))
+            order = logits.float().argsort(dim=1, descending=True, stable=True)  # ties: lowest class first
+            ranked = order[:, :TOP]
+            yield ranked.cpu(), labels.cpu()
+
+
+def _check(logits: object, shape: tuple[int, int]) -> None:
+    if not isinstance(logits, Tensor):
+        raise InvalidOutput(f"the model returned {type(logits).__name__} instead of logits of shape {shape}.")
+    if tuple(logits.shape) != shape:
+        raise InvalidOutput(f"the model returned logits of shape {tuple(logits.shape)} instead of {shape}.")
+    if not bool(logits.isfinite().all()):
+        raise InvalidOutput("the model returned logits that are not finite, so that no answer can be read.")
