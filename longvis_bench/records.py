@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,6 +84,19 @@ class Settings(_Record):
     precision: float = Field(0.02, gt=0)
     """Wanted half-width of the median's 95 % interval, as a share of the median."""
     timeout_s: float = Field(600.0, gt=0)
+
+
+class Request(_Record):
+    """All that a worker is told; paths stay here and never reach the row."""
+
+    cell: Cell
+    settings: Settings = Settings()
+    key: str = ""
+    attempt: int = 1
+    models_dirs: tuple[Path, ...] = ()
+    working_dir: Path | None = None
+    weights_path: Path | None = None
+    predictions_path: Path | None = None
 
 
 class SizeRecord(_Record):

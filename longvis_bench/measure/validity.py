@@ -1,0 +1,105 @@
+"""Validity: whether a cell's logits can be believed.
+
+Three questions: are the logits finite and of the promised shape; are an image's logits the same alone and in
+a batch; and are they those of a reference, the same weights in higher precision (float32; float64 for
+float32) with unfused attention.  Where the reference cannot be run the verdict is `not checked`, with the
+reason, never `ok`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from longvis_bench.errors import InvalidOutput
+from longvis_bench.records import ValidityRecord
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+"""Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
+
+
+def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
+    """The logits, if they are finite and of the promised shape.
+
+    Raises:
+        InvalidOutput: they are not; the message says what was promised and what came.
+    """
+    if not isinstance(logits, Tensor):
+        raise InvalidOutput(f"the model returned {type(logits).__name__}, not a tensor of logits.")
+    if tuple(logits.shape) != (batch, num_classes):
+        raise InvalidOutput(f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}).")
+    if not torch.isfinite(logits).all():
+        share = 1 - torch.isfinite(logits).double().mean().item()
+        raise InvalidOutput(f"{share:.0%} of the logits are NaN or infinite.")
+    return logits
+
+
+@torch.inference_mode()
+def check_validity(
+    model: nn.Module, images: Tensor, num_classes: int, *, skip_reference: str | None = None
+) -> ValidityRecord:
+    """Compare a model's logits with themselves in a batch and with a reference.
+
+    Arguments:
+        model: in eval mode, on the device and in the dtype that was measured.
+        images: (2, channels, height, width) on the same device, in the same dtype.
+        num_classes: width of the logits.
+        skip_reference: why the reference is not to be run, e.g. for want of memory.
+
+    Raises:
+        InvalidOutput: logits are not finite or have another shape.
+    """
+    dtype = images.dtype
+    both = check_logits(model(images), 2, num_classes)
+    alone = check_logits(model(images[:1]), 1, num_classes)
+    batch_error = _relative(alone, both[:1])
+    reference, error = None, None
+    if skip_reference is None:
+        try:
+            reference = _reference_logits(model, images[:1], _higher(dtype))
+        except (RuntimeError, NotImplementedError, TypeError) as problem:
+            skip_reference = f"the reference does not run: {str(problem).splitlines()[0]}"
+    if reference is not None:
+        error = _relative(alone, reference)
+    tolerance = TOLERANCE[dtype]
+    wrong = max(batch_error, error or 0.0) > tolerance
+    verdict = "invalid" if wrong else "ok" if error is not None else "not checked"
+    return ValidityRecord(
+        verdict=verdict,
+        reference=skip_reference or f"{_name(_higher(dtype))}, unfused attention",
+        reference_error=error,
+        batch_error=batch_error,
+        tolerance=tolerance,
+    )
+
+
+def _reference_logits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    reference = copy.deepcopy(model).to(dtype)
+    with sdpa_kernel(SDPBackend.MATH), _no_autocast(images.device.type):
+        return reference(images.to(dtype))  # type: ignore[no-any-return]
+
+
+def _no_autocast(device: str) -> Any:
+    make: Callable[..., Any] = torch.autocast
+    return make(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
+
+
+def _higher(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float32 else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _relative(value: Tensor, reference: Tensor) -> float:
+    """max |a - b| / max |b|, in float64."""
+    value, reference = value.double(), reference.double()
+    scale = reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return ((value - reference).abs().max() / scale).item()

@@ -1,0 +1,300 @@
+"""From what the user asks for to a list of cells: everything is checked here, before anything runs.
+
+Imports no torch (unless an accelerator may be there and must be asked for), so that `--dry-run` and bad input
+answer at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from longvis_bench.data import open_data
+from longvis_bench.environment import resolve_device, usable_cores
+from longvis_bench.errors import (
+    CheckpointError,
+    IllegalSize,
+    LongvisError,
+    MissingDependency,
+    Unsupported,
+)
+from longvis_bench.records import (
+    METRICS,
+    Cell,
+    Dtype,
+    Environment,
+    MemoryFormat,
+    Metric,
+    Mode,
+    Request,
+    Row,
+    Settings,
+    Status,
+    cell_key,
+    digest,
+)
+from longvis_bench.registry import Registry, Variant
+
+QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
+QUICK_BUDGET_S = 5.0
+CPU_IMAGES = 128
+
+
+class SweepConfig(BaseModel):
+    """What `longvis bench` was asked; also the form of `--config` files and of `config` in run.json.
+
+    None means "the default for this machine", which `resolve` fills in.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[str, ...] = ()
+    """Names as `registry.Registry.find` takes them; empty for the quick default."""
+    resolutions: tuple[int, ...] = ()
+    modes: tuple[Mode, ...] = ("infer",)
+    batch_sizes: tuple[int, ...] = (1,)
+    dtypes: tuple[Dtype, ...] = ()
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    memory_format: MemoryFormat = "channels_last"
+    metrics: tuple[Metric, ...] = METRICS
+    data: str = "digits"
+    images: int | None = Field(None, ge=1)
+    weights: Path | None = None
+    budget_s: float | None = Field(None, gt=0)
+    precision: float = Field(0.02, gt=0, lt=1)
+    timeout_s: float = Field(600.0, gt=0)
+    seed: int = 0
+    models_dirs: tuple[Path, ...] = ()
+    skip_after_oom: bool = True
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the quick default is asked for."""
+        return not self.models
+
+    def resolve(self, registry: Registry) -> SweepConfig:
+        """The same with every default of this machine filled in.
+
+        Raises:
+            DeviceError: the device is not there.
+        """
+        device = resolve_device(self.device)
+        kind = "cpu" if device == "cpu" else "cuda"
+        quick = QUICK_BUDGET_S if self.is_quick and kind == "cpu" else 30.0
+        return self.model_copy(
+            update={
+                "device": device,
+                "models": self.models or _quick_models(registry, kind),
+                "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
+                "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else ("bf16",)),
+                "threads": self.threads or usable_cores(),
+                "images": self.images or (CPU_IMAGES if kind == "cpu" else open_data(self.data).size("val")),
+                "budget_s": self.budget_s or quick,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the run's directory: readable, and the same for the same resolved configuration."""
+        models = "-".join(re.sub(r"[^a-z0-9]+", "-", Path(model).name.lower()) for model in self.models)
+        short = models if len(models) <= 48 else f"{len(self.models)}-models"
+        sizes = "-".join(map(str, self.resolutions))
+        return f"{short}-{sizes}-{digest(self.model_dump(mode='json'))[:8]}"
+
+
+def _quick_models(registry: Registry, kind: str) -> tuple[str, ...]:
+    cards = (found.card for found in registry.cards if found.origin == "built-in")
+    chosen = (card.nano if kind == "cpu" else card.default_cuda for card in cards)
+    return tuple(name for name in chosen if name is not None)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One cell of a plan."""
+
+    request: Request
+    decided: Row | None = None
+    """The row, where planning alone settles it (illegal size, missing package)."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        return self.request.cell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a sweep, cheap ones first."""
+
+    config: SweepConfig
+    environment: Environment
+    cells: tuple[Planned, ...]
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds the measuring takes at most where no cell is slower than its budget; for `--dry-run`."""
+        runnable = sum(1 for planned in self.cells if planned.decided is None)
+        return runnable * ((self.config.budget_s or 0.0) + 3.0)
+
+
+def make_plan(config: SweepConfig, environment: Environment, working_dir: Path | None = None) -> Plan:
+    """Resolve and check a configuration.
+
+    Raises:
+        LongvisError: a name, flag or device is wrong, or no cell at all can run; the first reason is given.
+    """
+    registry = Registry(config.models_dirs, working_dir)
+    config = config.resolve(registry)
+    open_data(config.data)
+    variants = [registry.find(name) for name in config.models]
+    _check_weights(config, variants)
+    cells, faults = [], []
+    for resolution, batch, mode, dtype, variant in product(
+        config.resolutions, config.batch_sizes, config.modes, config.dtypes, variants
+    ):
+        condition = {"resolution": resolution, "batch_size": batch, "mode": mode, "dtype": dtype}
+        planned, fault = _plan_cell(config, environment, registry, variant, condition)
+        cells.append(planned)
+        faults.append(fault)
+    if cells and all(fault is not None for fault in faults):
+        raise next((f for f in faults if isinstance(f, MissingDependency)), faults[0])  # type: ignore[misc]
+    ordered = sorted(cells, key=lambda planned: (planned.cell.resolution, planned.cell.batch_size))
+    return Plan(config, environment, tuple(ordered))
+
+
+def _plan_cell(
+    config: SweepConfig,
+    environment: Environment,
+    registry: Registry,
+    variant: Variant,
+    condition: dict[str, Any],
+) -> tuple[Planned, LongvisError | None]:
+    weights, sha256 = _weights(config, variant, condition["resolution"])
+    cell = _cell(config, variant, condition, weights, sha256)
+    key = cell_key(cell, code_hash(variant), environment.hash)
+    settings = Settings(
+        budget_s=config.budget_s or QUICK_BUDGET_S, precision=config.precision, timeout_s=config.timeout_s
+    )
+    request = Request(
+        cell=cell,
+        settings=settings,
+        key=key,
+        models_dirs=tuple(path.resolve() for path in registry.models_dirs),
+        working_dir=registry.working_dir,
+        weights_path=weights,
+    )
+    fault = _fault(variant, cell)
+    if fault is None:
+        return Planned(request), None
+    status, reason = fault[0], str(fault[1])
+    row = Row(key=key, cell=cell, settings=settings, status=status, reason=reason)
+    return Planned(request, row), fault[1]
+
+
+def _cell(
+    config: SweepConfig, variant: Variant, condition: dict[str, Any], weights: Path | None, sha256: str | None
+) -> Cell:
+    return Cell(
+        model=_display_name(variant),
+        family=variant.family,
+        variant=variant.variant,
+        implementation=variant.implementation,
+        arguments=variant.arguments,
+        device=config.device,
+        threads=config.threads or usable_cores(),
+        memory_format=config.memory_format,
+        data=config.data,
+        num_classes=open_data(config.data).num_classes,
+        images=config.images or CPU_IMAGES,
+        metrics=config.metrics,
+        seed=config.seed,
+        weights=weights.name if weights else None,
+        weights_sha256=sha256,
+        **condition,
+    )
+
+
+def _display_name(variant: Variant) -> str:
+    """The name that finds the variant again, its overridden arguments in brackets."""
+    if not variant.overrides:
+        return variant.name
+    inside = ",".join(f"{key}={value!r}" for key, value in sorted(variant.overrides.items()))
+    return f"{variant.name}[{inside}]"
+
+
+def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
+    """What makes a cell impossible, as far as it shows without building the model."""
+    try:
+        variant.require_packages()
+        variant.plan(cell.resolution)
+        if variant.card is not None and cell.dtype not in variant.card.dtypes:
+            raise Unsupported(f"{variant.name} does not run in {cell.dtype}.")
+    except IllegalSize as error:
+        return "illegal_size", error
+    except MissingDependency as error:
+        return "missing_dependency", error
+    except Unsupported as error:
+        return "unsupported", error
+    return None
+
+
+def _check_weights(config: SweepConfig, variants: list[Variant]) -> None:
+    if config.weights is None:
+        return
+    if not config.weights.is_file():
+        raise CheckpointError(f"the weight file {config.weights} does not exist.")
+    if len(variants) > 1:
+        raise CheckpointError(f"--weights is for one model, and {len(variants)} are asked for.")
+
+
+def _weights(config: SweepConfig, variant: Variant, resolution: int) -> tuple[Path | None, str | None]:
+    """The file the accuracy is measured with: the user's, else the one that ships; and its SHA-256."""
+    if config.weights is not None:
+        return config.weights.resolve(), _sha256(config.weights)
+    entry = variant.shipped_weights(config.data, resolution)
+    if entry is None or entry.file is None:
+        return None, None
+    path = variant.folder / entry.file
+    if not path.is_file() or _sha256(path) != entry.sha256:
+        raise CheckpointError(f"the shipped weights {entry.file} are damaged or missing; install again.")
+    return path, entry.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_MEASURING = (
+    "backbones/__init__.py",
+    "cards.py",
+    "records.py",
+    "registry.py",
+    "sizes.py",
+    "stats.py",
+    "weights.py",
+    "worker.py",
+)
+
+
+def code_hash(variant: Variant) -> str:
+    """Hash of the sources that can change a number of this variant: no commands, tables or plots."""
+    package = Path(__file__).parent
+    files = [package / name for name in _MEASURING]
+    files += [
+        path for folder in ("measure", "data", "ops") for path in sorted((package / folder).glob("*.py"))
+    ]
+    module, _, _ = variant.factory.rpartition(":")
+    if module.endswith(".py"):
+        files.append(variant.folder / module)
+    elif module.startswith("longvis_bench."):
+        files.append(package.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+    return digest(hashes)[:16]

@@ -1,0 +1,249 @@
+"""The process that forks one worker a cell: `python -m longvis_bench.server`.
+
+It imports torch and timm once, runs no tensor operation and never touches CUDA, so that a fork of it is a
+fresh process with the imports already done.  It reads one JSON request a line from standard input and answers
+one JSON line a request on standard output; every worker has its own session and log file.
+
+Nothing outlives its cell: the server is the subreaper of all that its workers start, ends the whole tree at
+the time limit and after each cell, and ends itself with everything when its standard input closes, which is
+what happens when the parent dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_WORSE_FOR_OOM_KILLER = "800"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a worker ended, as the server saw it."""
+
+    exit_code: int | None
+    signal: int | None
+    timed_out: bool
+    cancelled: bool
+    seconds: float
+
+
+def main() -> None:
+    """Serve requests until standard input closes; with `--once`, be the worker of one request."""
+    if sys.argv[1:] == ["--once"]:
+        _work(json.loads(sys.stdin.readline()))
+        return
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    _import_heavy()
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from here on a closed standard input says it, and the tree is ended too
+    _answer(answers, {"ready": os.getpid()})
+    requests = _Lines(0)
+    while (line := requests.next()) is not None:
+        request = json.loads(line)
+        if "run" in request:
+            ended = _run(request, requests)
+            _answer(answers, ended.__dict__)
+    _kill_descendants()
+
+
+def _import_heavy() -> None:
+    """What nearly every worker needs, imported before the first fork."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+    import longvis_bench.worker  # noqa: F401
+
+
+class _Lines:
+    """Lines of a file descriptor, readable with select: no buffering that select does not see."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.closed = False
+        self._buffer = b""
+
+    def next(self) -> str | None:
+        """The next line, or None once the other end has closed."""
+        while b"\n" not in self._buffer:
+            if not self.read():
+                return None
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line.decode()
+
+    def read(self) -> bool:
+        """Take in what is there; False at the end of the stream."""
+        chunk = os.read(self.descriptor, 65536)
+        self.closed = not chunk
+        self._buffer += chunk
+        return bool(chunk)
+
+    def take_cancel(self) -> bool:
+        """Whether a cancel request has come in; it is taken out."""
+        before, self._buffer = self._buffer, self._buffer.replace(b'{"cancel": true}\n', b"")
+        return before != self._buffer
+
+
+def _run(request: dict[str, Any], requests: _Lines) -> Ended:
+    start = monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _be_worker(request, requests.descriptor)
+    deadline = start + request["timeout_s"]
+    timed_out, cancelled = _watch(pid, deadline, requests)
+    _kill_tree(pid)
+    _, status = os.waitpid(pid, 0)
+    _kill_descendants()
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        timed_out=timed_out,
+        cancelled=cancelled,
+        seconds=monotonic() - start,
+    )
+
+
+def _watch(pid: int, deadline: float, requests: _Lines) -> tuple[bool, bool]:
+    """Wait for the worker, its time limit, or word from the parent: (timed out, cancelled)."""
+    child = os.pidfd_open(pid)
+    try:
+        while True:
+            left = deadline - monotonic()
+            if left <= 0:
+                return True, False
+            ready, _, _ = select.select([child, requests.descriptor], [], [], left)
+            if child in ready:
+                return False, False
+            if requests.descriptor in ready:
+                requests.read()
+                if requests.closed or requests.take_cancel():
+                    return False, True
+    finally:
+        os.close(child)
+
+
+def _be_worker(request: dict[str, Any], requests: int) -> None:
+    """The forked child: never returns."""
+    code = 1
+    try:
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _offer_to_oom_killer()
+        _redirect(Path(request["log"]), requests)
+        _work(request)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _work(request: dict[str, Any]) -> None:
+    from longvis_bench.records import Request
+    from longvis_bench.worker import measure_cell
+
+    result = Path(request["result"])
+
+    def publish(row: Any) -> None:
+        partial = result.with_suffix(".partial")
+        partial.write_text(row.to_json(), encoding="utf-8")
+        partial.replace(result.with_suffix(".sofar"))
+
+    row = measure_cell(Request.model_validate(request["run"]), publish)
+    finished = result.with_suffix(".finished")
+    finished.write_text(row.to_json(), encoding="utf-8")
+    finished.replace(result)
+
+
+def _redirect(log: Path, requests: int) -> None:
+    """Standard output and error to the cell's log, standard input to nothing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, requests)
+
+
+def _offer_to_oom_killer() -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_WORSE_FOR_OOM_KILLER)
+    except OSError:
+        return
+
+
+def _kill_tree(pid: int) -> None:
+    """The worker's process group and everything below it; harmless where it has ended."""
+    for victim in [*_below(pid), pid]:
+        _kill(victim)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _kill_descendants() -> None:
+    """End and reap whatever is still below this server, processes that left their session included."""
+    while below := _below(os.getpid()):
+        for victim in below:
+            _kill(victim)
+        for victim in below:
+            try:
+                os.waitpid(victim, 0)
+            except ChildProcessError:
+                continue
+
+
+def _below(pid: int) -> list[int]:
+    """All descendants of a process, children first."""
+    found = []
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    for child in children:
+        found += [child, *_below(child)]
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _answer(descriptor: int, message: dict[str, Any]) -> None:
+    os.write(descriptor, (json.dumps(message) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""Measure one cell in this process.
+
+The order is what keeps the numbers apart: operations are counted on the meta device, then the memory counter
+starts, the model is built and timed, the peak is read, and only then do validity and accuracy run, whose
+batches are not the cell's.  After every phase the row so far is published, so that a process that dies later
+loses nothing it had.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from longvis_bench.data import ImageData, open_data
+from longvis_bench.errors import (
+    IllegalSize,
+    InvalidOutput,
+    LongvisError,
+    MissingDependency,
+    Unsupported,
+)
+from longvis_bench.measure.clock import clock_for
+from longvis_bench.records import Cell, Request, Row, SizeRecord, Status
+from longvis_bench.registry import Registry, Variant
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PART_ITERATIONS = 5
+"""Iterations of a train step whose parts are timed apart."""
+
+
+class Draft:
+    """A row being filled in; `row()` is valid at every moment."""
+
+    def __init__(self, request: Request) -> None:
+        self.values: dict[str, Any] = {
+            "key": request.key,
+            "attempt": request.attempt,
+            "cell": request.cell,
+            "settings": request.settings,
+            "status": "error",
+            "reason": "not finished",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "null_reasons": {},
+            "backends": {},
+            "overhead_s": {},
+            "notes": [],
+        }
+
+    def row(self) -> Row:
+        """The row as it stands."""
+        return Row.model_validate(self.values)
+
+    def end(self, status: Status, reason: str | None = None) -> Row:
+        """The row with its final status."""
+        self.values.update(status=status, reason=reason)
+        return self.row()
+
+
+def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
+    """Measure one cell.
+
+    Arguments:
+        request: the cell and how hard to measure it.
+        publish: called with the row so far after each phase.
+
+    Returns:
+        A complete row.  What goes wrong inside the model is its status, never an exception.
+    """
+    draft = Draft(request)
+    try:
+        _measure(request, draft, publish)
+    except Exception as error:
+        status, reason = classify(error)
+        return draft.end(status, reason)
+    return draft.end("ok")
+
+
+def classify(error: BaseException) -> tuple[Status, str]:
+    """Status and one sentence for an exception, by its type and by torch's own words."""
+    message = _text(error)
+    if isinstance(error, IllegalSize):
+        return "illegal_size", message
+    if isinstance(error, MissingDependency):
+        return "missing_dependency", message
+    if isinstance(error, Unsupported):
+        return "unsupported", message
+    if isinstance(error, InvalidOutput):
+        return "invalid", message
+    if isinstance(error, LongvisError):
+        return "error", message
+    first = message.splitlines()[0] if message else ""
+    if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in message:
+        return "oom", f"the device ran out of memory: {first}; try a smaller batch or bf16."
+    if isinstance(error, MemoryError) or "can't allocate memory" in message:
+        return "host_oom", f"this machine ran out of memory: {first}; try a smaller batch or resolution."
+    if isinstance(error, NotImplementedError) or "not implemented for" in message:
+        return "unsupported", f"{first} Try another dtype or device."
+    return "error", f"{type(error).__name__}: {first}{_place(error)}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as inner:
+        return f"(its message cannot be read: {type(inner).__name__})"
+
+
+def _place(error: BaseException) -> str:
+    """The innermost frame that is neither torch's nor ours, as ` (file.py:12)`."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -> None:
+    cell = request.cell
+    torch.set_num_threads(cell.threads)
+    torch.manual_seed(cell.seed)
+    variant = Registry(request.models_dirs, request.working_dir).find(cell.model)
+    plan = variant.plan(cell.resolution)
+    draft.values["size"] = SizeRecord(
+        reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments
+    )
+    if "count" in cell.metrics:
+        with _Timed(draft, "count"):
+            draft.values["count"] = _count(variant, cell)
+        publish(draft.row())
+    _measure_real(request, variant, draft, publish)
+
+
+def _count(variant: Variant, cell: Cell) -> object:
+    from longvis_bench.measure.flops import count
+
+    with torch.device("meta"):
+        model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
+    return count(model, cell.resolution).to_record()
+
+
+def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Callable[[Row], object]) -> None:
+    """Everything that needs the model itself."""
+    cell = request.cell
+    if set(cell.metrics) <= {"count"}:
+        return
+    device, data = torch.device(cell.device), open_data(cell.data)
+    memory = _start_memory(device, draft) if "memory" in cell.metrics else None
+    with _Timed(draft, "build"):
+        model = _build(request, variant, draft)
+        images = _images(cell, data, cell.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6) if cell.mode == "train" else None
+    iteration, parts = _iteration(cell, model, images, optimizer)
+    with _Timed(draft, "time"):
+        _time(request, draft, iteration, parts)
+    if memory is not None:
+        draft.values["memory"] = memory.read(model, optimizer)
+    draft.values["backends"] = _backends(model, device)
+    publish(draft.row())
+    if cell.mode == "infer":
+        _check(request, model, data, draft)
+        publish(draft.row())
+    _measure_accuracy(request, model, data, draft)
+
+
+def _start_memory(device: torch.device, draft: Draft) -> Any:
+    from longvis_bench.measure.memory import PeakMemory
+
+    try:
+        return PeakMemory(device)
+    except Unsupported as error:
+        draft.values["null_reasons"]["memory"] = str(error)
+        return None
+
+
+def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
+    """The model on its device, in its dtype and memory format, with its weights."""
+    cell = request.cell
+    with torch.device(cell.device):
+        model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
+    if request.weights_path is not None:
+        _load(request.weights_path, model, draft)
+    if cell.mode == "infer":
+        model = model.to(DTYPES[cell.dtype])
+    model = model.to(memory_format=_memory_format(cell))  # type: ignore[call-overload]
+    return model.train(cell.mode == "train")
+
+
+def _load(path: Path, model: nn.Module, draft: Draft) -> None:
+    from longvis_bench.weights import load_weights
+
+    report = load_weights(model, path, strict=False)
+    random = (*report.missing, *report.random)
+    draft.values["size"] = draft.values["size"].model_copy(update={"random_tensors": random})
+
+
+def _memory_format(cell: Cell) -> torch.memory_format:
+    return torch.channels_last if cell.memory_format == "channels_last" else torch.contiguous_format
+
+
+def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
+    """The first held-out images at the cell's resolution, in its dtype and memory format."""
+    dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
+    indices = [index % data.size("val") for index in range(batch)]
+    device = torch.device(cell.device)
+    images, _ = data.batch("val", indices, cell.resolution, device=device, dtype=dtype)
+    return images.contiguous(memory_format=_memory_format(cell))
+
+
+def _iteration(
+    cell: Cell, model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None
+) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
+    """One iteration, and in train mode its parts in their order."""
+    if optimizer is None:
+
+        def infer() -> Tensor:
+            with torch.inference_mode():
+                return model(images)  # type: ignore[no-any-return]
+
+        return infer, {}
+    step = _TrainStep(cell, model, images, optimizer)
+    parts = {"forward": step.forward, "backward": step.backward, "optimizer": step.optimize}
+    return step.run, parts
+
+
+class _TrainStep:
+    """Forward, backward and optimizer step on one batch with random labels."""
+
+    def __init__(
+        self, cell: Cell, model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.cell, self.model, self.images, self.optimizer = cell, model, images, optimizer
+        self.labels = torch.randint(cell.num_classes, (cell.batch_size,), device=images.device)
+        self.loss = torch.zeros(())
+
+    def forward(self) -> None:
+        with _autocast(self.cell):
+            logits = self.model(self.images)
+        self.loss = F.cross_entropy(logits.float(), self.labels)
+
+    def backward(self) -> None:
+        self.loss.backward()  # type: ignore[no-untyped-call]
+
+    def optimize(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def run(self) -> None:
+        self.forward()
+        self.backward()
+        self.optimize()
+
+
+def _autocast(cell: Cell) -> AbstractContextManager[object]:
+    if cell.dtype == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(cell.device).type, dtype=DTYPES[cell.dtype])
+
+
+def _time(
+    request: Request, draft: Draft, iteration: Callable[[], object], parts: dict[str, Callable[[], object]]
+) -> None:
+    """Latency samples; where time is not asked for, one run, so that memory has a peak to read."""
+    from longvis_bench.measure.timing import measure_latency
+
+    clock = clock_for(torch.device(request.cell.device))
+    if "time" not in request.cell.metrics:
+        clock.time(iteration)
+        return
+    settings = request.settings
+    record = measure_latency(iteration, clock, budget_s=settings.budget_s, precision=settings.precision)
+    if parts:
+        apart = [{name: clock.time(part) for name, part in parts.items()} for _ in range(PART_ITERATIONS)]
+        columns = {name: tuple(sample[name] for sample in apart) for name in parts}
+        record = record.model_copy(update={"parts_s": columns})
+    draft.values["timing"] = record
+
+
+def _backends(model: nn.Module, device: torch.device) -> dict[str, str]:
+    """What ran, where a choice was made; models say so in `scan_backend`."""
+    named = getattr(model, "scan_backend", None)
+    if named is None:
+        return {}
+    return {"scan": named(device) if callable(named) else str(named)}
+
+
+def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
+    """Validity: always the logits' shape and finiteness, the rest where it is asked for."""
+    from longvis_bench.measure.validity import check_logits, check_validity
+
+    cell = request.cell
+    with _Timed(draft, "validity"):
+        images = _images(cell, data, 2)
+        if "validity" not in cell.metrics:
+            with torch.inference_mode():
+                check_logits(model(images[:1]), 1, cell.num_classes)
+            return
+        record = check_validity(model, images, cell.num_classes, skip_reference=_skip_reference(draft))
+    draft.values["validity"] = record
+    if record.verdict == "invalid":
+        error = max(record.reference_error or 0.0, record.batch_error or 0.0)
+        raise InvalidOutput(
+            f"the logits differ by {error:.1e} of their size from {record.reference} "
+            f"or from the same image in a batch (accepted: {record.tolerance})."
+        )
+
+
+def _skip_reference(draft: Draft) -> str | None:
+    """The reference in higher precision takes about twice the memory and a few iterations' time."""
+    import psutil
+
+    memory, cell = draft.values.get("memory"), draft.values["cell"]
+    available = psutil.virtual_memory().available
+    if memory is not None and cell.device == "cpu" and 3 * memory.peak_bytes > available:
+        return "not run: the float64 reference would not fit into memory"
+    return None
+
+
+def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
+    """Top-1 and top-5 where the weights are for this data; else why not."""
+    from longvis_bench.measure.accuracy import measure_accuracy
+
+    cell = request.cell
+    reason = _no_accuracy(request, draft)
+    if reason is not None:
+        draft.values["null_reasons"]["accuracy"] = reason
+        return
+    with _Timed(draft, "accuracy"):
+        result = measure_accuracy(
+            model,
+            data,
+            resolution=cell.resolution,
+            images=min(cell.images, data.size("val")),
+            batch_size=max(1, min(8, 8 * 512**2 // cell.resolution**2)),
+            device=torch.device(cell.device),
+            dtype=DTYPES[cell.dtype],
+        )
+    draft.values["accuracy"] = result.to_record(weights=cell.weights or "")
+    if request.predictions_path is not None:
+        result.save(request.predictions_path)
+
+
+def _no_accuracy(request: Request, draft: Draft) -> str | None:
+    cell = request.cell
+    if "accuracy" not in cell.metrics:
+        return "not asked for (--metrics)"
+    if cell.mode == "train":
+        return "measured in inference cells only"
+    if request.weights_path is None:
+        return (
+            f"no weights ship for {cell.model} on {cell.data} at {cell.resolution} px; "
+            f"make them with `longvis train --models {cell.model} --data {cell.data} --res {cell.resolution}`"
+        )
+    random = draft.values["size"].random_tensors
+    if random:
+        return (
+            f"{len(random)} tensors are random with these weights at {cell.resolution} px: {random[0]}, ..."
+        )
+    return None
+
+
+class _Timed:
+    """Book the seconds of a phase under its name."""
+
+    def __init__(self, draft: Draft, phase: str) -> None:
+        self._overhead, self._phase = draft.values["overhead_s"], phase
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._overhead[self._phase] = perf_counter() - self._start
