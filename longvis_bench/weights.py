@@ -1,0 +1,467 @@
+"""Weight files: read without running code, fitted to a model, written and kept.
+
+Reading is for files of strangers.  safetensors holds nothing but tensors; PyTorch's own format is a pickle
+and is read by torch's restricted unpickler, with `argparse.Namespace` and NumPy scalars (which training
+scripts leave in their checkpoints) as the only additions.  What a file is, its first bytes say, not its name.
+
+Loading names every tensor it did not take as it was: `LoadReport`.
+
+The store is where `longvis train` leaves its files:
+
+    <store>/<variant>/<dataset>-<resolution>-<first 8 of sha256>.safetensors    and beside it .json
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import math
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from longvis_bench.errors import CheckpointError
+from longvis_bench.units import size as show_size
+
+NATIVE = ("atlas", "longvit", "mambavision")
+"""Families whose authors' checkpoints carry other tensor names than our modules."""
+CONTAINERS = ("state_dict", "model")
+"""Keys under which training scripts put the weights among other things."""
+MOST_NAMED = 5
+"""Tensors named in a message."""
+UNPACK_FACTOR, UNPACK_SLACK = 4, 1 << 20
+"""An archive may declare this many times its own size, plus a MiB; torch.save does not compress at all."""
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file, on the CPU, by name.
+
+    Arguments:
+        path: safetensors, or a file of torch.save (.pth, .pt, .bin, .pth.tar), recognised by content.
+
+    Returns:
+        The state dict: taken out of `state_dict` or `model` where it lies there, `module.` prefixes removed.
+
+    Raises:
+        CheckpointError: the file is missing, corrupt, unsafe, or holds no state dict.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights {path}: {error.strerror or error}.") from error
+    if start[8:9] == b"{" and start[:2] != b"PK":
+        return _plain_names(_read_safetensors(path))
+    if start[:2] == b"PK":
+        _refuse_bomb(path)
+    elif start[:1] != b"\x80":
+        raise CheckpointError(f"{path.name} is no weight file: neither safetensors nor a file of torch.save.")
+    return _plain_names(_state_dict(_read_pickle(path), path.name))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path.name} is a damaged or truncated safetensors file: {error}.") from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise for a zip archive that declares far more than it can hold: unpacking it would fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path.name} is a damaged or truncated file of torch.save: {error}."
+        ) from error
+    held = path.stat().st_size
+    if declared > UNPACK_FACTOR * held + UNPACK_SLACK:
+        sizes = f"{show_size(held)} on the disk would unpack to {show_size(declared)}"
+        raise CheckpointError(f"{path.name} was refused as unsafe: {sizes}.")
+
+
+def _read_pickle(path: Path) -> object:
+    """Whatever a file of torch.save holds, by the restricted unpickler.  Nothing in the file is executed."""
+    try:
+        # An open file, because torch.load lets the name of a path decide what it is.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to its own developers
+            with torch.serialization.safe_globals(_safe_globals()):
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is None:
+            raise CheckpointError(f"{path.name} is a damaged or unsafe file of torch.save.") from error
+        found = code[1].rstrip(".")
+        raise CheckpointError(
+            f"{path.name} was refused as unsafe: it holds code ({found}), and none of it was run."
+        ) from error
+    except Exception as error:  # a damaged pickle can fail anywhere in torch's reader
+        raise CheckpointError(f"{path.name} is a damaged or truncated file of torch.save.") from error
+
+
+def _safe_globals() -> list[Any]:
+    """Classes allowed beside tensors: argparse.Namespace, and what a pickled NumPy scalar is made of."""
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdSU"]
+    moved = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    return [argparse.Namespace, np.dtype, *moved, *dtypes]
+
+
+def _state_dict(content: object, name: str) -> dict[str, Tensor]:
+    """The state dict in what a training script saved."""
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        kind = type(content).__name__
+        raise CheckpointError(f"{name} holds no state dict but a {kind}.")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{name} holds no tensors.")
+    return tensors
+
+
+def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the `module.` that DataParallel puts before every one."""
+    while tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of every tensor of the file and of the model."""
+
+    loaded: tuple[str, ...]
+    """Tensors of the model that took a value from the file, reshaped ones included."""
+    unused: tuple[str, ...] = ()
+    """Tensors of the file that the model has no place for, by their name in the file."""
+    missing: tuple[str, ...] = ()
+    """Tensors of the model that the file does not hold: they keep the value they had."""
+    reshaped: dict[str, str] = field(default_factory=dict)
+    """Tensor of the model -> what was done to fit it, in words."""
+    fresh: tuple[str, ...] = ()
+    """Tensors of the head that keep the model's own value, because the file's head has other classes."""
+
+    @property
+    def random_tensors(self) -> tuple[str, ...]:
+        """Tensors of which the file says nothing; with any of these, accuracy means nothing."""
+        return self.missing + self.fresh
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], strict: bool = True
+) -> LoadReport:
+    """Give a model the values of a weight file, or say why they do not belong to it.
+
+    Position tables are interpolated to the model's size (bicubic); a classifier for other classes is left out
+    and the model keeps its own.  Nothing is changed in the model unless everything fits.
+
+    Arguments:
+        model: on any device and of any dtype; values are converted.
+        source: a file for `read_tensors`, or tensors by name.  The official layouts of Atlas, LongViT and
+            MambaVision are recognised.
+        strict: whether a tensor that the file does not hold is an error.
+
+    Returns:
+        What was loaded, unused, missing and reshaped.
+
+    Raises:
+        CheckpointError: the file cannot be read, or belongs to another model.
+    """
+    given = dict(source) if isinstance(source, Mapping) else read_tensors(source)
+    name = "the mapping" if isinstance(source, Mapping) else Path(source).name
+    tensors, unused = _our_names(model, _plain_names(given))
+    wanted = {key: value for key, value in model.state_dict().items() if key not in _derived(model)}
+    fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
+    if misfits:
+        raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
+    absent = [key for key in wanted if key not in tensors]
+    missing = tuple(key for key in absent if not key.endswith("num_batches_tracked"))
+    if missing and (strict or len(missing) == len(wanted)):
+        raise CheckpointError(_missing_sentence(name, missing, model, given))
+    model.load_state_dict(fitted, strict=False)
+    foreign = [key for key in tensors if key not in wanted]
+    return LoadReport(
+        loaded=tuple(fitted),
+        unused=(*unused, *foreign),
+        missing=missing,
+        reshaped=reshaped,
+        fresh=tuple(fresh),
+    )
+
+
+def _our_names(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by our module names, and the names of those an official layout holds in vain."""
+    family = _native_family(model)
+    if family is not None:
+        layout = importlib.import_module(f"longvis_bench.backbones.{family}")
+        if layout.is_official(tensors):
+            renamed, unused = layout.official_names(tensors)
+            return dict(renamed), list(unused)
+    return tensors, []
+
+
+def _native_family(model: nn.Module) -> str | None:
+    package, _, module = type(model).__module__.rpartition(".")
+    return module if package == "longvis_bench.backbones" and module in NATIVE else None
+
+
+def _derived(model: nn.Module) -> set[str]:
+    """Persistent buffers that the model computes itself: neither saved nor asked of a file."""
+    if not any(type(module).__module__.startswith("fastervit.") for module in model.modules()):
+        return set()
+    from longvis_bench.backbones import fastervit
+
+    return set(fastervit.derived_buffers(model))
+
+
+_Fitted = tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]
+
+
+def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Fitted:
+    """Fit each tensor of the file to the model's shape: values, what was done, fresh heads, misfits."""
+    fitted: dict[str, Tensor] = {}
+    reshaped: dict[str, str] = {}
+    fresh: list[str] = []
+    misfits: list[str] = []
+    for name, target in wanted.items():
+        if name not in tensors:
+            continue
+        value = tensors[name]
+        if value.shape == target.shape:
+            fitted[name] = value
+        elif _is_head(name, value, target):
+            fresh.append(name)
+            reshaped[name] = f"left fresh: {len(value)} classes in the file, {len(target)} in the model"
+        elif (moved := _reshape_positions(name, value, target)) is not None:
+            fitted[name] = moved
+            reshaped[name] = f"interpolated (bicubic) from {_shape(value)} to {_shape(target)}"
+        else:
+            misfits.append(name)
+    return fitted, reshaped, fresh, misfits
+
+
+def _is_head(name: str, value: Tensor, target: Tensor) -> bool:
+    """Whether two tensors are classifiers that differ in their number of classes only."""
+    named = re.search(r"(^|\.)(head|fc|classifier)(\.fc)?\.(weight|bias)$", name)
+    return named is not None and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]
+
+
+def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | None:
+    """A table of positions, interpolated to the model's grid; None if it is none or cannot be."""
+    if name.endswith("relative_position_bias_table"):
+        return _reshape_relative(value, target)
+    if not re.search(r"(^|[._])(pos_embed|position_embeddings?|embed_positions)\b", name):
+        return None
+    if value.ndim != target.ndim or value.shape[-1] != target.shape[-1]:
+        return None
+    (old, prefix), (new, wanted_prefix) = _square(value.shape[-2]), _square(target.shape[-2])
+    if prefix != wanted_prefix:
+        return None
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    table = value.float().reshape(1, *value.shape[-2:])
+    moved: Tensor = resample_abs_pos_embed(table, [new, new], [old, old], num_prefix_tokens=prefix)
+    return moved.reshape(target.shape)
+
+
+def _reshape_relative(value: Tensor, target: Tensor) -> Tensor | None:
+    """Swin's table ((2w-1)^2, heads) for windows of another size."""
+    if value.ndim != 2 or value.shape[1] != target.shape[1]:
+        return None
+    (old, rest), (new, wanted_rest) = _square(len(value)), _square(len(target))
+    if rest or wanted_rest:
+        return None
+    grid = value.float().T.reshape(1, -1, old, old)
+    moved = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return moved.reshape(-1, new * new).T.contiguous()
+
+
+def _square(tokens: int) -> tuple[int, int]:
+    """Side of the largest square grid of `tokens`, and what is left over: class tokens."""
+    side = math.isqrt(tokens)
+    return side, tokens - side * side
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _misfit_sentence(
+    file: str, misfits: list[str], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> str:
+    shapes = [f"{name} ({_shape(tensors[name])}, not {_shape(wanted[name])})" for name in misfits]
+    return (
+        f"{file} holds weights of another variant or size: {len(misfits)} of the model's "
+        f"{len(wanted)} tensors have another shape there: {_some(shapes)}."
+    )
+
+
+def _missing_sentence(
+    file: str, missing: tuple[str, ...], model: nn.Module, given: Mapping[str, Tensor]
+) -> str:
+    kind = type(model).__name__
+    if foreign := _official_family(given, but=_native_family(model)):
+        return f"{file} is an official {foreign} checkpoint; the model is {kind}, of another family."
+    few = "tensor" if len(missing) == 1 else "tensors"
+    return (
+        f"{file} lacks {len(missing)} {few} of this {kind}: {_some(missing)}; "
+        "it belongs to another model or variant, or was saved at a size with fewer parts."
+    )
+
+
+def _official_family(tensors: Mapping[str, Tensor], but: str | None) -> str | None:
+    """The family whose authors name their tensors like this."""
+    for family in NATIVE:
+        if family != but and importlib.import_module(f"longvis_bench.backbones.{family}").is_official(
+            tensors
+        ):
+            return family
+    return None
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model's weights as safetensors: floating tensors in fp16, derived buffers left out.
+
+    A tensor whose values fp16 cannot hold (65504 and more) stays in fp32.  The file appears whole or not at
+    all, and the same weights and metadata give the same bytes.
+
+    Arguments:
+        model: on any device.
+        path: replaced if it is there; its folder is made.
+        metadata: plain values; kept as one JSON string under the key `longvis`.
+
+    Raises:
+        CheckpointError: a value is not finite, or the file cannot be written.
+    """
+    _write(Path(path), _serialised(model, metadata))
+
+
+def _serialised(model: nn.Module, metadata: Mapping[str, Any]) -> bytes:
+    derived = _derived(model)
+    tensors = {name: _half(name, value) for name, value in model.state_dict().items() if name not in derived}
+    return save(tensors, metadata={"longvis": json.dumps(dict(metadata), sort_keys=True)})
+
+
+def _half(name: str, value: Tensor) -> Tensor:
+    """A copy on the CPU that shares no memory, in fp16 where that holds it."""
+    value = value.detach().to("cpu", copy=True).contiguous()
+    if not value.is_floating_point():
+        return value
+    if not bool(value.isfinite().all()):
+        raise CheckpointError(f"the weights were not saved: {name} holds values that are not finite.")
+    half = value.half()
+    return half if bool(half.isfinite().all()) else value.float()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `save_weights` was told about a file; empty for a file it did not write."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("longvis", "{}")
+        metadata = json.loads(text)
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def default_store() -> Path:
+    """The platform's folder for a user's own data."""
+    from platformdirs import user_data_path
+
+    return user_data_path("longvis-bench", appauthor=False)
+
+
+def store_weights(
+    model: nn.Module,
+    *,
+    variant: str,
+    dataset: str,
+    resolution: int,
+    facts: Mapping[str, Any],
+    store: Path | None = None,
+) -> Path:
+    """Put trained weights into the store, under a name that says what they are, with a card beside them.
+
+    Arguments:
+        model: what was trained.
+        variant: as the user names it; characters that no folder should have become `_`.
+        dataset: name of the training data.
+        resolution: pixels per side it was trained at.
+        facts: recipe, seed, epochs, accuracy and the like; plain values, kept in the card.
+        store: folder; `default_store()` unless given.
+
+    Returns:
+        The weight file.
+    """
+    identity = {"variant": variant, "dataset": dataset, "resolution": resolution}
+    content = _serialised(model, identity)
+    sha256 = hashlib.sha256(content).hexdigest()
+    folder = (store or default_store()) / _file_name(variant)
+    path = folder / f"{_file_name(dataset)}-{resolution}-{sha256[:8]}.safetensors"
+    _write(path, content)
+    card = {**identity, **facts, "file": path.name, "sha256": sha256}
+    _write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def _file_name(text: str) -> str:
+    """A name any file system takes."""
+    return re.sub(r"[^\w.@=,-]", "_", text)
