@@ -1,3 +1,34 @@
-"""What a vision backbone really costs and really achieves on 1024-4096 px images."""
+"""What a vision backbone really costs and really achieves on 1024-4096 px images.
+
+    import longvis_bench as lv
+
+    frame = lv.bench(models=["atlas-s", "mambavision-s"], resolutions=[1024, 2048])
+    model = lv.build("atlas-s", resolution=2048, num_classes=100)
+    lv.count(model, resolution=2048).macs
+
+Importing this package imports no torch, timm, pandas or matplotlib; its functions do when they are called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longvis_bench.api import bench, build, count, list_models, load_results, load_weights
 
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "bench", "build", "count", "list_models", "load_results", "load_weights"]
+
+
+def __getattr__(name: str) -> object:
+    """Find the public functions on first use."""
+    if name in __all__:
+        return getattr(importlib.import_module("longvis_bench.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

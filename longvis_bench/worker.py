@@ -29,6 +29,7 @@ from longvis_bench.errors import (
     Unsupported,
 )
 from longvis_bench.measure.clock import clock_for
+from longvis_bench.measure.flops import count_variant
 from longvis_bench.records import Cell, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
 
@@ -131,17 +132,9 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
     )
     if "count" in cell.metrics:
         with _Timed(draft, "count"):
-            draft.values["count"] = _count(variant, cell)
+            draft.values["count"] = count_variant(variant, cell.resolution, cell.num_classes).to_record()
         publish(draft.row())
     _measure_real(request, variant, draft, publish)
-
-
-def _count(variant: Variant, cell: Cell) -> object:
-    from longvis_bench.measure.flops import count
-
-    with torch.device("meta"):
-        model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
-    return count(model, cell.resolution).to_record()
 
 
 def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Callable[[Row], object]) -> None:

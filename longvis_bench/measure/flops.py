@@ -25,6 +25,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from longvis_bench.errors import InvalidOutput
 from longvis_bench.records import CountRecord
+from longvis_bench.registry import Variant
 
 aten = torch.ops.aten
 
@@ -48,6 +49,10 @@ class Count:
     def flops(self) -> int:
         """2 x MACs."""
         return 2 * self.macs
+
+    def share(self, macs: int) -> float | None:
+        """A part of all MACs, 0-1; None for a model that does none."""
+        return macs / self.macs if self.macs else None
 
     def to_record(self) -> CountRecord:
         """The part of it that a row stores."""
@@ -91,6 +96,19 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     except NotImplementedError as error:
         raise InvalidOutput(f"the model cannot be counted on the meta device: {error}") from error
     return counter.result(sum(p.numel() for p in model.parameters()), type(shadow).__name__)
+
+
+def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
+    """Count a registered model, built on the meta device: nothing is allocated, whatever its size.
+
+    Arguments:
+        variant: from the registry.
+        resolution: pixels per side.
+        num_classes: width of the logits.
+    """
+    with torch.device("meta"):
+        model = variant.build(resolution=resolution, num_classes=num_classes)
+    return count(model, resolution)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -269,8 +287,8 @@ FREE = _aten(
     # shapes, copies, indexing
     """ view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze slice select
     narrow split split_with_sizes chunk unbind cat stack flatten unflatten contiguous clone copy_ _to_copy to
-    detach alias lift_fresh as_strided as_strided_ flip roll repeat repeat_interleave index index_put index_put_
-    index_select gather scatter scatter_ scatter_add take diagonal diag_embed tril triu unfold
+    detach alias lift_fresh as_strided as_strided_ flip roll repeat repeat_interleave index index_put
+    index_put_ index_select gather scatter scatter_ scatter_add take diagonal diag_embed tril triu unfold
     pixel_shuffle pixel_unshuffle channel_shuffle movedim swapaxes view_as_real view_as_complex
     slice_scatter select_scatter masked_select nonzero embedding one_hot diagonal_copy diagonal_scatter"""
     # making tensors

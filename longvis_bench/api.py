@@ -1,0 +1,125 @@
+"""The Python interface: what `import longvis_bench as lv` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longvis_bench.registry import Registry
+from longvis_bench.sweep import Reporter
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from longvis_bench.measure.flops import Count
+    from longvis_bench.weights import LoadReport
+
+
+def bench(
+    models: Sequence[str] = (),
+    resolutions: Sequence[int] = (),
+    *,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    machine: str | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Measure models at resolutions, each in a process of its own.
+
+    Arguments:
+        models: names as on the command line; empty for the quick default of this machine.
+        resolutions: pixels per side.
+        out: directory of the run; by default one under results/runs/ of the working directory, the same for
+            the same arguments, so that an interrupted run resumes.
+        fresh: use a new numbered directory.
+        retry: statuses whose cells are run again, e.g. ["oom", "timeout"].
+        machine: name of this machine in the results, instead of its processor or GPU model.
+        reporter: told of every step.
+        options: further fields of `planning.SweepConfig`, e.g. batch_sizes=[1, 8], dtypes=["bf16"].
+
+    Returns:
+        One row a cell, with the columns of results/README.md.
+
+    Raises:
+        LongvisError: a name or option is wrong, no cell can run, or the directory cannot be used.
+    """
+    from longvis_bench.session import start
+    from longvis_bench.tables import frame
+
+    options |= {"models": models, "resolutions": resolutions}
+    session = start(options, out=_path(out), fresh=fresh, machine=machine)
+    outcome = session.run(reporter=reporter, retry=retry)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return frame(outcome.rows)
+
+
+def build(
+    name: str,
+    *,
+    resolution: int,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    models_dirs: Sequence[Path] = (),
+) -> nn.Module:
+    """Build a model by its name, on the current default device, with fresh weights.
+
+    Arguments:
+        name: a variant, `variant@implementation`, `variant[key=value]`, `timm:NAME` or `file.py:callable`.
+        resolution: pixels per side of the square input.
+        num_classes: width of the logits.
+        in_chans: channels of the input.
+        models_dirs: further folders of cards.
+
+    Returns:
+        A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
+
+    Raises:
+        UnknownName, IllegalSize, MissingDependency, CardError: see their docstrings.
+    """
+    variant = Registry(models_dirs).find(name)
+    return variant.build(resolution=resolution, num_classes=num_classes, in_chans=in_chans)
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], *, strict: bool = True
+) -> LoadReport:
+    """Load weights from a safetensors or torch file, or a mapping; see `weights.load_weights`."""
+    from longvis_bench.weights import load_weights as load
+
+    return load(model, source if isinstance(source, Mapping) else Path(source), strict=strict)
+
+
+def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
+    """Parameters, MACs, FLOPs and ledger of one image through a model; see `measure.flops.count`."""
+    from longvis_bench.measure.flops import count as count_flops
+
+    return count_flops(model, resolution, in_chans=in_chans)
+
+
+def load_results(path: str | Path) -> pd.DataFrame:
+    """The rows of a run directory, one row a key.
+
+    Arguments:
+        path: directory of a run, or its cells.jsonl.
+
+    Raises:
+        RunDirectoryError: it holds no rows, damaged ones, or rows of another schema.
+    """
+    from longvis_bench.store import latest, read_rows
+    from longvis_bench.tables import frame
+
+    return frame(latest(read_rows(Path(path))))
+
+
+def list_models(models_dirs: Sequence[Path] = ()) -> list[str]:
+    """Names of all registered models, other implementations included."""
+    return Registry(models_dirs).names()
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

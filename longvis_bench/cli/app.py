@@ -1,0 +1,66 @@
+"""`longvis`: the table of contents of the command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from longvis_bench import __version__
+from longvis_bench.cli.bench import bench
+from longvis_bench.cli.check import check
+from longvis_bench.cli.doctor import doctor
+from longvis_bench.cli.evaluate import evaluate
+from longvis_bench.cli.flops import flops
+from longvis_bench.cli.guard import guarded
+from longvis_bench.cli.merge import merge
+from longvis_bench.cli.models import models
+from longvis_bench.cli.new import new
+from longvis_bench.cli.report import report
+from longvis_bench.cli.train import train
+
+app = typer.Typer(
+    name="longvis",
+    help="What a vision backbone really costs and really achieves on 1024-4096 px images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS = {
+    "bench": bench,
+    "models": models,
+    "flops": flops,
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+    "merge": merge,
+    "check": check,
+    "new": new,
+    "doctor": doctor,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(guarded(_command))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"longvis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What a vision backbone really costs and really achieves on 1024-4096 px images."""
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    app()

@@ -1,0 +1,144 @@
+"""`longvis bench`: measure models at resolutions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longvis_bench.cli.options import ModelsDirs, Threads, choices, numbers
+from longvis_bench.errors import LongvisError
+from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
+from longvis_bench.registry import split_names
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from longvis_bench.session import Session
+    from longvis_bench.sweep import Outcome
+
+TERMINATED = 143
+
+
+def bench(
+    models: Annotated[
+        str | None, typer.Option(help="Names, comma-separated; default: a quick tour of all families.")
+    ] = None,
+    res: Annotated[str | None, typer.Option(help="Pixels per side, e.g. 1024,2048.")] = None,
+    mode: Annotated[str | None, typer.Option(help="infer, train or both.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Images a batch, e.g. 1,8.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32, bf16, fp16; default by device.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
+    threads: Threads = None,
+    memory_format: Annotated[str | None, typer.Option(help="channels_last or contiguous.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Any of count,time,memory,accuracy,validity; default: all.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Images to measure on; digits ships.")] = None,
+    images: Annotated[int | None, typer.Option(help="Held-out images for the accuracy.", min=1)] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to use instead of the shipped ones.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds of timing a cell.")] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Wanted half-width of the median's interval; 0.02 is 2 %.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is ended.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of fresh weights.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file of these options, or a run.json to replay.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run; the same one resumes.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again into a new directory.")] = False,
+    retry: Annotated[str, typer.Option(help="Statuses to run again, e.g. oom,timeout,error.")] = "",
+    no_skip: Annotated[
+        bool, typer.Option("--no-skip", help="Also run sizes above one that ran out of memory.")
+    ] = False,
+    machine: Annotated[str | None, typer.Option(help="Name of this machine in the results.")] = None,
+    models_dir: ModelsDirs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells; run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON lines on standard output.")] = False,
+) -> None:
+    """Measure models at resolutions: accuracy, throughput, memory and FLOPs, one row a cell."""
+    from longvis_bench.cli.progress import Progress, show_plan
+    from longvis_bench.session import start
+
+    given = {
+        "models": None if models is None else tuple(split_names(models)),
+        "resolutions": None if res is None else numbers(res, "--res"),
+        "modes": None if mode is None else choices(mode, "--mode", Mode),
+        "batch_sizes": None if batch is None else numbers(batch, "--batch"),
+        "dtypes": None if dtype is None else choices(dtype, "--dtype", Dtype),
+        "device": device,
+        "threads": threads,
+        "memory_format": None
+        if memory_format is None
+        else choices(memory_format, "--memory-format", MemoryFormat)[0],
+        "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
+        "data": data,
+        "images": images,
+        "weights": weights,
+        "budget_s": budget,
+        "precision": precision,
+        "timeout_s": timeout,
+        "seed": seed,
+        "models_dirs": models_dir,
+        "skip_after_oom": False if no_skip else None,
+    }
+    options = _read_config(config) | {name: value for name, value in given.items() if value is not None}
+    session = start(options, out=out, fresh=fresh, machine=machine)
+    if dry_run:
+        show_plan(session, as_json=as_json)
+        return
+    terminated = _terminate_gently()
+    progress = Progress(quiet_output=as_json)
+    outcome = session.run(reporter=progress, retry=split_names(retry))
+    _show(session, outcome, as_json)
+    raise typer.Exit(TERMINATED if terminated else outcome.exit_code)
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    """The options of a TOML file, or the resolved ones of a run.json."""
+    if path is None:
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise LongvisError(f"cannot read --config {path}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.") from error
+    return dict(content)
+
+
+def _terminate_gently() -> list[int]:
+    """Let SIGTERM end the sweep as Ctrl-C does; the list is filled when it came."""
+    came: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    return came
+
+
+def _show(session: Session, outcome: Outcome, as_json: bool) -> None:
+    """The table and where everything went; with --json the rows and nothing else on standard output."""
+    from rich.console import Console
+
+    from longvis_bench.tables import terminal_table
+
+    if as_json:
+        for row in outcome.rows:
+            typer.echo(row.to_json())
+    console = Console(stderr=as_json, highlight=False)
+    if not as_json:
+        console.print(terminal_table(outcome.rows, console.width))
+    if outcome.was_complete:
+        console.print("Nothing was measured: this run was complete. To measure afresh, add --fresh.")
+    if outcome.interrupted:
+        console.print("Interrupted. The same command goes on from here.")
+    console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True)

@@ -1,0 +1,80 @@
+"""`longvis flops`: where the operations of a model are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from longvis_bench import units
+from longvis_bench.cli.options import ModelsDirs
+from longvis_bench.registry import Registry
+
+if TYPE_CHECKING:
+    from longvis_bench.measure.flops import Count
+
+
+def flops(
+    name: Annotated[str, typer.Argument(help="A model, as for bench.")],
+    res: Annotated[int, typer.Option(help="Pixels per side.", min=1)],
+    classes: Annotated[int, typer.Option(help="Width of the logits.", min=1)] = 1000,
+    depth: Annotated[int, typer.Option(help="Levels of modules to show.", min=1)] = 2,
+    second_opinion: Annotated[
+        bool, typer.Option("--second-opinion/--no-second-opinion", help="Also count with fvcore.")
+    ] = True,
+    models_dir: ModelsDirs = None,
+) -> None:
+    """MACs and FLOPs of one image by module and operator, the ledger, and fvcore's second opinion."""
+    from longvis_bench.measure.flops import count_variant
+    from longvis_bench.measure.second_opinion import compare
+
+    variant = Registry(models_dir or ()).find(name)
+    result = count_variant(variant, res, classes)
+    console = Console(highlight=False)
+    console.print(
+        f"[bold]{escape(name)}[/] at {res} px, {classes} classes, one image, eval: "
+        f"{units.count(result.params)} parameters, {units.count(result.macs)} MACs, "
+        f"{units.count(result.flops)} FLOPs, {units.count(result.scan_flops)} FLOPs in scans"
+    )
+    console.print(_by_module(result, depth))
+    console.print(_by_operator(result))
+    _print_ledger(console, result)
+    if second_opinion:
+        console.print(escape(compare(variant, res, classes)))
+
+
+def _table(title: str, *headers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for header in headers:
+        table.add_column(header, justify="left" if header == headers[0] else "right", overflow="fold")
+    return table
+
+
+def _by_module(result: Count, depth: int) -> Table:
+    table = _table("By module", "module", "MACs", "share")
+    for path, macs in result.by_module.items():
+        if path and path.count(".") < depth:
+            table.add_row(escape(path), units.count(macs), units.percent(result.share(macs)))
+    return table
+
+
+def _by_operator(result: Count) -> Table:
+    table = _table("By operator", "operator", "calls", "MACs", "share")
+    for name, macs in result.by_operator.items():
+        calls = str(result.ledger.formula[name])
+        table.add_row(name, calls, units.count(macs), units.percent(result.share(macs)))
+    return table
+
+
+def _print_ledger(console: Console, result: Count) -> None:
+    ledger = result.ledger
+    console.print(
+        f"Ledger: {ledger.formula.total()} calls with a formula, {ledger.free.total()} without arithmetic of "
+        f"matmul kind, {len(ledger.unknown)} unknown operators; coverage {units.percent(result.coverage)}."
+    )
+    for name, elements in ledger.unknown.items():
+        console.print(f"  unknown: {escape(name)}, {units.count(elements)} output elements")

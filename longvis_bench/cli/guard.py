@@ -1,0 +1,57 @@
+"""What every command does with errors: one sentence, the documented exit code, no traceback."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, ParamSpec
+
+import typer
+from rich.console import Console
+
+from longvis_bench.errors import LongvisError
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+INTERNAL_ERROR = 70
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command so that it ends with a sentence and an exit code, whatever is raised."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except LongvisError as error:
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted.", INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()  # nobody reads on; do not let the interpreter complain at exit
+            raise typer.Exit(1) from None
+        except Exception as error:
+            fail(_internal(error), INTERNAL_ERROR)
+
+    return run
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print one sentence to standard error and end the command."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False)
+    raise typer.Exit(code)
+
+
+def _internal(error: Exception) -> str:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="longvis-error-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        traceback.print_exception(error, file=file)
+    return f"internal error; please report it with the traceback in {Path(file.name)}."

@@ -1,0 +1,21 @@
+"""`longvis new`: the files of a new model, ready to be filled in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Lower-case name of the model and its folder.")],
+) -> None:
+    """Write ./models/NAME/ with a card, a small model and its test; `longvis check NAME` passes at once."""
+    from longvis_bench.scaffold import write_model
+
+    folder = write_model(name)
+    console = Console(highlight=False, soft_wrap=True)
+    for path in sorted(folder.iterdir()):
+        console.print(f"wrote {path}")
+    console.print(f"Next: longvis check {name}; then longvis bench --models {name} --res 1024")

@@ -1,0 +1,131 @@
+"""What a person sees while a sweep runs: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from longvis_bench import units
+from longvis_bench.records import Row
+from longvis_bench.stats import median
+
+if TYPE_CHECKING:
+    from longvis_bench.planning import Planned
+    from longvis_bench.session import Session
+
+LAST_ROWS = 6
+
+
+class Progress:
+    """The reporter of the command line.
+
+    Arguments:
+        quiet_output: keep standard output free, for --json.
+    """
+
+    def __init__(self, quiet_output: bool = False) -> None:
+        self._console = Console(stderr=quiet_output, highlight=False)
+        self._live: Live | None = None
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[eta]}"),
+        )
+        self._last: deque[Text] = deque(maxlen=LAST_ROWS)
+        self._started = self._cell_started = monotonic()
+        self._done, self._total = 0, 0
+        self._running = ""
+
+    def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
+        """See sweep.Reporter."""
+        self._total, self._started = len(cells), monotonic()
+        self._task = self._bar.add_task("starting", total=len(cells), eta="")
+        if done:
+            self._console.print(f"{len(done)} cells are there already; {len(cells)} to measure.")
+        if self._console.is_terminal:
+            self._live = Live(self._render(), console=self._console, refresh_per_second=5, transient=True)
+            self._live.start()
+
+    def start(self, planned: Planned) -> None:
+        """See sweep.Reporter."""
+        self._cell_started = monotonic()
+        self._running = f"{planned.cell.model} {planned.cell.resolution} px"
+        self.tick()
+
+    def tick(self) -> None:
+        """See sweep.Reporter."""
+        if self._live is not None:
+            spent = units.seconds(round(monotonic() - self._cell_started, 1))
+            self._bar.update(self._task, description=f"{self._running} ({spent})", eta=self._eta())
+            self._live.update(self._render())
+
+    def finish(self, row: Row) -> None:
+        """See sweep.Reporter."""
+        self._done += 1
+        if self._live is None:
+            self._console.print(
+                f"[{self._done}/{self._total}] ", line(row), sep="", markup=False, soft_wrap=True
+            )
+            return
+        self._last.append(line(row))
+        self._bar.update(self._task, completed=self._done)
+        self._live.update(self._render())
+
+    def end(self) -> None:
+        """See sweep.Reporter."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _eta(self) -> str:
+        if not self._done:
+            return ""
+        left = (monotonic() - self._started) / self._done * (self._total - self._done)
+        return f"about {units.seconds(round(left))} left"
+
+    def _render(self) -> Group:
+        return Group(*self._last, self._bar)
+
+
+def line(row: Row) -> Text:
+    """One row in one line: model, size, status, and the number people wait for."""
+    text = Text(f"{row.cell.model} {row.cell.resolution} px  ", no_wrap=True, overflow="ellipsis")
+    text.append(row.status, style="green" if row.status == "ok" else "bold red")
+    if row.timing is not None:
+        text.append(f"  {units.seconds(median(row.timing.samples_s))}")
+    if row.memory is not None:
+        text.append(f"  {units.size(row.memory.peak_bytes)}")
+    if row.status != "ok" and row.reason:
+        text.append(f"  {row.reason}")
+    return text
+
+
+def show_plan(session: Session, as_json: bool) -> None:
+    """The cells a sweep would run and how long that takes at most, for --dry-run."""
+    plan = session.plan
+    if as_json:
+        for planned in plan.cells:
+            typer.echo(planned.cell.model_dump_json())
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for planned in plan.cells:
+        cell = planned.cell
+        weights = f", weights {cell.weights}" if cell.weights else ""
+        decided = f"  {planned.decided.status}: {planned.decided.reason}" if planned.decided else ""
+        console.print(
+            f"{cell.model}  {cell.resolution} px, batch {cell.batch_size}, {cell.mode}, {cell.dtype}, "
+            f"{cell.device}{weights}{decided}",
+            markup=False,
+        )
+    longest = units.seconds(round(plan.longest_s))
+    console.print(f"{len(plan.cells)} cells, about {longest} where models are quick; into {session.path}")

@@ -1,0 +1,32 @@
+"""`longvis report`: tables and plots again, from rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default: into the run, if it is only one.")
+    ] = None,
+) -> None:
+    """Write summary.csv, summary.md and plots/ again, and print the table."""
+    from longvis_bench.session import write_derived
+    from longvis_bench.store import latest, read_rows
+    from longvis_bench.tables import terminal_table
+
+    rows = latest(row for run in runs for row in read_rows(run))
+    console = Console(highlight=False)
+    console.print(terminal_table(rows, console.width))
+    folder = out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else None)
+    if folder is None:
+        console.print("Nothing was written; add --out DIR to write tables and plots of several runs.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_derived(folder, rows)
+    console.print(f"Tables and plots: {folder}", soft_wrap=True)

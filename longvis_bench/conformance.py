@@ -1,0 +1,276 @@
+"""What an adapter must do: the checks of `longvis check`, for the author of a new one and for our own tests.
+
+Every check builds what it needs and either returns a detail worth showing or raises `Failed` with what is
+wrong and what to change.  They run at a small legal size, so that a check of a large variant stays short.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from longvis_bench.errors import IllegalSize, LongvisError
+from longvis_bench.measure.flops import Count, count_variant
+from longvis_bench.measure.validity import TOLERANCE, check_logits
+from longvis_bench.registry import Variant
+
+SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
+"""Sizes tried, smallest first, where none is asked for."""
+NUM_CLASSES = 7
+BATCH_TOLERANCE = 1e-3
+STEEPEST = 4.2
+"""Attention over all tokens grows with the fourth power of the resolution; nothing should grow faster."""
+
+
+class Failed(Exception):
+    """A check that did not hold: one sentence with what would be right."""
+
+
+class Result(NamedTuple):
+    """What one check gave."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under check, at one size."""
+
+    variant: Variant
+    resolution: int
+
+    def model(self) -> nn.Module:
+        """A fresh model on the CPU, the same weights each time."""
+        torch.manual_seed(0)
+        return self.variant.build(resolution=self.resolution, num_classes=NUM_CLASSES)
+
+    def images(self, batch: int) -> Tensor:
+        """Random images (batch, 3, resolution, resolution), the same each time."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(batch, 3, self.resolution, self.resolution, generator=generator)
+
+    def count(self, resolution: int) -> Count:
+        """Operations at a size."""
+        return count_variant(self.variant, resolution, NUM_CLASSES)
+
+
+def check_model(variant: Variant, resolution: int | None = None) -> list[Result]:
+    """Run every check.
+
+    Arguments:
+        variant: from the registry.
+        resolution: pixels per side; by default the smallest of `SIZES` it takes.
+
+    Raises:
+        IllegalSize: the model takes none of the sizes.
+    """
+    subject = Subject(variant, resolution or smallest_size(variant))
+    return [_run(check, subject) for check in CHECKS]
+
+
+def smallest_size(variant: Variant) -> int:
+    """The smallest of `SIZES` that the model takes."""
+    refusal: IllegalSize | None = None
+    for size in SIZES:
+        try:
+            variant.plan(size)
+        except IllegalSize as error:
+            refusal = error
+        else:
+            return size
+    assert refusal is not None
+    raise refusal
+
+
+def _run(check: Callable[[Subject], str], subject: Subject) -> Result:
+    name = check.__name__.replace("_", " ")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Result(name, True, check(subject))
+    except (Failed, LongvisError) as error:
+        return Result(name, False, str(error))
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        return Result(name, False, f"{type(error).__name__}: {text}")
+
+
+def builds_on_meta(subject: Subject) -> str:
+    """Counting needs a model without memory."""
+    with torch.device("meta"):
+        model = subject.variant.build(resolution=subject.resolution, num_classes=NUM_CLASSES)
+    real = [name for name, tensor in model.state_dict().items() if tensor.device.type != "meta"]
+    if real:
+        raise Failed(
+            f"{real[0]} is made outside the default device; leave out device arguments when building."
+        )
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters"
+
+
+def gives_finite_logits(subject: Subject) -> str:
+    """(batch, 3, R, R) -> (batch, num_classes), without NaN."""
+    with torch.inference_mode():
+        logits = subject.model().eval()(subject.images(2))
+    check_logits(logits, 2, NUM_CLASSES)
+    return f"(2, 3, {subject.resolution}, {subject.resolution}) -> (2, {NUM_CLASSES})"
+
+
+def does_not_mix_images(subject: Subject) -> str:
+    """An image's logits do not depend on what else is in the batch."""
+    model, images = subject.model().eval(), subject.images(2)
+    with torch.inference_mode():
+        difference = _difference(model(images[:1]), model(images)[:1])
+    if difference > BATCH_TOLERANCE:
+        raise Failed(
+            f"an image's logits change by {difference:.1e} in a batch; look for reshapes that mix the batch "
+            f"and for batch statistics in eval mode."
+        )
+    return f"difference {difference:.0e}"
+
+
+def is_deterministic_in_eval(subject: Subject) -> str:
+    """The same image twice gives the same logits: no dropout, no state kept between calls."""
+    model, images = subject.model().eval(), subject.images(1)
+    with torch.inference_mode():
+        difference = _difference(model(images), model(images))
+    if difference:
+        raise Failed(f"two calls differ by {difference:.1e}; is dropout off in eval mode?")
+    return "two calls agree"
+
+
+def trains(subject: Subject) -> str:
+    """Gradients are finite and reach the parameters; those they do not reach are named."""
+    model = subject.model().train()
+    model(subject.images(2)).square().mean().backward()
+    dead = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    broken = [
+        name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    if broken:
+        raise Failed(f"the gradient of {broken[0]} is NaN or infinite.")
+    if len(dead) == len(list(model.parameters())):
+        raise Failed("no gradient reaches any parameter; is something detached?")
+    return f"{len(dead)} parameters get no gradient: {', '.join(dead[:3])}" if dead else "every parameter"
+
+
+def refuses_illegal_sizes(subject: Subject) -> str:
+    """A size it cannot take is refused with legal ones named, or does work."""
+    odd = subject.resolution + 1
+    try:
+        subject.variant.plan(odd)
+    except IllegalSize as error:
+        if not error.legal:
+            raise Failed(f"{odd} px is refused without naming legal sizes.") from error
+        return f"{odd} px: legal are {', '.join(map(str, error.legal))}"
+    model = subject.variant.build(resolution=odd, num_classes=NUM_CLASSES).eval()
+    try:
+        with torch.inference_mode():
+            check_logits(model(torch.zeros(1, 3, odd, odd)), 1, NUM_CLASSES)
+    except Exception as error:
+        raise Failed(
+            f"{odd} px is planned as legal and fails ({type(error).__name__}); "
+            f"state the rule in the card: [resolution] multiple_of = ..."
+        ) from error
+    return f"{odd} px works too"
+
+
+def runs_in_its_dtypes(subject: Subject) -> str:
+    """Every dtype the card names gives finite logits near those of float32."""
+    named = subject.variant.card.dtypes if subject.variant.card else ("fp32", "bf16")
+    model, images = subject.model().eval(), subject.images(1)
+    with torch.inference_mode():
+        reference = model(images)
+        if "bf16" in named:
+            logits = check_logits(model.bfloat16()(images.bfloat16()), 1, NUM_CLASSES)
+            difference = _difference(logits.float(), reference)
+            if difference > 5 * TOLERANCE[torch.bfloat16]:
+                raise Failed(
+                    f"bf16 logits differ from fp32 by {difference:.0%}; remove it from the card's dtypes."
+                )
+    return ", ".join(named)
+
+
+def loads_what_it_saves(subject: Subject) -> str:
+    """A state dict round trip gives the same logits."""
+    first, images = subject.model().eval(), subject.images(1)
+    torch.manual_seed(99)
+    second = subject.variant.build(resolution=subject.resolution, num_classes=NUM_CLASSES).eval()
+    second.load_state_dict(first.state_dict())
+    with torch.inference_mode():
+        difference = _difference(second(images), first(images))
+    if difference:
+        raise Failed(
+            f"logits differ by {difference:.1e} after loading; is a tensor neither parameter nor buffer?"
+        )
+    return f"{len(first.state_dict())} tensors"
+
+
+def is_counted_completely(subject: Subject) -> str:
+    """Every operator has a formula or is known to need none."""
+    count = subject.count(subject.resolution)
+    unknown = count.ledger.unknown
+    if unknown:
+        raise Failed(f"operators without a formula: {', '.join(sorted(unknown))}.")
+    if not count.macs:
+        raise Failed("no multiply-adds were counted; does the forward use its parameters?")
+    return f"{count.macs:,} MACs, coverage 100 %"
+
+
+def costs_more_at_larger_sizes(subject: Subject) -> str:
+    """MACs grow with the resolution, and not faster than full attention."""
+    larger = _larger(subject)
+    if larger is None:
+        return "takes one size only"
+    small, large = subject.count(subject.resolution).macs, subject.count(larger).macs
+    exponent = _exponent(larger / subject.resolution, large / small)
+    if not 0 < exponent < STEEPEST:
+        raise Failed(f"MACs grow as R^{exponent:.1f} from {subject.resolution} to {larger} px.")
+    return f"R^{exponent:.1f} from {subject.resolution} to {larger} px"
+
+
+CHECKS: tuple[Callable[[Subject], str], ...] = (
+    builds_on_meta,
+    gives_finite_logits,
+    does_not_mix_images,
+    is_deterministic_in_eval,
+    trains,
+    refuses_illegal_sizes,
+    runs_in_its_dtypes,
+    loads_what_it_saves,
+    is_counted_completely,
+    costs_more_at_larger_sizes,
+)
+
+
+def _larger(subject: Subject) -> int | None:
+    """Four, or else two, times the size where the model takes it."""
+    for size in _multiples(subject.resolution):
+        try:
+            subject.variant.plan(size)
+        except IllegalSize:
+            continue
+        return size
+    return None
+
+
+def _multiples(resolution: int) -> Iterator[int]:
+    yield from (4 * resolution, 2 * resolution)
+
+
+def _exponent(sizes: float, values: float) -> float:
+    from math import log
+
+    return log(values) / log(sizes)
+
+
+def _difference(value: Tensor, reference: Tensor) -> float:
+    """Max |a - b| / max |b|."""
+    scale = reference.abs().max().clamp_min(1e-12)
+    return float((value - reference).abs().max() / scale)

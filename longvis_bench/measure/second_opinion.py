@@ -1,0 +1,97 @@
+"""A second opinion on MACs: fvcore's counter, at a size it can run, and why it differs.
+
+fvcore traces on the CPU, so it runs at the largest legal size below 200 GMACs; it cannot see fused attention
+or custom operators, and says which it skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from longvis_bench import units
+from longvis_bench.errors import IllegalSize
+from longvis_bench.measure.flops import Count, count_variant
+from longvis_bench.registry import Variant
+
+MOST_MACS = 200e9
+INSTALL = "python -m pip install 'longvis-bench[fvcore]'"
+
+
+class Opinion(NamedTuple):
+    """fvcore's MACs of one image, and the operators it did not count with their calls."""
+
+    macs: int
+    skipped: dict[str, int]
+
+
+def compare(variant: Variant, resolution: int, num_classes: int) -> str:
+    """One paragraph: both counts at one size, and where the difference lies.
+
+    Arguments:
+        variant: the model.
+        resolution: the size asked for; the comparison is made there or at a smaller legal one.
+        num_classes: width of the logits.
+    """
+    if importlib.util.find_spec("fvcore") is None:
+        return f"Second opinion: fvcore is not installed; add it with: {INSTALL}"
+    for size in _sizes(resolution):
+        ours = _count(variant, size, num_classes)
+        if ours is not None and ours.macs <= MOST_MACS:
+            opinion = fvcore_count(variant, size, num_classes)
+            return _sentence(size, ours, opinion)
+    return "Second opinion: no legal size is small enough for fvcore."
+
+
+def _sizes(resolution: int) -> Iterator[int]:
+    size = resolution
+    while size >= 32:
+        yield size
+        size //= 2
+
+
+def _count(variant: Variant, size: int, num_classes: int) -> Count | None:
+    try:
+        return count_variant(variant, size, num_classes)
+    except IllegalSize:
+        return None
+
+
+def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> Opinion:
+    """What fvcore counts for one image in eval mode on the CPU (its "flops" are multiply-adds)."""
+    from fvcore.nn import FlopCountAnalysis
+
+    model = variant.build(resolution=resolution, num_classes=num_classes).eval()
+    image = torch.zeros(1, 3, resolution, resolution)
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        analysis = FlopCountAnalysis(model, image)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        macs = int(analysis.total())
+        skipped = {str(name): int(calls) for name, calls in analysis.unsupported_ops().items()}
+    return Opinion(macs, skipped)
+
+
+def _sentence(size: int, ours: Count, opinion: Opinion) -> str:
+    difference = ours.macs - opinion.macs
+    told = (
+        f"Second opinion at {size} px: fvcore counts {units.count(opinion.macs)} MACs, "
+        f"this counts {units.count(ours.macs)}"
+    )
+    if abs(difference) <= 0.01 * ours.macs:
+        return f"{told}: they agree within 1 %."
+    unseen = {name: calls for name, calls in opinion.skipped.items() if _does_arithmetic(name)}
+    if difference > 0 and unseen:
+        names = ", ".join(f"{calls} {name} calls" for name, calls in sorted(unseen.items()))
+        return f"{told}. fvcore does not see {names}."
+    return f"{told}. fvcore also counts normalisation and interpolation, which are no matrix products."
+
+
+def _does_arithmetic(name: str) -> bool:
+    return any(word in name for word in ("attention", "scan", "mm", "linear", "conv", "einsum"))

@@ -1,0 +1,91 @@
+"""One benchmark from options to finished files: what `longvis bench` and `lv.bench` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from longvis_bench.environment import read_environment
+from longvis_bench.errors import LongvisError, UnknownName
+from longvis_bench.planning import Plan, SweepConfig, make_plan
+from longvis_bench.records import Row, Status
+from longvis_bench.store import RunDirectory, fresh_directory, latest
+from longvis_bench.sweep import Outcome, Reporter, run_sweep
+
+RUNS = Path("results/runs")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A checked plan and the directory it goes to."""
+
+    plan: Plan
+    path: Path
+
+    def run(self, *, reporter: Reporter | None = None, retry: Sequence[str] = ()) -> Outcome:
+        """Run what is missing, then write tables and plots.
+
+        Arguments:
+            reporter: told of every step.
+            retry: statuses whose cells are run again.
+
+        Raises:
+            UnknownName: a status to retry is none.
+        """
+        known: tuple[Status, ...] = get_args(Status)
+        for status in retry:
+            if status not in known:
+                raise UnknownName("status", status, known)
+        chosen = tuple(status for status in known if status in retry)
+        outcome = run_sweep(self.plan, self.path, reporter=reporter, retry=chosen)
+        if not outcome.was_complete or not (self.path / "summary.md").exists():
+            write_derived(self.path)
+        return outcome
+
+
+def start(
+    options: Mapping[str, Any], *, out: Path | None = None, fresh: bool = False, machine: str | None = None
+) -> Session:
+    """Check options and plan; nothing is written yet.
+
+    Arguments:
+        options: fields of SweepConfig.
+        out: the run's directory; by default one named after the configuration.
+        fresh: a new numbered directory instead of continuing.
+        machine: name of this machine in the results.
+
+    Raises:
+        LongvisError: an option is wrong, or no cell can run.
+    """
+    try:
+        config = SweepConfig.model_validate(dict(options))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise LongvisError(
+            f"{place} = {fault['input']!r} is not possible: {fault['msg'].lower()}."
+        ) from error
+    plan = make_plan(config, read_environment(machine))
+    path = out or RUNS / plan.config.name
+    return Session(plan, fresh_directory(path) if fresh else path)
+
+
+def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:
+    """Write summary.csv, summary.md and plots/ from the rows of a run directory.
+
+    Arguments:
+        path: the run's directory.
+        rows: read from it where not given.
+    """
+    from longvis_bench.plots import write_plots
+    from longvis_bench.tables import summary_csv, summary_markdown
+
+    directory = RunDirectory(path)
+    rows = latest(directory.rows()) if rows is None else rows
+    directory.write("summary.csv", summary_csv(rows))
+    directory.write("summary.md", summary_markdown(rows))
+    write_plots(rows, path / "plots")
