@@ -5,59 +5,60 @@ Every formatter takes None for "not known" and shows it as `-`; stored values ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import median_low
+from typing import NamedTuple
 
 UNKNOWN = "-"
 
-_DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+class Scale(NamedTuple):
+    """A value divided by the factor is a number of these units."""
+
+    factor: float
+    unit: str
+
+
+COUNTS = (Scale(1e12, "T"), Scale(1e9, "G"), Scale(1e6, "M"), Scale(1e3, "k"), Scale(1, ""))
+SIZES = (Scale(1 << 30, "GiB"), Scale(1 << 20, "MiB"), Scale(1 << 10, "KiB"), Scale(1, "B"))
+SECONDS = (Scale(1, "s"), Scale(1e-3, "ms"), Scale(1e-6, "µs"))
+RATES = (Scale(1, ""),)
+SHARES = (Scale(0.01, "%"),)
 
 
 def significant(value: float, digits: int = 3) -> str:
     """`digits` significant digits without an exponent: 0.01234 -> "0.0123", 1234.5 -> "1234"."""
     if value == 0:
         return "0"
-    rounded = float(f"{value:.{digits}g}")
-    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
-    if whole:
-        return f"{value:.{max(0, digits - whole)}f}"
-    text = f"{rounded:.12f}".rstrip("0")
-    return text + "0" * max(0, digits - len(text.split(".")[1].lstrip("0")))
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
 def count(value: float | None) -> str:
     """Parameters, MACs, FLOPs: 28_589_128 -> "28.6 M"."""
     if value is None:
         return UNKNOWN
-    for factor, prefix in _DECIMAL:
-        if abs(value) >= factor:
-            return f"{significant(value / factor)} {prefix}"
-    return significant(value)
+    if value == int(value) and abs(value) < 1000:
+        return str(int(value))
+    return _with_unit(value, COUNTS)
 
 
 def seconds(value: float | None) -> str:
     """0.0123 -> "12.3 ms"; 75 -> "1 min 15 s"."""
     if value is None:
         return UNKNOWN
-    if abs(value) >= 60:
+    if _rounded(abs(value)) >= 60:
         minutes, rest = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-    if abs(value) >= 1 or value == 0:
-        return f"{significant(value)} s"
-    if abs(value) >= 1e-3:
-        return f"{significant(value * 1e3)} ms"
-    return f"{significant(value * 1e6)} µs"
+    return "0 s" if value == 0 else _with_unit(value, SECONDS)
 
 
 def size(value: float | None) -> str:
     """Bytes with binary prefixes: 1_610_612_736 -> "1.50 GiB"."""
     if value is None:
         return UNKNOWN
-    for factor, prefix in _BINARY:
-        if abs(value) >= factor:
-            return f"{significant(value / factor)} {prefix}"
-    return f"{value:.0f} B"
+    return f"{value:.0f} B" if abs(value) < 1023.5 else _with_unit(value, SIZES)
 
 
 def rate(value: float | None) -> str:
@@ -73,6 +74,50 @@ def percent(value: float | None) -> str:
 def plain(value: object) -> str:
     """Names, whole numbers and everything else that needs no unit."""
     return UNKNOWN if value is None or value == "" else str(value)
+
+
+def several(number: int, noun: str) -> str:
+    """1, "row" -> "1 row"; 3, "row" -> "3 rows"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listing(names: Sequence[str], most: int) -> str:
+    """`["a", "b", "c", "d"]`, 3 -> "a, b, c and 1 more"."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def shared_scale(values: Sequence[float], scales: Sequence[Scale]) -> Scale | None:
+    """One scale for a whole column, so that its unit can stand in the header.
+
+    Arguments:
+        values: all that will be shown.
+        scales: those to choose from, largest first.
+
+    Returns:
+        The scale of the middle value, or None where it would show some value as less than 0.01 or with
+        more than six digits; then each cell carries its own unit.
+    """
+    sizes = [abs(value) for value in values if value]
+    if not sizes:
+        return scales[-1] if len(scales) == 1 else None
+    scale = _scale_of(median_low(sizes), scales)
+    fits = min(sizes) / scale.factor >= 0.01 and max(sizes) / scale.factor < 1e6
+    return scale if fits or len(scales) == 1 else None
+
+
+def _with_unit(value: float, scales: Sequence[Scale]) -> str:
+    scale = _scale_of(abs(value), scales)
+    return f"{significant(value / scale.factor)} {scale.unit}".rstrip()
+
+
+def _scale_of(value: float, scales: Sequence[Scale]) -> Scale:
+    """The largest scale in which the value, as it will be shown, is at least 1; else the smallest."""
+    return next((scale for scale in scales if _rounded(value / scale.factor) >= 1), scales[-1])
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 Formatter = Callable[[float | None], str]
