@@ -1,0 +1,484 @@
+"""Atlas (Agrawal et al., arXiv:2503.12355): windows of attention at several scales that talk to one another.
+
+A convolutional stem makes a map of one token per 16 px.  Scale 1 is that map, scale s + 1 is scale s
+max-pooled by `stride` on each side, until one window holds it all: O(log N) scales of N tokens.  Each scale
+is cut into windows of `window` x `window` tokens.  One block of multi-scale attention (MSA) does, in order,
+
+1. add to each scale a position embedding, the same in every window;
+2. bottom up, add to each scale the max-pooled scale below it;
+3. top down from the coarsest: each window attends to itself and to the windows of all coarser scales that
+   contain it (equation 2), then goes through an MLP;
+4. bottom up: each token of a coarse scale attends to the window of the finer scale that lies under it, then
+   goes through the coarse scale's MLP again.
+
+Stage i runs its blocks on scales i and coarser, then drops the finest; the last stage has one scale, whose
+tokens are normalised, averaged and classified.
+
+What may surprise:
+
+- in step 3, the authors' code pairs fine window i with coarse window i // n, both in raster order.  With
+  three scales and more that is not the window that contains it: at 2048 px half of the fine windows, at
+  4096 px three quarters attend to image from elsewhere.  Here position decides, as in the paper;
+  `window_order="official"` is the authors' form, which their weights were trained with.
+- stochastic depth drops windows, not images.
+- each scale's keys and values come from its own weights, its queries and output from those of the reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
+from timm.layers.norm import LayerNorm2d
+from torch import Tensor, nn
+
+from longvis_bench import sizes
+from longvis_bench.ops.windows import cut, join
+from longvis_bench.sizes import ATLAS_PATCH, Scale
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+WindowOrder = Literal["position", "official"]
+
+
+def build(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    dim: int,
+    heads: int,
+    stem_dim: int,
+    window: int = 16,
+    stride: int = 4,
+    depths: Sequence[int] | None = None,
+    window_order: WindowOrder = "position",
+    drop_path: float = 0.0,
+) -> Atlas:
+    """Build a variant with as many scales as the size needs; without `depths`, the paper's 12 blocks.
+
+    Raises:
+        IllegalSize: some scale does not divide into windows.
+        ValueError: the arguments do not fit together.
+    """
+    if depths is None:
+        depths = sizes.atlas_depths(len(_scales(resolution, window, stride)))
+    return Atlas(
+        resolution=resolution,
+        num_classes=num_classes,
+        dim=dim,
+        heads=heads,
+        stem_dim=stem_dim,
+        depths=depths,
+        window=window,
+        stride=stride,
+        in_chans=in_chans,
+        drop_path=drop_path,
+        window_order=window_order,
+    )
+
+
+class Atlas(nn.Module):
+    """The classifier.
+
+    Arguments:
+        resolution: pixels per side, or (height, width).
+        num_classes: logits.
+        dim: channels of a token.
+        heads: attention heads; must divide `dim`.
+        stem_dim: channels at stride 4 in the stem; a quarter of `dim`.
+        depths: blocks of each stage, one stage a scale.
+        window: tokens per window side.
+        stride: pooling between scales, per side; must divide `window`.
+        in_chans: channels of the image.
+        drop_path: stochastic depth of the last block of each stage; grows linearly from 0 at its first.
+        window_order: which coarse window a fine one attends to: see the module's docstring.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int | tuple[int, int],
+        num_classes: int,
+        dim: int,
+        heads: int,
+        stem_dim: int,
+        depths: Sequence[int],
+        window: int,
+        stride: int,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+        window_order: WindowOrder = "position",
+    ) -> None:
+        super().__init__()
+        _check(dim, heads, stem_dim, window, stride, window_order)
+        self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        self.stride = stride
+        self.scales = _scales(resolution, window, stride)
+        if len(depths) != len(self.scales) or min(depths) < 1:
+            raise ValueError(
+                f"{self.size[0]} x {self.size[1]} px make {len(self.scales)} scales, so depths needs as many"
+                f" positive numbers, not {list(depths)}."
+            )
+        self.stem = Stem(in_chans, stem_dim)
+        self.stages = nn.ModuleList(
+            [
+                Stage(self.scales[i:], depth, dim, heads, stride, drop_path, window_order)
+                for i, depth in enumerate(depths)
+            ]
+        )
+        self.readout_norm = nn.LayerNorm(dim)
+        self.head_norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, height, width) -> tokens of the coarsest scale (batch, tokens, dim)."""
+        if image.shape[-2:] != self.size:
+            wanted, got = (f"{h} x {w}" for h, w in (self.size, image.shape[-2:]))
+            raise ValueError(
+                f"this Atlas was built for images of {wanted} px, not {got}; build it for that size."
+            )
+        scales: list[Tensor] = self.pyramid(self.stem(image))
+        for i, stage in enumerate(self.stages):
+            scales = stage(scales[i > 0 :])
+        return scales[0]
+
+    def pyramid(self, grid: Tensor) -> list[Tensor]:
+        """Map of the stem (batch, dim, height, width) -> windows of each scale, finest first."""
+        grids = [grid]
+        for _ in self.scales[1:]:
+            grids.append(F.max_pool2d(grids[-1], self.stride))
+        return [
+            cut(grid.permute(0, 2, 3, 1), scale.windows)
+            for grid, scale in zip(grids, self.scales, strict=True)
+        ]
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch channels height width"],  # noqa: F722
+    ) -> Float[Tensor, "batch classes"]:  # noqa: F722
+        """Logits of a batch of images."""
+        features = self.readout_norm(self.tokens(image)).mean(1)
+        logits: Tensor = self.head(self.head_norm(features))
+        return logits
+
+
+class Stem(nn.Sequential):
+    """Convolutions to stride 16: (batch, in_chans, H, W) -> (batch, 4 width, H / 16, W / 16)."""
+
+    def __init__(self, in_chans: int, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_chans, 64, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(64, eps=1e-4),
+            nn.ReLU(),
+            nn.Conv2d(64, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width, eps=1e-4),
+            nn.ReLU(),
+            *[ConvResidual(width) for _ in range(3)],
+            ConvDownsample(width),
+            *[ConvResidual(2 * width) for _ in range(3)],
+            ConvDownsample(2 * width),
+        )
+
+
+class ConvResidual(nn.Module):
+    """x + BN(Conv(GELU(BN(Conv(x))))), the block of FasterViT (arXiv:2306.06189)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same."""
+        inner = self.act(self.norm1(self.conv1(x)))
+        out: Tensor = x + self.norm2(self.conv2(inner))
+        return out
+
+
+class ConvDownsample(nn.Module):
+    """Norm over channels, then a convolution of stride 2 that doubles them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(width)
+        self.conv = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> (batch, 2 width, half, half)."""
+        out: Tensor = self.conv(self.norm(x))
+        return out
+
+
+class Stage(nn.Module):
+    """MSA blocks on the scales that are left."""
+
+    def __init__(
+        self,
+        scales: Sequence[Scale],
+        depth: int,
+        dim: int,
+        heads: int,
+        stride: int,
+        drop_path: float,
+        window_order: WindowOrder,
+    ) -> None:
+        super().__init__()
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            [MultiScaleBlock(scales, dim, heads, stride, rate, window_order) for rate in rates]
+        )
+
+    def forward(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Windows of each scale, finest first -> the same."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+
+class MultiScaleBlock(nn.Module):
+    """One block of multi-scale attention.
+
+    Tokens of scale s are (batch * windows of s, tokens of a window, dim) throughout.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[Scale],
+        dim: int,
+        heads: int,
+        stride: int,
+        drop_path: float,
+        window_order: WindowOrder,
+    ) -> None:
+        super().__init__()
+        self.layout = list(scales)
+        self.stride = stride
+        self.window_order = window_order
+        self.positions = nn.ModuleList([WindowPosition(dim, scale.window) for scale in scales])
+        self.scales = nn.ModuleList([ScaleAttention(dim, heads, drop_path) for _ in scales])
+
+    def attention(self, s: int) -> ScaleAttention:
+        """The weights of scale s."""
+        module = self.scales[s]
+        assert isinstance(module, ScaleAttention)
+        return module
+
+    def forward(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Windows of each scale, finest first -> the same."""
+        tokens = [x + position() for x, position in zip(tokens, self.positions, strict=True)]
+        for s in range(len(tokens) - 1):
+            tokens[s + 1] = tokens[s + 1] + self.pool(tokens[s], s)
+        contexts = self.top_down(tokens)
+        self.bottom_up(tokens, contexts)
+        return tokens
+
+    def pool(self, tokens: Tensor, s: int) -> Tensor:
+        """Max-pool the windows of scale s into those of scale s + 1."""
+        fine, coarse = self.layout[s], self.layout[s + 1]
+        maps = torch.unflatten(tokens, 1, fine.window).permute(0, 3, 1, 2)
+        pooled = F.max_pool2d(maps, self.stride).permute(0, 2, 3, 1)
+        grid = join(pooled.flatten(1, 2), fine.windows, (pooled.shape[1], pooled.shape[2]))
+        return cut(grid, coarse.windows)
+
+    def top_down(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Update `tokens` from the coarsest scale to the finest.
+
+        Returns:
+            Keys and values of each updated scale, for those that attend to it: (windows, tokens, 2 dim).
+        """
+        contexts: list[Tensor] = []
+        for s in reversed(range(len(tokens))):
+            attention = self.attention(s)
+            own = attention.context(tokens[s])
+            seen = [self.spread(context, s + 1 + i, s) for i, context in enumerate(contexts)]
+            batch = own.shape[0] // _count(self.layout[s])
+            keys = (
+                torch.cat([torch.unflatten(own, 0, (batch, -1)), *seen], dim=2).flatten(0, 1) if seen else own
+            )
+            tokens[s] = attention(tokens[s], attention.attend(attention.query(tokens[s]), keys))
+            if len(tokens) > 1:
+                contexts.insert(0, attention.context(tokens[s]))
+        return contexts
+
+    def spread(self, context: Tensor, coarse: int, fine: int) -> Tensor:
+        """Give each window of a fine scale the context of the coarse window it attends to.
+
+        Arguments:
+            context: (batch * windows of `coarse`, tokens, 2 dim).
+
+        Returns:
+            (batch, windows of `fine`, tokens, 2 dim); a view where the coarse scale has one window.
+        """
+        (rows, columns), (fine_rows, fine_columns) = self.layout[coarse].windows, self.layout[fine].windows
+        down, across = fine_rows // rows, fine_columns // columns
+        if self.window_order == "official" or rows * columns == 1:
+            each = torch.unflatten(context, 0, (-1, rows * columns, 1))
+            return each.expand(-1, -1, down * across, -1, -1).flatten(1, 2)
+        cells = torch.unflatten(context, 0, (-1, rows, 1, columns, 1))
+        return cells.expand(-1, -1, down, -1, across, -1, -1).flatten(1, 4)
+
+    def bottom_up(self, tokens: list[Tensor], contexts: list[Tensor]) -> None:
+        """Update `tokens` from the second-finest scale to the coarsest, each from the one below it."""
+        for s in range(1, len(tokens)):
+            attention, fine, coarse = self.attention(s), self.layout[s - 1], self.layout[s]
+            grid = join(attention.query(tokens[s]), coarse.windows, coarse.window)
+            over = (coarse.grid[0] // fine.windows[0], coarse.grid[1] // fine.windows[1])
+            read = attention.attend(cut(grid, fine.windows), contexts[s - 1])
+            tokens[s] = attention(tokens[s], cut(join(read, fine.windows, over), coarse.windows))
+            if s + 1 < len(tokens):
+                contexts[s] = attention.context(tokens[s])
+
+
+class ScaleAttention(nn.Module):
+    """The weights of one scale in one block: attention across windows, and the MLP after it."""
+
+    def __init__(self, dim: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_norm = nn.LayerNorm(dim)
+        self.context_norm = nn.LayerNorm(dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def query(self, x: Tensor) -> Tensor:
+        """(windows, tokens, dim) -> queries of the same shape."""
+        out: Tensor = self.q(self.query_norm(x))
+        return out
+
+    def context(self, x: Tensor) -> Tensor:
+        """(windows, tokens, dim) -> keys, then values: (windows, tokens, 2 dim)."""
+        out: Tensor = self.kv(self.context_norm(x))
+        return out
+
+    def attend(self, query: Tensor, context: Tensor) -> Tensor:
+        """Queries (windows, n, dim) read keys and values (windows, m, 2 dim): (windows, n, dim)."""
+        q = torch.unflatten(query, 2, (self.heads, -1)).transpose(1, 2)
+        k, v = torch.unflatten(context, 2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        read = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(read.transpose(1, 2).flatten(2))
+        return out
+
+    def forward(self, x: Tensor, read: Tensor) -> Tensor:
+        """Add what was read to the tokens, then the MLP: (windows, tokens, dim) -> the same."""
+        x = x + self.drop_path(read)
+        out: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        return out
+
+
+class WindowPosition(nn.Module):
+    """Position embedding of a window: an MLP of each token's place in it, from -1 to 1."""
+
+    coordinates: Tensor
+
+    def __init__(self, dim: int, window: tuple[int, int]) -> None:
+        super().__init__()
+        rows, columns = (_places(side) for side in window)
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        self.register_buffer("coordinates", grid.flatten(0, 1), persistent=False)
+        self.hidden = nn.Linear(2, 512)
+        self.out = nn.Linear(512, dim, bias=False)
+
+    def forward(self) -> Tensor:
+        """The embedding (tokens of a window, dim)."""
+        out: Tensor = self.out(F.relu(self.hidden(self.coordinates)))
+        return out
+
+
+def _places(side: int) -> Tensor:
+    """-1 at the first token, 0 at the middle one."""
+    middle = side // 2
+    return (torch.arange(side, dtype=torch.get_default_dtype()) - middle) / max(middle, 1)
+
+
+def _count(scale: Scale) -> int:
+    return scale.windows[0] * scale.windows[1]
+
+
+def _scales(resolution: int | tuple[int, int], window: int, stride: int) -> list[Scale]:
+    """Scales of a size; IllegalSize for a square one that has none, ValueError for a rectangle."""
+    if isinstance(resolution, int):
+        sizes.atlas(resolution, window=window, stride=stride)
+        resolution = (resolution, resolution)
+    height, width = resolution
+    if height % ATLAS_PATCH or width % ATLAS_PATCH:
+        raise ValueError(f"atlas needs multiples of {ATLAS_PATCH} px, not {height} x {width}.")
+    return sizes.atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
+
+
+def _check(dim: int, heads: int, stem_dim: int, window: int, stride: int, window_order: str) -> None:
+    if heads < 1 or dim % heads:
+        raise ValueError(f"heads must divide the width of {dim}, which {heads} does not.")
+    if dim != 4 * stem_dim:
+        raise ValueError(
+            f"stem_dim must be a quarter of the width of {dim}, that is {dim / 4:g}, not {stem_dim}."
+        )
+    if stride < 2 or window % stride:
+        raise ValueError(
+            f"stride must be at least 2 and divide the window of {window}, which {stride} does not."
+        )
+    if window_order not in ("position", "official"):
+        raise ValueError(f'window_order must be "position" or "official", not {window_order!r}.')
+
+
+_OFFICIAL = (
+    (r"^atlas_models\.0\.patch_embed\.conv0\.", "stem."),
+    (r"^atlas_models\.0\.patch_embed\.conv1\.0\.", "stem.6."),
+    (r"^atlas_models\.0\.patch_embed\.conv1\.1\.", "stem.7."),
+    (r"^atlas_models\.0\.patch_embed\.conv1\.2\.", "stem.8."),
+    (r"^atlas_models\.0\.patch_embed\.ds1\.", "stem.9."),
+    (r"^atlas_models\.0\.patch_embed\.conv2\.0\.", "stem.10."),
+    (r"^atlas_models\.0\.patch_embed\.conv2\.1\.", "stem.11."),
+    (r"^atlas_models\.0\.patch_embed\.conv2\.2\.", "stem.12."),
+    (r"^atlas_models\.0\.patch_embed\.ds2\.", "stem.13."),
+    (r"\.conv_block([12])\.0\.", r".conv\1."),
+    (r"\.conv_block([12])\.1\.", r".norm\1."),
+    (r"^atlas_models\.(\d+)\.levels\.0\.blocks\.(\d+)\.blocks\.", r"stages.\1.blocks.\2.scales."),
+    (r"^atlas_models\.(\d+)\.levels\.0\.blocks\.(\d+)\.posemb\.", r"stages.\1.blocks.\2.positions."),
+    (r"\.norm1_q\.", ".query_norm."),
+    (r"\.norm1_kv\.", ".context_norm."),
+    (r"\.norm2\.(?=\w+$)(?<=scales\.\d\.norm2\.)", ".mlp_norm."),
+    (r"\.attn\.", "."),
+    (r"\.projector\.0\.", ".hidden."),
+    (r"\.projector\.2\.", ".out."),
+    (r"^fc_norm\.", "head_norm."),
+    (r"^fc\.", "head."),
+)
+_UNUSED = re.compile(r"^atlas_models\.(\d+\.(norm|head)|[1-9]\d*\.patch_embed)\.")
+"""What the authors' stages hold and their forward never reads."""
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether these tensor names are those of YalaLab's Atlas checkpoints."""
+    return any(name.startswith("atlas_models.0.patch_embed.") for name in names)
+
+
+def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the tensors of an official checkpoint to ours.
+
+    Returns:
+        The renamed tensors, and the official names of those that the authors' forward never uses.
+    """
+    renamed, unused = {}, []
+    for official, tensor in state.items():
+        if _UNUSED.match(official):
+            unused.append(official)
+            continue
+        name = official
+        for pattern, replacement in _OFFICIAL:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed, unused

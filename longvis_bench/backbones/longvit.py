@@ -1,0 +1,276 @@
+"""LongViT (Wang et al., arXiv:2312.03558): a ViT whose attention is LongNet's dilated attention.
+
+The image becomes one sequence of patch tokens with a learnt position table, goes through `depth` pre-norm
+blocks, and is classified from the mean of all tokens:
+
+    x' = x + W_o LN(DilatedAttention(LN(x)))
+    x'' = x' + W_2 LN(GELU(W_1 LN(x')))
+
+with the two inner norms of Magneto ("sub-LN", arXiv:2210.06423).  The attention itself, its branches and its
+peculiarities are in `ops/dilated_attention.py`.
+
+What may surprise, in the authors' code and hence here:
+
+- segment lengths follow from the image size for 4096, 8192, 16384 and 32768 px only; at every other size they
+  are those for 1024 px with patches of 32.  At 2048 px no segment spans the image, so what is far apart meets
+  only in the final mean.  `segment_length` says otherwise.
+- zero padding is attended, and the mixture of branches has detached weights: `mask_padding`,
+  `differentiable_mixing`.
+- there is no norm after the last block but the head's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
+from torch import Tensor, nn
+
+from longvis_bench import sizes
+from longvis_bench.ops.dilated_attention import dilated_attention
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+RATIOS = (1, 2, 4, 8, 16)
+"""Dilation ratios as published."""
+
+
+def build(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    dim: int,
+    depth: int,
+    num_heads: int,
+    patch_size: int,
+    segment_length: Sequence[int] | None = None,
+    dilated_ratio: Sequence[int] = RATIOS,
+    mask_padding: bool = False,
+    differentiable_mixing: bool = False,
+    drop_path: float = 0.0,
+) -> LongViT:
+    """Build a variant; without `segment_length`, that which the authors' code picks for the size.
+
+    Raises:
+        IllegalSize: the resolution is not a multiple of the patch.
+        ValueError: the arguments do not fit together.
+    """
+    sizes.longvit(resolution, patch_size=patch_size, segment_length=segment_length)
+    return LongViT(
+        resolution=resolution,
+        num_classes=num_classes,
+        patch_size=patch_size,
+        dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        segment_length=segment_length or sizes.longvit_segments(resolution),
+        dilated_ratio=dilated_ratio,
+        in_chans=in_chans,
+        drop_path=drop_path,
+        mask_padding=mask_padding,
+        differentiable_mixing=differentiable_mixing,
+    )
+
+
+class LongViT(nn.Module):
+    """The classifier.
+
+    Arguments:
+        resolution: pixels per side; the position table is made for it.
+        num_classes: logits.
+        patch_size: pixels per patch side.
+        dim: channels of a token.
+        depth: blocks.
+        num_heads: attention heads; must divide `dim`.
+        segment_length: tokens per segment, one a branch of dilated attention.
+        dilated_ratio: dilation ratio, one a branch.
+        in_chans: channels of the image.
+        drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+        mask_padding: leave padding out of the softmax; the authors' code attends it.
+        differentiable_mixing: let gradients flow through the mixing weights; the authors' code detaches them.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        num_classes: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        segment_length: Sequence[int],
+        dilated_ratio: Sequence[int],
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+        mask_padding: bool = False,
+        differentiable_mixing: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes.require_multiple(resolution, patch_size, "longvit")
+        _check(dim, num_heads, segment_length, dilated_ratio)
+        self.resolution = resolution
+        self.patch_embed = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, (resolution // patch_size) ** 2, dim))
+        self.layers = nn.Sequential(
+            *[
+                Block(
+                    DilatedAttention(
+                        dim,
+                        num_heads,
+                        segment_length,
+                        dilated_ratio,
+                        mask_padding=mask_padding,
+                        differentiable_mixing=differentiable_mixing,
+                    ),
+                    dim,
+                    drop_path * i / max(depth - 1, 1),
+                )
+                for i in range(depth)
+            ]
+        )
+        self.head_norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02, a=-0.02, b=0.02)
+        self.apply(_initialise)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, resolution, resolution) -> last tokens (batch, patches, dim)."""
+        if image.shape[-2:] != (self.resolution, self.resolution):
+            height, width = image.shape[-2:]
+            raise ValueError(
+                f"this LongViT was built for images of {self.resolution} x {self.resolution} px, not"
+                f" {height} x {width}; build it for that size."
+            )
+        patches = self.patch_embed(image).flatten(2).transpose(1, 2)
+        out: Tensor = self.layers(patches + self.pos_embed)
+        return out
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch channels height width"],  # noqa: F722
+    ) -> Float[Tensor, "batch classes"]:  # noqa: F722
+        """Logits of a batch of images."""
+        logits: Tensor = self.head(self.head_norm(self.tokens(image).mean(1)))
+        return logits
+
+
+class Block(nn.Module):
+    """Attention and MLP, each normalised before and within, each with a residual."""
+
+    def __init__(self, attention: nn.Module, dim: int, drop_path: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = attention
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn = Mlp(dim, 4 * dim, norm_layer=nn.LayerNorm)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> the same."""
+        x = x + self.drop_path(self.attention(self.attention_norm(x)))
+        out: Tensor = x + self.drop_path(self.ffn(self.ffn_norm(x)))
+        return out
+
+
+class DilatedAttention(nn.Module):
+    """Multi-head dilated attention with a norm before the output projection."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        segment_length: Sequence[int],
+        dilated_ratio: Sequence[int],
+        *,
+        mask_padding: bool = False,
+        differentiable_mixing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.segment_length = tuple(segment_length)
+        self.dilated_ratio = tuple(dilated_ratio)
+        self.mask_padding = mask_padding
+        self.differentiable_mixing = differentiable_mixing
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.inner_norm = nn.LayerNorm(dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> the same."""
+        q, k, v = (self._heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        mixed = dilated_attention(
+            q,
+            k,
+            v,
+            self.segment_length,
+            self.dilated_ratio,
+            mask_padding=self.mask_padding,
+            differentiable_mixing=self.differentiable_mixing,
+        )
+        out: Tensor = self.out_proj(self.inner_norm(mixed.flatten(2)))
+        return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> (batch, tokens, heads, channels of a head)."""
+        return x.view(*x.shape[:2], self.num_heads, -1)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.02, b=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _check(dim: int, num_heads: int, segment_length: Sequence[int], dilated_ratio: Sequence[int]) -> None:
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"num_heads must divide the width of {dim}, which {num_heads} does not.")
+    if len(segment_length) != len(dilated_ratio) or not segment_length:
+        raise ValueError(
+            f"segment_length and dilated_ratio must be of one length, one pair a branch, not"
+            f" {len(segment_length)} and {len(dilated_ratio)}."
+        )
+    if min(*segment_length, *dilated_ratio) < 1:
+        raise ValueError(
+            f"segment_length and dilated_ratio must be positive, not {segment_length} and {dilated_ratio}."
+        )
+
+
+_OFFICIAL = (
+    (r"^model\.", ""),
+    (r"^patch_embed\.proj\.", "patch_embed."),
+    (r"^encoder\.layers\.", "layers."),
+    (r"\.self_attn\.inner_attn_ln\.", ".attention.inner_norm."),
+    (r"\.self_attn\.", ".attention."),
+    (r"\.self_attn_layer_norm\.", ".attention_norm."),
+    (r"\.final_layer_norm\.", ".ffn_norm."),
+    (r"\.ffn\.ffn_layernorm\.", ".ffn.norm."),
+    (r"^fc_norm\.", "head_norm."),
+)
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether these tensor names are those of torchscale's LongViT, classifier or encoder alone."""
+    return any(re.match(r"(model\.)?encoder\.layers\.0\.self_attn\.q_proj\.weight$", name) for name in names)
+
+
+def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the tensors of an official checkpoint to ours.
+
+    Returns:
+        The renamed tensors, and the official names that the model never uses (none here).
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _OFFICIAL:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed, []

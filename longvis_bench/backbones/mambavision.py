@@ -1,0 +1,363 @@
+"""MambaVision (Hatamizadeh and Kautz, arXiv:2407.08083): convolutions, then windows of scans and attention.
+
+Four stages at strides 4, 8, 16 and 32.  Stages 1 and 2 are residual convolutions.  Stages 3 and 4 cut the
+grid into windows; within each, the first half of the blocks mix tokens by a selective scan and the last half
+by self-attention, so that what the scans missed is recovered globally, within the window.
+
+The mixer replaces Mamba's causal convolution by a symmetric one and adds a branch
+without scan, since an image has no direction:
+
+    y_1 = Scan(SiLU(Conv(Linear(x))))      y_2 = SiLU(Conv(Linear(x)))      y = Linear(Concat(y_1, y_2))
+
+each branch half as wide as the block.
+
+What may surprise, in the authors' code and hence here:
+
+- windows neither overlap nor shift: tokens of different windows meet only through the stride-2 convolution
+  between stages 3 and 4 and in the final mean.  The grid is padded with zeros to whole windows and padding is
+  scanned and attended like image; at 512 px that is 72 % of stage 3's tokens again.
+- the bias of the step-size projection is added twice: by the projection and as the scan's `delta_bias`.
+- the initialisation treats that projection as any other (normal weights, zero bias), so Mamba's own
+  initialisation of step sizes between 0.001 and 0.1 is overwritten.
+- layer scale, where it is on, acts in stages 3 and 4 only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
+from torch import Tensor, nn
+
+from longvis_bench import sizes
+from longvis_bench.ops.selective_scan import selective_scan
+from longvis_bench.ops.windows import cut, join, pad_to_whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+STATES = 8
+"""Numbers of state per channel of the scan."""
+KERNEL = 3
+"""Tokens that the mixer's convolutions see."""
+
+
+def build(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    dim: int,
+    in_dim: int,
+    depths: Sequence[int],
+    window_size: Sequence[int],
+    mlp_ratio: float = 4,
+    num_heads: Sequence[int],
+    layer_scale: float | None = None,
+    drop_path: float = 0.0,
+) -> MambaVision:
+    """Build a variant; any resolution from 32 px is legal and changes no parameter.
+
+    Raises:
+        IllegalSize: the resolution is below 32 px.
+        ValueError: the arguments do not fit together.
+    """
+    sizes.mambavision(resolution, window_size=window_size)
+    return MambaVision(
+        num_classes=num_classes,
+        dim=dim,
+        in_dim=in_dim,
+        depths=depths,
+        window_size=window_size,
+        mlp_ratio=mlp_ratio,
+        num_heads=num_heads,
+        layer_scale=layer_scale,
+        in_chans=in_chans,
+        drop_path=drop_path,
+    )
+
+
+class MambaVision(nn.Module):
+    """The classifier.
+
+    Arguments:
+        num_classes: logits.
+        dim: channels of stage 1; each later stage has twice those of the one before.
+        in_dim: channels after the stem's first convolution.
+        depths: blocks of each of the four stages.
+        window_size: tokens per window side of each stage; stages 1 and 2 have no windows and ignore theirs.
+        mlp_ratio: hidden width of the MLPs over the block's width.
+        num_heads: attention heads of each stage; stages 1 and 2 ignore theirs.
+        layer_scale: first value of the scales of stages 3 and 4's residual branches; None: no scales.
+        in_chans: channels of the image.
+        drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        dim: int,
+        in_dim: int,
+        depths: Sequence[int],
+        window_size: Sequence[int],
+        mlp_ratio: float,
+        num_heads: Sequence[int],
+        layer_scale: float | None,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(dim, depths, window_size, num_heads)
+        widths = [dim * 2**i for i in range(4)]
+        first, second, third, fourth = _drop_rates(drop_path, depths)
+        self.stem = _stem(in_chans, in_dim, dim)
+        self.stages = nn.ModuleList(
+            [
+                ConvStage(widths[0], first),
+                ConvStage(widths[1], second),
+                WindowStage(widths[2], num_heads[2], window_size[2], mlp_ratio, layer_scale, third),
+                WindowStage(widths[3], num_heads[3], window_size[3], mlp_ratio, layer_scale, fourth),
+            ]
+        )
+        self.downsamples = nn.ModuleList(
+            [nn.Conv2d(w, 2 * w, 3, stride=2, padding=1, bias=False) for w in widths[:3]]
+        )
+        self.norm = nn.BatchNorm2d(widths[3])
+        self.head = nn.Linear(widths[3], num_classes)
+        self.apply(_initialise)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, height, width) -> normalised map (batch, 8 dim, height/32, width/32)."""
+        x: Tensor = self.stem(image)
+        for stage, downsample in zip(self.stages, self.downsamples, strict=False):
+            x = downsample(stage(x))
+        out: Tensor = self.norm(self.stages[-1](x))
+        return out
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch channels height width"],  # noqa: F722
+    ) -> Float[Tensor, "batch classes"]:  # noqa: F722
+        """Logits of a batch of images."""
+        logits: Tensor = self.head(self.features(image).mean((2, 3)))
+        return logits
+
+
+class ConvStage(nn.Module):
+    """Stages 1 and 2: residual convolutions."""
+
+    def __init__(self, width: int, drop_rates: Sequence[float]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[ConvBlock(width, rate) for rate in drop_rates])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same."""
+        out: Tensor = self.blocks(x)
+        return out
+
+
+class ConvBlock(nn.Module):
+    """z = BN(Conv(GELU(BN(Conv(x))))) + x."""
+
+    def __init__(self, width: int, drop_path: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.act = nn.GELU(approximate="tanh")
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same."""
+        inner = self.act(self.norm1(self.conv1(x)))
+        out: Tensor = x + self.drop_path(self.norm2(self.conv2(inner)))
+        return out
+
+
+class WindowStage(nn.Module):
+    """Stages 3 and 4: the grid in windows, scans first, then attention."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_rates: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.window = window
+        scans = math.ceil(len(drop_rates) / 2)
+        mixers = [
+            MambaMixer(width) if i < scans else SelfAttention(width, heads) for i in range(len(drop_rates))
+        ]
+        self.blocks = nn.Sequential(
+            *[
+                Block(width, mixer, mlp_ratio, layer_scale, rate)
+                for mixer, rate in zip(mixers, drop_rates, strict=True)
+            ]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same."""
+        height, width = x.shape[2:]
+        grid = pad_to_whole(x.permute(0, 2, 3, 1), self.window)
+        counts = (grid.shape[1] // self.window, grid.shape[2] // self.window)
+        tokens = self.blocks(cut(grid, counts))
+        grid = join(tokens, counts, (self.window, self.window))
+        return grid[:, :height, :width].permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """x' = x + Mixer(Norm(x)); x'' = x' + MLP(Norm(x')), each branch scaled if asked."""
+
+    def __init__(
+        self, width: int, mixer: nn.Module, mlp_ratio: float, layer_scale: float | None, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.mixer = mixer
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1 = _scale(width, layer_scale)
+        self.gamma_2 = _scale(width, layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(windows, tokens, width) -> the same."""
+        x = x + self._branch(self.mixer(self.norm1(x)), self.gamma_1)
+        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+
+    def _branch(self, x: Tensor, gamma: nn.Parameter | None) -> Tensor:
+        out: Tensor = self.drop_path(x if gamma is None else gamma * x)
+        return out
+
+
+class MambaMixer(nn.Module):
+    """MambaVision's mixer: one half of the channels scanned, the other half only convolved."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half, self.rank = width // 2, math.ceil(width / 16)
+        self.in_proj = nn.Linear(width, width, bias=False)
+        self.conv1d_x = nn.Conv1d(half, half, KERNEL, padding=KERNEL // 2, groups=half, bias=False)
+        self.conv1d_z = nn.Conv1d(half, half, KERNEL, padding=KERNEL // 2, groups=half, bias=False)
+        self.x_proj = nn.Linear(half, self.rank + 2 * STATES, bias=False)
+        self.dt_proj = nn.Linear(self.rank, half)
+        self.A_log = nn.Parameter(torch.arange(1, STATES + 1).float().log().repeat(half, 1))
+        self.D = nn.Parameter(torch.ones(half))
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(windows, tokens, width) -> the same."""
+        x, z = self.in_proj(tokens).transpose(1, 2).chunk(2, dim=1)
+        x, z = F.silu(self.conv1d_x(x)), F.silu(self.conv1d_z(z))
+        both = torch.cat([self.scan(x), z], dim=1).transpose(1, 2)
+        out: Tensor = self.out_proj(both)
+        return out
+
+    def scan(self, x: Tensor) -> Tensor:
+        """Scan (windows, width / 2, tokens) with step size, B and C computed from x itself."""
+        dt, B, C = self.x_proj(x.transpose(1, 2)).split([self.rank, STATES, STATES], dim=-1)
+        delta = self.dt_proj(dt).transpose(1, 2)
+        A = -torch.exp(self.A_log.float())
+        bias = self.dt_proj.bias.float()
+        return selective_scan(x, delta, A, B.transpose(1, 2), C.transpose(1, 2), self.D.float(), bias)
+
+
+class SelfAttention(nn.Module):
+    """Softmax(Q K^T / sqrt(d)) V within each window."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(windows, tokens, width) -> the same."""
+        q, k, v = torch.unflatten(self.qkv(tokens), -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+def _stem(in_chans: int, in_dim: int, dim: int) -> nn.Sequential:
+    """Two convolutions of stride 2: (batch, in_chans, H, W) -> (batch, dim, H/4, W/4)."""
+    return nn.Sequential(
+        nn.Conv2d(in_chans, in_dim, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(in_dim, eps=1e-4),
+        nn.ReLU(),
+        nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(dim, eps=1e-4),
+        nn.ReLU(),
+    )
+
+
+def _scale(width: int, first: float | None) -> nn.Parameter | None:
+    return None if first is None else nn.Parameter(first * torch.ones(width))
+
+
+def _drop_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Stochastic depth of each block of each stage, from 0 to `last` over all blocks."""
+    total = sum(depths)
+    rates = iter([last * i / max(total - 1, 1) for i in range(total)])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check(dim: int, depths: Sequence[int], window_size: Sequence[int], num_heads: Sequence[int]) -> None:
+    for name, values in (("depths", depths), ("window_size", window_size), ("num_heads", num_heads)):
+        if len(values) != 4 or min(values) < 1:
+            raise ValueError(f"mambavision needs {name} of four positive numbers, one a stage, not {values}.")
+    for stage in (2, 3):
+        width = dim * 2**stage
+        if width % num_heads[stage]:
+            raise ValueError(
+                f"num_heads of stage {stage + 1} must divide its width of {width}, which {num_heads[stage]}"
+                " does not."
+            )
+
+
+_OFFICIAL = (
+    (r"^patch_embed\.conv_down\.", "stem."),
+    (r"^levels\.(\d)\.downsample\.reduction\.0\.", r"downsamples.\1."),
+    (r"^levels\.(\d)\.", r"stages.\1."),
+)
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether these tensor names are those of NVIDIA's MambaVision checkpoints."""
+    found = set(names)
+    return "patch_embed.conv_down.0.weight" in found and any(
+        re.match(r"levels\.[23]\.blocks\.0\.mixer\.A_log$", name) for name in found
+    )
+
+
+def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the tensors of an official checkpoint to ours.
+
+    Returns:
+        The renamed tensors, and the official names that the model never uses (none here).
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _OFFICIAL:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed, []

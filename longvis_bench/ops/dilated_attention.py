@@ -1,0 +1,351 @@
+"""Dilated attention of LongNet (arXiv:2307.02486, section 3.2), as LongViT (arXiv:2312.03558) uses it.
+
+A *branch* is a segment length and a dilation ratio r.  It cuts the sequence into segments; within a segment,
+head h sees only the tokens whose place is congruent to its residue modulo r, and those attend to one another.
+The heads are dealt to the residues in groups of ceil(heads / r).  The branches' outputs are mixed token by
+token and head by head,
+
+    O = sum_i w_i O_i      w_i = exp(lse_i) / sum_j exp(lse_j)
+
+where lse_i is the logarithm of branch i's softmax denominator: with differentiable weights that is softmax
+attention over the union of the branches' keys (a key that two branches share counts twice).
+
+What the authors' code does, and is done here unless asked otherwise:
+
+- sequences that do not fill their segments, and segments that do not divide by r, are padded with zero keys
+  and zero values, which are attended like tokens: exp(0) in the
+  denominator.  `mask_padding=True`: they are not.
+- the weights w_i carry no gradient.  `differentiable_mixing=True`: they do.
+- where r does not divide the heads, only ceil(heads / ceil(heads / r)) of the r residues are seen.
+- a token and head that no branch covers gets zero.
+
+Shapes: query, key, value (batch, tokens, heads, channels of a head).  `reference` is the slow form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+UNCOVERED = -1e8
+"""lse of a branch that does not cover a token: its weight is exp of this, zero."""
+
+
+class Branch(NamedTuple):
+    """One segment length and dilation ratio, laid out for a number of tokens and heads."""
+
+    segments: int
+    segment: int
+    """Tokens of a segment, at most those of the sequence."""
+    ratio: int
+    group: int
+    """Heads that share a residue."""
+
+    @classmethod
+    def of(cls, tokens: int, heads: int, segment_length: int, ratio: int) -> Branch:
+        """Lay a branch out."""
+        segment = min(segment_length, tokens)
+        return cls(ceil(tokens / segment), segment, ratio, ceil(heads / ratio))
+
+    @property
+    def seen(self) -> int:
+        """Tokens of a segment that one head sees, with padding."""
+        return ceil(self.segment / self.ratio)
+
+    def is_padded(self, tokens: int) -> bool:
+        """Whether some of the tokens it sees are padding."""
+        return self.segments * self.segment != tokens or self.seen * self.ratio != self.segment
+
+    def residue(self, head: int) -> int:
+        """The residue that a head sees."""
+        return head // self.group
+
+
+def dilated_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_length: Sequence[int],
+    dilated_ratio: Sequence[int],
+    *,
+    mask_padding: bool = False,
+    differentiable_mixing: bool = False,
+) -> Tensor:
+    """Attend in every branch and mix.
+
+    Arguments:
+        query, key, value: (batch, tokens, heads, channels).
+        segment_length: tokens of a segment, one a branch.
+        dilated_ratio: every how many tokens a head sees, one a branch.
+        mask_padding: leave padding out of the softmax.
+        differentiable_mixing: let gradients flow through the mixing weights.
+
+    Returns:
+        (batch, tokens, heads, channels).
+    """
+    tokens, heads = query.shape[1:3]
+    branches = [Branch.of(tokens, heads, s, r) for s, r in zip(segment_length, dilated_ratio, strict=True)]
+    out: Tensor = _DilatedAttention.apply(query, key, value, branches, mask_padding, differentiable_mixing)
+    return out
+
+
+class _DilatedAttention(torch.autograd.Function):
+    """Branch by branch, with one gather and one scatter each, and nothing kept but what the backward needs.
+
+    The backward of a branch is flash attention's, dS = P (dO V^T - rowsum(dO O_i)) with dO weighted by w_i.
+    Put the mixture O for the branch's own O_i there, and the same formula gives the gradient through the
+    weights too, because w_i P_i is the softmax over all branches' keys.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        branches: list[Branch],
+        mask_padding: bool,
+        differentiable_mixing: bool,
+    ) -> Tensor:
+        attended, lses = [], []
+        for branch in branches:
+            q, k, v = (gather(t, branch) for t in (query, key, value))
+            out, lse = attend(q, k, v, _bias(query, branch) if mask_padding else None)
+            attended.append(out)
+            lses.append(lse)
+        mixed_lse = _mixed_lse(lses, branches, query.shape[1])
+        mixed = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        for branch, out, lse in zip(branches, attended, lses, strict=True):
+            scatter_add(mixed, out * _weight(lse, mixed_lse, branch).to(out.dtype), branch)
+        ctx.options = (branches, mask_padding, differentiable_mixing)
+        kept = [mixed] if differentiable_mixing else attended
+        ctx.save_for_backward(query, key, value, mixed_lse, *lses, *kept)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        branches, mask_padding, differentiable_mixing = ctx.options
+        query, key, value, mixed_lse, *rest = ctx.saved_tensors
+        lses, kept = rest[: len(branches)], rest[len(branches) :]
+        gradients = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)]
+        for i, (branch, lse) in enumerate(zip(branches, lses, strict=True)):
+            q, k, v = (gather(t, branch) for t in (query, key, value))
+            out = gather(kept[0], branch) if differentiable_mixing else kept[i]
+            d_out = gather(grad, branch) * _weight(lse, mixed_lse, branch).to(grad.dtype)
+            bias = _bias(query, branch) if mask_padding else None
+            for total, part in zip(gradients, attend_backward(d_out, q, k, v, out, lse, bias), strict=True):
+                scatter_add(total, part, branch)
+        return (*gradients, None, None, None)
+
+
+def _weight(lse: Tensor, mixed_lse: Tensor, branch: Branch) -> Tensor:
+    """The mixing weights of a branch, in its layout: (batch * segments, heads, tokens seen, 1)."""
+    return torch.exp(lse[..., None] - gather(mixed_lse, branch))
+
+
+def gather(dense: Tensor, branch: Branch) -> Tensor:
+    """What each head of a branch sees.
+
+    Arguments:
+        dense: (batch, tokens, heads, channels).
+
+    Returns:
+        (batch * segments, heads, tokens seen, channels), zero where padded; a view where nothing has to move.
+    """
+    cells = _cells(_pad(dense, branch), branch)
+    if branch.ratio == 1:
+        return cells[:, :, 0].transpose(1, 2)
+    heads, channels = dense.shape[2:]
+    seen = dense.new_empty(cells.shape[0], heads, branch.seen, channels)
+    for view, part in _seen(cells, seen, branch):
+        part.copy_(view)
+    return seen
+
+
+def scatter_add(dense: Tensor, seen: Tensor, branch: Branch) -> None:
+    """Add what a branch's heads made to the places they saw: in place, the transpose of `gather`.
+
+    Arguments:
+        dense: (batch, tokens, heads, channels), contiguous.
+        seen: (batch * segments, heads, tokens seen, channels).
+    """
+    if branch.is_padded(dense.shape[1]):
+        dense.add_(scatter(seen, branch, dense.shape[1], 0.0))
+        return
+    for view, part in _seen(_cells(dense, branch), seen, branch):
+        view.add_(part)
+
+
+def scatter(seen: Tensor, branch: Branch, tokens: int, fill: float) -> Tensor:
+    """Put what a branch's heads made where they saw it, and `fill` everywhere else.
+
+    Arguments:
+        seen: (batch * segments, heads, tokens seen, channels).
+
+    Returns:
+        (batch, tokens, heads, channels).
+    """
+    rows, heads, _, channels = seen.shape
+    cells = seen.new_full((rows, branch.seen, branch.ratio, heads, channels), fill)
+    for view, part in _seen(cells, seen, branch):
+        view.copy_(part)
+    segments = cells.flatten(1, 2)[:, : branch.segment]
+    return segments.reshape(rows // branch.segments, -1, heads, channels)[:, :tokens]
+
+
+def _pad(dense: Tensor, branch: Branch) -> Tensor:
+    """(batch, tokens, heads, channels) -> (batch * segments, ratio * tokens seen, heads, channels)."""
+    batch, tokens, heads, channels = dense.shape
+    missing = branch.segments * branch.segment - tokens
+    if missing:
+        dense = F.pad(dense, (0, 0, 0, 0, 0, missing))
+    segments = dense.reshape(batch * branch.segments, branch.segment, heads, channels)
+    short = branch.seen * branch.ratio - branch.segment
+    return F.pad(segments, (0, 0, 0, 0, 0, short)) if short else segments
+
+
+def _cells(segments: Tensor, branch: Branch) -> Tensor:
+    """A view of whole segments as (batch * segments, tokens seen, ratio, heads, channels)."""
+    heads, channels = segments.shape[-2:]
+    return segments.view(-1, branch.seen, branch.ratio, heads, channels)
+
+
+def _seen(cells: Tensor, seen: Tensor, branch: Branch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of the same elements in both layouts: whole groups of heads at once, then the rest.
+
+    Arguments:
+        cells: (segments, tokens seen, ratio, heads, channels).
+        seen: (segments, heads, tokens seen, channels).
+    """
+    heads = seen.shape[1]
+    whole = heads // branch.group
+    split = whole * branch.group
+    groups = torch.unflatten(cells[:, :, :whole, :split], 3, (whole, branch.group))
+    diagonal = groups.diagonal(dim1=2, dim2=3).permute(0, 4, 2, 1, 3)
+    yield diagonal, torch.unflatten(seen[:, :split], 1, (whole, branch.group))
+    if split < heads:
+        yield cells[:, :, whole, split:].transpose(1, 2), seen[:, split:]
+
+
+def _mixed_lse(lses: list[Tensor], branches: list[Branch], tokens: int) -> Tensor:
+    """Logarithm of the sum of all branches' denominators: (batch, tokens, heads, 1)."""
+    dense = [scatter(t[..., None], b, tokens, UNCOVERED) for t, b in zip(lses, branches, strict=True)]
+    return torch.logsumexp(torch.stack(dense), dim=0)
+
+
+def _bias(query: Tensor, branch: Branch) -> Tensor | None:
+    """0 where a key is a token, -inf where it is padding: (batch * segments, heads, 1, tokens seen).
+
+    Rows of nothing but padding keep their first key: their queries are padding too, and must stay finite.
+    """
+    batch, tokens, heads = query.shape[:3]
+    if not branch.is_padded(tokens):
+        return None
+    real = query.new_ones(1, tokens, heads, 1)
+    keys = gather(real, branch).squeeze(-1)
+    keys[..., 0] = 1
+    bias = torch.zeros_like(keys).masked_fill_(keys == 0, -torch.inf)
+    return bias.repeat(batch, 1, 1)[:, :, None]
+
+
+def kernel_for(device: torch.device | str) -> str:
+    """Name of the attention kernel that runs on a device; the meta device stands for the CPU."""
+    return "flash-cpu" if torch.device(device).type in ("cpu", "meta") else "math"
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Softmax attention that also tells its denominators.
+
+    Arguments:
+        query, key, value: (batch, heads, tokens, channels).
+        bias: added to the logits, broadcast over queries: (batch, heads, 1, tokens).
+
+    Returns:
+        The output, and the logarithms of the denominators (batch, heads, tokens).
+    """
+    if kernel_for(query.device) == "flash-cpu":
+        mask = None if bias is None else bias.expand(-1, -1, query.shape[2], -1)
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=mask
+        )
+        return out, lse
+    logits = _logits(query, key, bias)
+    lse = torch.logsumexp(logits, dim=-1)
+    return torch.exp(logits - lse[..., None]).to(value.dtype) @ value, lse
+
+
+def attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from the gradient of `attend`'s output.
+
+    `out` enters only through rowsum(grad * out): see `_DilatedAttention`.
+    """
+    if kernel_for(query.device) == "flash-cpu":
+        mask = None if bias is None else bias.expand(-1, -1, query.shape[2], -1)
+        d_query, d_key, d_value = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, query, key, value, out, lse, 0.0, False, attn_mask=mask
+        )
+        return d_query, d_key, d_value
+    weights = torch.exp(_logits(query, key, bias) - lse[..., None])
+    d_weights = (grad @ value.mT - (grad * out).sum(-1, keepdim=True)).to(weights.dtype)
+    d_logits = (weights * d_weights * query.shape[-1] ** -0.5).to(query.dtype)
+    return d_logits @ key, d_logits.mT @ query, weights.to(grad.dtype).mT @ grad
+
+
+def _logits(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits (batch, heads, queries, keys), in float32 at least."""
+    logits: Tensor = query @ key.mT * query.shape[-1] ** -0.5
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if bias is None else logits + bias
+
+
+def reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_length: Sequence[int],
+    dilated_ratio: Sequence[int],
+    *,
+    mask_padding: bool = False,
+    differentiable_mixing: bool = False,
+) -> Tensor:
+    """The definition, one query of one head at a time, that autograd can follow: for tests."""
+    tokens, heads = query.shape[1:3]
+    rows = []
+    for t in range(tokens):
+        for h in range(heads):
+            outs, lses = [], []
+            for length, ratio in zip(segment_length, dilated_ratio, strict=True):
+                segment = min(length, tokens)
+                start, residue = t // segment * segment, h // ceil(heads / ratio)
+                if (t - start) % ratio != residue:
+                    continue
+                places = range(start + residue, start + ceil(segment / ratio) * ratio, ratio)
+                real = [p for p in places if p < min(start + segment, tokens)]
+                padding = 0 if mask_padding else len(places) - len(real)
+                keys = F.pad(key[:, real, h], (0, 0, 0, padding))
+                values = F.pad(value[:, real, h], (0, 0, 0, padding))
+                logits = (keys @ query[:, t, h, :, None]).squeeze(-1) * query.shape[-1] ** -0.5
+                outs.append((logits.softmax(-1)[..., None] * values).sum(1))
+                lses.append(logits.logsumexp(-1))
+            if not outs:
+                rows.append(torch.zeros_like(value[:, t, h]))
+                continue
+            weights = torch.stack(lses).softmax(0)
+            weights = weights if differentiable_mixing else weights.detach()
+            rows.append((weights[..., None] * torch.stack(outs)).sum(0))
+    return torch.stack(rows, dim=1).view_as(query)

@@ -1,0 +1,173 @@
+"""The selective scan of Mamba (arXiv:2312.00752, algorithm 2) as a torch operator, `longvis::selective_scan`.
+
+For every image b and channel d a state of N numbers runs along the sequence,
+
+    dt_t = softplus(delta_t + delta_bias)
+    h_t  = exp(dt_t A) h_{t-1} + dt_t B_t x_t          h_0 = 0, elementwise in N
+    y_t  = <C_t, h_t> + D x_t
+
+Shapes, here and in every backend:
+
+    x, delta, y   (batch, channels, length)
+    A             (channels, states), negative
+    B, C          (batch, states, length)
+    D, delta_bias (channels,)
+
+The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
+shape), autograd (the backward is an operator too and computes the states anew instead of keeping them) and
+autocast (float32, as mamba-ssm).  Which code runs is decided by the device, or by `use_backend`; ask
+`backend_for`.  FLOPs are counted in `measure/flops.py`: 9 x batch x length x channels x states.
+
+`reference` is the slow form that the backends are tested against.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longvis_bench.errors import MissingDependency, UnknownName
+
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Those of x, delta, A, B, C, D, delta_bias."""
+
+_INPUTS = "Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor delta_bias"
+
+
+class Backend(NamedTuple):
+    """Code that runs the scan."""
+
+    forward: Callable[..., Tensor]
+    """The seven inputs -> y."""
+    backward: Callable[..., Gradients]
+    """The gradient of y, then the seven inputs -> the seven gradients."""
+
+
+class Source(NamedTuple):
+    """Where a backend is found; it is imported when it first runs."""
+
+    module: str
+    package: str
+    """The package it needs."""
+    devices: frozenset[str]
+    """Device types it is the default of, if that package is installed."""
+
+
+SOURCES = {
+    "torch": Source("longvis_bench.ops.scan_torch", "torch", frozenset()),
+}
+"""Backends by name; `torch` runs on every device."""
+
+_forced: str | None = None
+
+
+def backend_for(device: torch.device | str) -> str:
+    """Name of the backend that runs on a device now: the one of `use_backend`, else the device's own."""
+    if _forced is not None:
+        return _forced
+    kind = torch.device(device).type
+    for name, source in SOURCES.items():
+        if kind in source.devices and importlib.util.find_spec(source.package) is not None:
+            return name
+    return "torch"
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every scan inside with one backend.
+
+    Raises:
+        UnknownName: there is no such backend.
+        MissingDependency: the package it needs is not installed.
+    """
+    global _forced
+    if name not in SOURCES:
+        raise UnknownName("scan backend", name, SOURCES)
+    package = SOURCES[name].package
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependency(package, f"the scan backend {name}", f"pip install {package}")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _backend(device: torch.device) -> Backend:
+    backend = importlib.import_module(SOURCES[backend_for(device)].module).BACKEND
+    assert isinstance(backend, Backend)
+    return backend
+
+
+def selective_scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """Run the scan; see the module's docstring for shapes.
+
+    Returns:
+        y (batch, channels, length), in the dtype of x.
+    """
+    out: Tensor = torch.ops.longvis.selective_scan(x, delta, A, B, C, D, delta_bias)
+    return out
+
+
+@torch.library.custom_op("longvis::selective_scan", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
+def _scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    return _backend(x.device).forward(x, delta, A, B, C, D, delta_bias)
+
+
+@torch.library.custom_op(
+    "longvis::selective_scan_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_INPUTS}) -> ({', '.join(['Tensor'] * 7)})",
+)
+def _scan_backward(
+    grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Gradients:
+    return _backend(x.device).backward(grad, x, delta, A, B, C, D, delta_bias)
+
+
+@_scan.register_fake
+def _fake_scan(x: Tensor, *parameters: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_scan_backward.register_fake
+def _fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in inputs)
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Gradients:
+    saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+    gradients: Gradients = torch.ops.longvis.selective_scan_backward(grad, *saved)
+    return gradients
+
+
+_scan.register_autograd(_differentiate, setup_context=_save)
+for _device in ("cpu", "cuda"):
+    _scan.register_autocast(_device, torch.float32)
+
+
+def reference(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """The definition, one step at a time, in plain torch that autograd can follow (quadratic: for tests)."""
+    dt = F.softplus(delta + delta_bias[:, None])
+    state = x.new_zeros(x.shape[0], x.shape[1], A.shape[1])
+    outputs = []
+    for t in range(x.shape[2]):
+        decay = torch.exp(dt[:, :, t, None] * A)
+        state = decay * state + dt[:, :, t, None] * B[:, None, :, t] * x[:, :, t, None]
+        outputs.append((state * C[:, None, :, t]).sum(-1) + D * x[:, :, t])
+    return torch.stack(outputs, dim=2)

@@ -1,0 +1,51 @@
+"""Cutting a grid of tokens into windows and putting the windows together again.
+
+One layout for all families: a grid is (batch, height, width, channels); its windows are
+(batch * rows * columns, tokens, channels), batch first, then windows in raster order, then the tokens of a
+window in raster order.  Windows neither overlap nor shift.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cut(grid: Tensor, windows: tuple[int, int]) -> Tensor:
+    """Cut a grid into windows.
+
+    Arguments:
+        grid: (batch, height, width, channels); both sides divisible by the number of windows there.
+        windows: windows per side (rows, columns).
+
+    Returns:
+        (batch * rows * columns, tokens of a window, channels); a view where nothing has to move.
+    """
+    batch, height, width, channels = grid.shape
+    rows, columns = windows
+    cells = grid.reshape(batch, rows, height // rows, columns, width // columns, channels)
+    return cells.transpose(2, 3).reshape(batch * rows * columns, -1, channels)
+
+
+def join(tokens: Tensor, windows: tuple[int, int], window: tuple[int, int]) -> Tensor:
+    """Put windows together: the inverse of `cut`.
+
+    Arguments:
+        tokens: (batch * rows * columns, height * width of a window, channels).
+        windows: windows per side (rows, columns).
+        window: tokens per side of a window (height, width).
+
+    Returns:
+        The grid (batch, rows * height, columns * width, channels).
+    """
+    rows, columns = windows
+    height, width = window
+    channels = tokens.shape[-1]
+    cells = tokens.reshape(-1, rows, columns, height, width, channels).transpose(2, 3)
+    return cells.reshape(-1, rows * height, columns * width, channels)
+
+
+def pad_to_whole(grid: Tensor, window: int) -> Tensor:
+    """Pad a grid (batch, height, width, channels) with zeros below and right to whole windows."""
+    below, right = (-grid.shape[1] % window, -grid.shape[2] % window)
+    return F.pad(grid, (0, 0, 0, right, 0, below)) if below or right else grid

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch import Tensor
+
+from longvis_bench.ops import dilated_attention as da
+from longvis_bench.ops.dilated_attention import Branch, attend, attend_backward, dilated_attention, reference
+
+CASES = {
+    "fills its segments": (16, 4, [4, 8, 16], [1, 2, 4]),
+    "segments past the end": (8, 4, [4, 64, 256], [1, 2, 4]),
+    "ragged tail": (13, 4, [4, 8], [1, 2]),
+    "ratio does not divide the segment": (18, 4, [6, 9], [4, 2]),
+    "ratio does not divide the heads": (16, 3, [4, 8, 16], [1, 2, 4]),
+    "more residues than heads": (16, 2, [8, 16], [1, 8]),
+    "some tokens in no branch": (12, 4, [4, 12], [2, 4]),
+    "one head, ragged": (11, 1, [3, 5], [1, 3]),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def random_qkv(tokens: int, heads: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    torch.manual_seed(tokens * 10 + heads)
+    return [torch.randn(2, tokens, heads, 5, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def gradients(function, qkv: list[Tensor], *arguments, **options) -> list[Tensor]:
+    out = function(*qkv, *arguments, **options)
+    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), qkv)]
+
+
+@cases
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("differentiable_mixing", [False, True])
+def test_output_and_gradients_equal_the_reference(case, mask_padding, differentiable_mixing):
+    tokens, heads, segments, ratios = case
+    options = {"mask_padding": mask_padding, "differentiable_mixing": differentiable_mixing}
+    qkv = random_qkv(tokens, heads)
+    expected = gradients(reference, qkv, segments, ratios, **options)
+    actual = gradients(dilated_attention, qkv, segments, ratios, **options)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@cases
+def test_padding_matters_only_where_there_is_some(case):
+    tokens, heads, segments, ratios = case
+    qkv = random_qkv(tokens, heads)
+    padded = any(
+        Branch.of(tokens, heads, s, r).is_padded(tokens) for s, r in zip(segments, ratios, strict=True)
+    )
+    plain = dilated_attention(*qkv, segments, ratios)
+    masked = dilated_attention(*qkv, segments, ratios, mask_padding=True)
+    assert torch.allclose(plain, masked) is not padded
+
+
+def test_one_branch_that_spans_all_is_ordinary_attention():
+    qkv = random_qkv(10, 3)
+    q, k, v = (t.transpose(1, 2) for t in qkv)
+    ordinary = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    torch.testing.assert_close(dilated_attention(*qkv, [10], [1]), ordinary)
+
+
+def test_two_equal_branches_are_one():
+    qkv = random_qkv(12, 2)
+    once = dilated_attention(*qkv, [4], [1])
+    torch.testing.assert_close(dilated_attention(*qkv, [4, 4], [1, 1]), once)
+
+
+def test_large_logits_stay_finite():
+    q, k, v = random_qkv(16, 4, torch.float32)
+    for t in gradients(dilated_attention, [q * 1e3, k * 1e3, v], [4, 16], [1, 4]):
+        assert t.isfinite().all()
+
+
+def test_float32_is_near_float64():
+    double = random_qkv(64, 4)
+    single = [t.detach().float().requires_grad_() for t in double]
+    exact = gradients(dilated_attention, double, [16, 32, 64], [1, 2, 4])
+    for ours, theirs in zip(
+        gradients(dilated_attention, single, [16, 32, 64], [1, 2, 4]), exact, strict=True
+    ):
+        assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_plain_attention_equals_the_fused_one(monkeypatch, with_bias):
+    """Devices without a fused kernel that tells its denominators take plain matrix products."""
+    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (6, 7, 7))
+    bias = torch.zeros(2, 3, 1, 7, dtype=torch.float64)
+    bias[..., 5:] = -torch.inf
+    bias = bias if with_bias else None
+    grad = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+    fused = attend(q, k, v, bias)
+    fused_gradients = attend_backward(grad, q, k, v, *fused, bias)
+    monkeypatch.setattr(da, "kernel_for", lambda *_: "math")
+    plain = attend(q, k, v, bias)
+    for ours, theirs in zip(
+        (*plain, *attend_backward(grad, q, k, v, *plain, bias)), (*fused, *fused_gradients), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_runs_on_meta():
+    qkv = [t.detach().to("meta").requires_grad_() for t in random_qkv(13, 4)]
+    out = dilated_attention(*qkv, [4, 8], [1, 2])
+    out.sum().backward()
+    assert out.shape == (2, 13, 4, 5)
+    assert qkv[0].grad is not None
+
+
+def test_lists_of_unlike_length_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        dilated_attention(*random_qkv(8, 2), [4, 8], [1])

@@ -1,0 +1,153 @@
+import importlib.util
+
+import pytest
+import torch
+from torch import Tensor
+
+from longvis_bench.errors import MissingDependency, UnknownName
+from longvis_bench.ops import selective_scan as scan
+from longvis_bench.ops.selective_scan import backend_for, reference, selective_scan, use_backend
+
+SHAPES = [(1, 1, 1, 1), (2, 3, 7, 4), (3, 16, 49, 8), (1, 5, 33, 16)]
+CPU_BACKENDS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec(source.package) is None, reason=f"{source.package} is not installed"
+        ),
+    )
+    for name, source in scan.SOURCES.items()
+    if name == "torch" or "cpu" in source.devices
+]
+
+
+def random_inputs(
+    batch: int, channels: int, length: int, states: int, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(batch * 1000 + channels * 100 + length)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    A = -torch.rand(channels, states, generator=generator, dtype=torch.float64) * 8 - 0.1
+    return [
+        normal(batch, channels, length),
+        normal(batch, channels, length),
+        A.to(dtype).requires_grad_(),
+        normal(batch, states, length),
+        normal(batch, states, length),
+        normal(channels),
+        normal(channels),
+    ]
+
+
+def gradients(function, inputs: list[Tensor]) -> list[Tensor]:
+    out = function(*inputs)
+    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
+
+
+def error(ours: Tensor, exact: Tensor) -> float:
+    """Largest absolute error over the largest absolute exact value."""
+    return ((ours.double() - exact).abs().max() / exact.abs().max()).item()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_output_and_gradients_equal_the_reference(shape, backend):
+    inputs = random_inputs(*shape)
+    expected = gradients(reference, inputs)
+    with use_backend(backend):
+        actual = gradients(selective_scan, inputs)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("shape", [(5, 16, 196, 8), (4, 32, 49, 8)])
+def test_float32_is_near_float64(shape, backend):
+    exact = gradients(reference, random_inputs(*shape))
+    with use_backend(backend):
+        single = gradients(selective_scan, random_inputs(*shape, dtype=torch.float32))
+    assert all(t.dtype == torch.float32 for t in single)
+    assert error(single[0], exact[0]) <= 1e-6
+    for ours, theirs in zip(single[1:], exact[1:], strict=True):
+        assert error(ours, theirs) <= 5e-6
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_takes_views(backend):
+    """The model hands over transposed views, not contiguous tensors."""
+    inputs = random_inputs(2, 3, 11, 4)
+    views = [t.detach().mT.contiguous().mT if t.ndim == 3 else t.detach() for t in inputs]
+    with use_backend(backend):
+        torch.testing.assert_close(selective_scan(*views), reference(*inputs).detach())
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_large_steps_and_small_steps_stay_finite(backend):
+    inputs = random_inputs(1, 2, 16, 4, torch.float32)
+    with torch.no_grad():
+        inputs[1][:, 0] = 60.0
+        inputs[1][:, 1] = -60.0
+    with use_backend(backend):
+        assert all(t.isfinite().all() for t in gradients(selective_scan, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_half_precision_is_computed_in_float32(dtype, backend):
+    halves = [t.detach().to(dtype) for t in random_inputs(2, 3, 20, 4)]
+    with use_backend(backend):
+        out = selective_scan(*halves)
+        wide = selective_scan(*[t.float() for t in halves])
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), wide, rtol=1e-2, atol=1e-2)
+
+
+def test_operator_is_well_formed():
+    inputs = [t.detach().float().requires_grad_() for t in random_inputs(2, 3, 5, 4)]
+    with use_backend("torch"):
+        torch.library.opcheck(
+            torch.ops.longvis.selective_scan.default,
+            inputs,
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+
+def test_autocast_computes_in_float32():
+    halves = [t.detach().bfloat16() for t in random_inputs(1, 2, 5, 4)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert selective_scan(*halves).dtype == torch.float32
+
+
+def test_runs_on_meta():
+    inputs = [t.detach().to("meta").requires_grad_() for t in random_inputs(2, 3, 5, 4)]
+    out = selective_scan(*inputs)
+    assert out.shape == (2, 3, 5)
+    out.sum().backward()
+    assert all(t.grad is not None and t.grad.shape == t.shape for t in inputs)
+
+
+def test_forced_backend_is_reported_and_given_back():
+    before = backend_for("cpu")
+    with use_backend("torch"):
+        assert backend_for("cpu") == backend_for("cuda") == "torch"
+    assert backend_for("cpu") == before
+
+
+def test_device_without_a_backend_of_its_own_runs_torch():
+    assert backend_for("mps") == "torch"
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(UnknownName, match="torch"), use_backend("fortran"):
+        pass
+
+
+def test_backend_without_its_package_is_refused(monkeypatch):
+    absent = scan.Source("longvis_bench.ops.scan_absent", "no_such_package", frozenset({"cpu"}))
+    monkeypatch.setitem(scan.SOURCES, "absent", absent)
+    assert backend_for("cpu") != "absent"
+    with pytest.raises(MissingDependency, match="pip install no_such_package"), use_backend("absent"):
+        pass
