@@ -159,13 +159,9 @@ class LoadReport:
     """Tensors of the model that the file does not hold: they keep the value they had."""
     reshaped: dict[str, str] = field(default_factory=dict)
     """Tensor of the model -> what was done to fit it, in words."""
-    fresh: tuple[str, ...] = ()
-    """Tensors of the head that keep the model's own value, because the file's head has other classes."""
-
-    @property
-    def random_tensors(self) -> tuple[str, ...]:
-        """Tensors of which the file says nothing; with any of these, accuracy means nothing."""
-        return self.missing + self.fresh
+    random: tuple[str, ...] = ()
+    """Tensors of the head that keep the model's own value, because the file's head is for other classes.
+    With any of these, as with any that is missing, accuracy means nothing."""
 
 
 def load_weights(
@@ -206,7 +202,7 @@ def load_weights(
         unused=(*unused, *foreign),
         missing=missing,
         reshaped=reshaped,
-        fresh=tuple(fresh),
+        random=tuple(fresh),
     )
 
 
@@ -366,6 +362,16 @@ def _serialised(model: nn.Module, metadata: Mapping[str, Any]) -> bytes:
     derived = _derived(model)
     tensors = {name: _half(name, value) for name, value in model.state_dict().items() if name not in derived}
     return save(tensors, metadata={"longvis": json.dumps(dict(metadata), sort_keys=True)})
+
+
+def round_weights(model: nn.Module) -> None:
+    """Give a model the very values that its file holds or would hold (see `save_weights`).
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    state = {name: _half(name, value) for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
 
 
 def _half(name: str, value: Tensor) -> Tensor:

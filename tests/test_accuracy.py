@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,3 +102,12 @@ def test_record_holds_counts_and_the_name_of_the_weights() -> None:
     record = result.to_record(weights="vit-n-digits-256.safetensors", trained_resolution=256)
     assert record.correct_top1 == int((_labels(10) == 0).sum())
     assert (record.images, record.dataset, record.trained_resolution) == (10, "digits", 256)
+
+
+def test_predictions_are_kept_image_by_image(tmp_path: Path) -> None:
+    result = measure_accuracy(Answers(torch.eye(10)), DATA, resolution=8, images=10, batch_size=3)
+    result.save(tmp_path / "predictions" / "key.npz")
+    with np.load(tmp_path / "predictions" / "key.npz") as kept:
+        assert kept["predictions"].tolist() == list(range(10))
+        assert kept["labels"].tolist() == _labels(10).tolist()
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["key.npz"]

@@ -172,7 +172,7 @@ def test_loading_names_what_it_did() -> None:
     report = load_weights(target, {**source.state_dict(), "extra": torch.ones(1)})
     assert _same(dict(source.state_dict()), dict(target.state_dict()))
     assert set(report.loaded) == set(source.state_dict())
-    assert (report.unused, report.missing, report.reshaped, report.random_tensors) == (("extra",), (), {}, ())
+    assert (report.unused, report.missing, report.reshaped, report.random) == (("extra",), (), {}, ())
 
 
 def test_wrong_head_stays_fresh_and_is_named() -> None:
@@ -181,7 +181,7 @@ def test_wrong_head_stays_fresh_and_is_named() -> None:
     report = load_weights(target, source.state_dict())
     assert torch.equal(target.head.weight, before)
     assert torch.equal(target.stem.weight, source.stem.weight)
-    assert report.random_tensors == ("head.weight", "head.bias")
+    assert report.random == ("head.weight", "head.bias")
     assert report.reshaped["head.bias"] == "left fresh: 1000 classes in the file, 10 in the model"
 
 
@@ -197,7 +197,7 @@ def test_position_table_is_interpolated_and_class_token_kept() -> None:
     assert torch.allclose(grid[:, 0], grid[:, 5], atol=1e-6)
     assert bool((grid[1:] > grid[:-1]).all())
     assert report.reshaped == {"pos_embed": "interpolated (bicubic) from 1x17x8 to 1x65x8"}
-    assert report.random_tensors == ()
+    assert report.random == ()
 
 
 def test_swin_table_is_interpolated() -> None:
@@ -226,7 +226,7 @@ def test_missing_tensors_are_an_error_with_at_most_five_names() -> None:
     assert _same(before, dict(target.state_dict()))
     report = load_weights(target, state, strict=False)
     assert report.missing == ("1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias")
-    assert report.random_tensors == report.missing
+    assert report.random == ()
     assert torch.equal(target.state_dict()["0.weight"], state["0.weight"])
 
 

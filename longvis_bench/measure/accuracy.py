@@ -10,8 +10,10 @@ Not here: which weights are loaded (`weights.py`), and whether any tensor of the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,6 +49,11 @@ class Accuracy:
         """Share of right answers, 0-1."""
         return self.correct_top1 / self.images
 
+    @property
+    def top5(self) -> float | None:
+        """Share of images whose label is among the five best answers, 0-1."""
+        return None if self.correct_top5 is None else self.correct_top5 / self.images
+
     def to_record(self, *, weights: str, trained_resolution: int | None = None) -> AccuracyRecord:
         """The stored form; `weights` is a file name or hash, never a path."""
         return AccuracyRecord(
@@ -57,6 +64,14 @@ class Accuracy:
             weights=weights,
             trained_resolution=trained_resolution,
         )
+
+    def save(self, path: Path) -> None:
+        """Keep labels and predictions, image by image, as an .npz that appears whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with draft.open("wb") as file:
+            np.savez_compressed(file, labels=self.labels, predictions=self.predictions)
+        draft.replace(path)
 
 
 def measure_accuracy(

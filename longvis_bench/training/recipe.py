@@ -1,0 +1,104 @@
+"""Recipes: everything that training does, in one frozen object that is stored with the weights.
+
+One recipe for all families of a comparison, so that what differs is the architecture.  `quick` trained the
+weights that ship.  Optimiser and schedule are timm's, by timm's names.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from longvis_bench.errors import LongvisError, UnknownName
+
+
+class Recipe(BaseModel):
+    """How a model is trained.  What is not listed is not done: no mixup, no dropout, no averaging."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    epochs: int = Field(ge=1)
+    """Passes over the training images, each in a new random order."""
+    batch_size: int = Field(ge=1)
+    """Images an update; the last of an epoch takes what is left."""
+    optimizer: str
+    """As `timm.optim.create_optimizer_v2` names it."""
+    learning_rate: float = Field(gt=0)
+    """Highest, reached after warm-up; for `batch_size` images an update, not scaled with it."""
+    betas: tuple[float, float] | None = None
+    """Of Adam and its kin; None for the optimiser's own."""
+    weight_decay: float = Field(ge=0)
+    """On tensors of two dimensions and more; none on biases, norms and what the model itself exempts."""
+    schedule: str = "cosine"
+    """As `timm.scheduler.create_scheduler_v2` names it, stepped every update."""
+    warmup: float = Field(ge=0, lt=1)
+    """Share of all updates in which the rate rises linearly from nearly 0."""
+    final_learning_rate: float = Field(ge=0)
+    """Where the schedule ends."""
+    label_smoothing: float = Field(ge=0, lt=1)
+    """Share of the target that is spread over all classes in the cross-entropy."""
+    clip_norm: float | None = Field(gt=0)
+    """Gradients are scaled down to this norm over all parameters; None for no limit."""
+    shift: float = Field(ge=0, lt=0.5)
+    """Each image is moved by up to this share of its side along each axis, uniformly, borders repeated."""
+
+    def describe(self) -> str:
+        """Every field in one line."""
+        fields = self.model_dump(exclude={"name"})
+        return f"{self.name}: " + ", ".join(f"{key} {value}" for key, value in fields.items())
+
+
+QUICK = Recipe(
+    name="quick",
+    epochs=14,
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    warmup=0.1,
+    final_learning_rate=1e-5,
+    label_smoothing=0.1,
+    clip_norm=1.0,
+    shift=0.08,
+)
+
+RECIPES = {QUICK.name: QUICK}
+
+
+def read_recipe(spec: str, **changes: Any) -> Recipe:
+    """A shipped recipe by name, or one from a TOML file.
+
+    Arguments:
+        spec: "quick", or a path that ends in .toml and holds every field without a default.
+        changes: fields to replace; None leaves a field as it is.
+
+    Raises:
+        UnknownName: no recipe of that name.
+        LongvisError: the file is not a recipe.
+    """
+    if spec.endswith(".toml"):
+        fields = _read_fields(Path(spec))
+    elif spec in RECIPES:
+        fields = RECIPES[spec].model_dump()
+    else:
+        raise UnknownName("recipe", spec, RECIPES, f"known: {', '.join(RECIPES)}, or a path to a .toml file.")
+    fields |= {key: value for key, value in changes.items() if value is not None}
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise LongvisError(f"the recipe {spec} is not valid: {place}: {fault['msg'].lower()}.") from error
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        return {"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))}
+    except OSError as error:
+        raise LongvisError(f"cannot read the recipe {path}: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LongvisError(f"the recipe {path} is not valid TOML: {error}.") from error
