@@ -54,15 +54,20 @@ def main() -> None:
     requests = _Lines(0)
     while (line := requests.next()) is not None:
         request = json.loads(line)
-        if "run" in request:
-            ended = _run(request, requests)
-            _answer(answers, ended.__dict__)
+        if "run" not in request:
+            continue
+        ended = _run(request, requests)
+        if requests.closed:
+            break
+        _answer(answers, ended.__dict__)
     _kill_descendants()
+    os._exit(0)  # at once: the parent may be dead, and torch takes a while to leave in good order
 
 
 def _import_heavy() -> None:
     """What nearly every worker needs, imported before the first fork."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import sklearn.datasets  # noqa: F401
     import timm  # noqa: F401
     import torch  # noqa: F401
 

@@ -1,0 +1,82 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from longvis_bench.records import Cell, Row
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+FAMILIES = HERE / "families"
+
+Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in a folder of its own, so that `./models` and `results/` are its own too."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def families() -> Path:
+    """The folder of the test families."""
+    return FAMILIES
+
+
+@pytest.fixture
+def longvis(tmp_path: Path) -> Longvis:
+    """Run the command line as a user does; returns the finished process."""
+
+    def run(*arguments: object, timeout: float = 240, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "longvis_bench", *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
+        if not _is_installed():
+            environment["PYTHONPATH"] = str(ROOT)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment, check=False
+        )
+
+    return run
+
+
+def _is_installed() -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version("longvis-bench")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.fixture
+def cell() -> Cell:
+    """A cell of the well-behaved test model."""
+    return Cell(
+        model="moody-fine", family="moody", variant="moody-fine", implementation="user", resolution=64, threads=1
+    )
+
+
+@pytest.fixture
+def row(cell: Cell) -> Row:
+    """A minimal row."""
+    return Row(key="0" * 16, cell=cell, status="ok")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Keep torch from taking more threads than the machine has to spare."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

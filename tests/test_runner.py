@@ -1,0 +1,152 @@
+"""Every way a cell can end gives one row with the right status, and the next cell is fine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from longvis_bench.records import Cell, Request, Settings
+from longvis_bench.runner import Runner, _Spawn, without_paths
+
+FAMILIES = Path(__file__).parent / "families"
+QUICK = Settings(budget_s=0.2, timeout_s=60)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner() as runner:
+        yield runner
+
+
+def request(mood: str, settings: Settings = QUICK) -> Request:
+    cell = Cell(
+        model=f"moody-{mood}",
+        family="moody",
+        variant=f"moody-{mood}",
+        implementation="user",
+        resolution=64,
+        threads=1,
+    )
+    return Request(cell=cell, settings=settings, key="k", models_dirs=(FAMILIES,))
+
+
+ENDINGS = {
+    "fine": ("ok", None),
+    "raises": ("error", "ValueError: a sentence of the model's own (moody.py:"),
+    "unprintable": ("error", "Unprintable"),
+    "nan": ("invalid", "NaN"),
+    "shape": ("invalid", "not (2, 10)"),
+    "mixes": ("invalid", "same image in a batch"),
+    "exits": ("crashed", "exit 0 without a result"),
+    "leaves": ("crashed", "exit 3 without a result"),
+    "segfaults": ("crashed", "SIGSEGV"),
+    "needs-package": ("missing_dependency", "a_package_that_is_not_there"),
+    "out-of-memory": ("host_oom", "ran out of memory"),
+    "unsupported": ("unsupported", "no kernel for this"),
+    "leaves-child": ("ok", None),
+    "chatty": ("ok", None),
+}
+
+
+@pytest.mark.parametrize("mood", ENDINGS)
+def test_how_a_cell_ends(runner: Runner, mood: str) -> None:
+    row = runner.run(request(mood))
+    status, words = ENDINGS[mood]
+    assert row.status == status, (row.reason, row.log_tail)
+    assert words is None or words in (row.reason or "")
+    assert row.count is not None
+    assert (row.timing is not None) == (status in ("ok", "invalid"))
+    assert runner.run(request("fine")).status == "ok"
+
+
+@pytest.mark.parametrize("mood", ["hangs", "ignores-sigterm"])
+def test_a_cell_that_hangs_is_ended(runner: Runner, mood: str) -> None:
+    start = time.monotonic()
+    row = runner.run(request(mood, Settings(budget_s=0.2, timeout_s=3)))
+    assert row.status == "timeout"
+    assert time.monotonic() - start < 15
+    assert row.count is not None
+
+
+def test_nothing_of_a_cell_outlives_it(runner: Runner) -> None:
+    runner.run(request("leaves-child"))
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert not [command for command in commands if "os.setsid(); time.sleep(300)" in command]
+
+
+def test_starting_a_cell_is_cheap(runner: Runner) -> None:
+    runner.run(request("fine"))
+    spent = [runner.run(request("fine")).overhead_s["process"] for _ in range(5)]
+    assert sorted(spent)[2] < 1.0
+
+
+def test_every_cell_has_a_fresh_process(runner: Runner) -> None:
+    first, second = runner.run(request("fine")), runner.run(request("fine"))
+    assert first.memory is not None
+    assert second.memory is not None
+    assert second.memory.baseline_bytes == pytest.approx(first.memory.baseline_bytes, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_nothing_is_alive_a_second_after_the_parent_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_runner as t; from longvis_bench.runner import Runner\n"
+        "with Runner() as r:\n"
+        "    r.run(t.request('leaves-child')); print('ready', flush=True); r.run(t.request('hangs'))\n"
+    )
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    parent = subprocess.Popen([sys.executable, "-c", code, here], stdout=subprocess.PIPE, env=environment)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    time.sleep(0.5)
+    family += psutil.Process(parent.pid).children(recursive=True)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs(set(family), timeout=1)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_an_interrupt_ends_the_cell(runner: Runner) -> None:
+    ticks = []
+
+    def interrupt() -> None:
+        ticks.append(1)
+        if len(ticks) > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(request("hangs"), interrupt)
+    assert runner.run(request("fine")).status == "ok"
+
+
+def test_without_fork_a_cell_is_a_new_interpreter() -> None:
+    runner = Runner()
+    runner._launcher = _Spawn()
+    with runner:
+        assert not runner.forks
+        assert runner.run(request("fine")).status == "ok"
+        assert runner.run(request("leaves")).reason == "exit 3 without a result"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("no file /home/me/data/x.pt there", "no file x.pt there"),
+        ("C:\\Users\\me\\x.pt", "x.pt"),
+        ("1/2 of the images", "1/2 of the images"),
+        ("https://github.com/a/b", "https://github.com/a/b"),
+    ],
+)
+def test_rows_name_no_folders(text: str, clean: str) -> None:
+    assert without_paths(text) == clean
