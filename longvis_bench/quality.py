@@ -20,7 +20,7 @@ STEAL_LIMIT = 0.02
 CLOCK_LIMIT = 0.05
 """Share by which a processor's or GPU's clock may change while a cell is timed."""
 PADDING_LIMIT = 0.5
-ACCURACY_LIMIT = 0.05
+ACCURACY_LIMIT = 0.1
 """Widest half-width of an accuracy's 95 % interval that goes without a warning."""
 MIN_SAMPLES = 6
 
@@ -174,7 +174,7 @@ def _coverage(coverage: float | None, unknown: Mapping[str, int]) -> Iterator[No
 
 def _padding(ratio: float | None) -> Iterator[Note]:
     if ratio is not None and ratio > PADDING_LIMIT:
-        yield Warn.PADDING.value.note(f"{units.percent(ratio)} as many tokens of padding as of image")
+        yield Warn.PADDING.value.note(f"padding adds {units.percent(ratio)} to the tokens of the image")
 
 
 def _accuracy(correct: int | None, images: int | None) -> Iterator[Note]:

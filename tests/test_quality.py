@@ -20,7 +20,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("throttled", {"throttle": ("power cap",)}, {"throttle": ()}),
     ("coverage", {"coverage": 0.9, "unknown": {"aten::x": 3}}, {"coverage": 1.0, "unknown": {}}),
     ("padding", {"padding_ratio": 0.6}, {"padding_ratio": 0.5}),
-    ("wide_accuracy", {"correct_top1": 64, "images": 128}, {"correct_top1": 500, "images": 1000}),
+    ("wide_accuracy", {"correct_top1": 32, "images": 64}, {"correct_top1": 64, "images": 128}),
     (
         "other_resolution",
         {"resolution": 512, "trained_resolution": 256, "images": 9000},
