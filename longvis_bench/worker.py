@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +31,9 @@ from longvis_bench.errors import (
 )
 from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
-from longvis_bench.records import Cell, Request, Row, SizeRecord, Status
+from longvis_bench.measure.noise import Noise, NoiseWatch
+from longvis_bench.quality import notes_for
+from longvis_bench.records import Cell, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,17 +56,18 @@ class Draft:
             "null_reasons": {},
             "backends": {},
             "overhead_s": {},
-            "notes": [],
         }
+        self.noise = Noise()
 
     def row(self) -> Row:
         """The row as it stands."""
         return Row.model_validate(self.values)
 
     def end(self, status: Status, reason: str | None = None) -> Row:
-        """The row with its final status."""
+        """The row with its final status and its warnings."""
         self.values.update(status=status, reason=reason)
-        return self.row()
+        row = self.row()
+        return row.model_copy(update={"notes": _notes(row, self.noise)})
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -85,6 +89,25 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
     return draft.end("ok")
 
 
+def _notes(row: Row, noise: Noise) -> tuple[Note, ...]:
+    """Every warning that applies to a row."""
+    size, count, timing, accuracy = row.size, row.count, row.timing, row.accuracy
+    return notes_for(
+        samples_s=timing.samples_s if timing else None,
+        precision=row.settings.precision,
+        load=noise.load,
+        steal=noise.steal,
+        coverage=count.coverage if count else None,
+        unknown=count.unknown if count else None,
+        padding_ratio=size.padding_ratio if size else None,
+        correct_top1=accuracy.correct_top1 if accuracy else None,
+        images=accuracy.images if accuracy else None,
+        resolution=row.cell.resolution,
+        trained_resolution=accuracy.trained_resolution if accuracy else None,
+        random_tensors=size.random_tensors if size else (),
+    )
+
+
 def classify(error: BaseException) -> tuple[Status, str]:
     """Status and one sentence for an exception, by its type and by torch's own words."""
     message = _text(error)
@@ -94,7 +117,9 @@ def classify(error: BaseException) -> tuple[Status, str]:
         return "missing_dependency", message
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return "missing_dependency", str(MissingDependency(package, "the model", f"python -m pip install {package}"))
+        return "missing_dependency", str(
+            MissingDependency(package, "the model", f"python -m pip install {package}")
+        )
     if isinstance(error, Unsupported):
         return "unsupported", message
     if isinstance(error, InvalidOutput):
@@ -166,7 +191,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
 
 
 def _start_runtime(device: torch.device, data: ImageData) -> None:
-    """Load the data and start the thread pool and kernel libraries, which are no part of any model's memory."""
+    """Load the data, start threads and kernel libraries: none of that is part of a model's memory."""
     images, _ = data.batch("val", [0], 32, device=device)
     with torch.inference_mode():
         F.linear(F.conv2d(images, images.new_ones(8, 3, 3, 3)), images.new_ones(8, 30))
@@ -277,7 +302,9 @@ def _time(
         clock.time(iteration)
         return
     settings = request.settings
+    watch = NoiseWatch()
     record = measure_latency(iteration, clock, budget_s=settings.budget_s, precision=settings.precision)
+    draft.noise = watch.read()
     if parts:
         apart = [{name: clock.time(part) for name, part in parts.items()} for _ in range(PART_ITERATIONS)]
         columns = {name: tuple(sample[name] for sample in apart) for name in parts}
@@ -339,14 +366,25 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
             model,
             data,
             resolution=cell.resolution,
-            images=min(cell.images, data.size("val")),
+            images=cell.images,
             batch_size=max(1, min(8, 8 * 512**2 // cell.resolution**2)),
             device=torch.device(cell.device),
             dtype=DTYPES[cell.dtype],
         )
-    draft.values["accuracy"] = result.to_record(weights=cell.weights or "")
+    draft.values["accuracy"] = result.to_record(
+        weights=cell.weights or "", trained_resolution=_trained_resolution(request)
+    )
     if request.predictions_path is not None:
-        result.save(request.predictions_path)
+        request.predictions_path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(request.predictions_path, labels=result.labels, predictions=result.predictions)
+
+
+def _trained_resolution(request: Request) -> int | None:
+    from longvis_bench.weights import read_metadata
+
+    assert request.weights_path is not None
+    resolution = read_metadata(request.weights_path).get("resolution")
+    return resolution if isinstance(resolution, int) else None
 
 
 def _no_accuracy(request: Request, draft: Draft) -> str | None:

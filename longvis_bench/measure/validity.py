@@ -99,7 +99,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _relative(value: Tensor, reference: Tensor) -> float:
-    """max |a - b| / max |b|, in float64."""
+    """Max |a - b| / max |b|, in float64."""
     value, reference = value.double(), reference.double()
     scale = reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return ((value - reference).abs().max() / scale).item()
