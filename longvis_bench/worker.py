@@ -182,7 +182,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         _time(request, draft, iteration, parts)
     if memory is not None:
         draft.values["memory"] = memory.read(model, optimizer)
-    draft.values["backends"] = _backends(model, device)
+    draft.values["backends"] = _backends(model, device, draft)
     publish(draft.row())
     if cell.mode == "infer":
         _check(request, model, data, draft)
@@ -312,12 +312,17 @@ def _time(
     draft.values["timing"] = record
 
 
-def _backends(model: nn.Module, device: torch.device) -> dict[str, str]:
-    """What ran, where a choice was made; models say so in `scan_backend`."""
+def _backends(model: nn.Module, device: torch.device, draft: Draft) -> dict[str, str]:
+    """What ran where there was a choice: the selective scan's backend, where the model scans."""
     named = getattr(model, "scan_backend", None)
-    if named is None:
+    if isinstance(named, str):
+        return {"scan": named}
+    count = draft.values.get("count")
+    if count is None or not count.scan_flops:
         return {}
-    return {"scan": named(device) if callable(named) else str(named)}
+    from longvis_bench.ops.selective_scan import backend_for
+
+    return {"scan": backend_for(device)}
 
 
 def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:

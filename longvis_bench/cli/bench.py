@@ -36,7 +36,7 @@ def bench(
     threads: Threads = None,
     memory_format: Annotated[str | None, typer.Option(help="channels_last or contiguous.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Any of count,time,memory,accuracy,validity; default: all.")
+        str | None, typer.Option(help="Some of count, time, memory, accuracy, validity; default: all.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Images to measure on; digits ships.")] = None,
     images: Annotated[int | None, typer.Option(help="Held-out images for the accuracy.", min=1)] = None,
