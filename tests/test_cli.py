@@ -135,7 +135,9 @@ def test_a_sweep_end_to_end(longvis: Longvis) -> None:
     assert {"run.json", "cells.jsonl", "summary.csv", "summary.md", "plots"} <= names
     assert {path.suffix for path in Path("run/plots").iterdir()} == {".png", ".svg"}
     assert "[1/4]" in done.stdout
-    again = longvis("bench", *FINE, "--models", "moody-fine,moody-raises", "--res", "64,72", "--out", "run", "--json")
+    again = longvis(
+        "bench", *FINE, "--models", "moody-fine,moody-raises", "--res", "64,72", "--out", "run", "--json"
+    )
     rows = [Row.model_validate_json(line) for line in again.stdout.splitlines()]
     assert [row.status for row in rows] == ["ok", "error", "illegal_size", "illegal_size"]
     assert "add --fresh" in again.stderr

@@ -150,7 +150,9 @@ def test_a_package_that_is_not_installed(tmp_path: Path) -> None:
 
 
 def test_size_rule_of_a_users_card(tmp_path: Path) -> None:
-    write_card(tmp_path / "models" / "own", extra="resolution = { multiple_of = 32, minimum = 64, maximum = 512 }")
+    write_card(
+        tmp_path / "models" / "own", extra="resolution = { multiple_of = 32, minimum = 64, maximum = 512 }"
+    )
     variant = Registry(working_dir=tmp_path).find("own-s")
     for size, legal in ((100, (96, 128)), (32, (64,)), (1024, (512,))):
         with pytest.raises(IllegalSize) as caught:
@@ -164,8 +166,14 @@ def test_size_rule_of_a_users_card(tmp_path: Path) -> None:
     [
         ("colour = 'red'", "colour: unknown field"),
         ("default_cuda = 'own-xl'", "'own-xl' is not one of the card's variants"),
-        ("weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2, file = '../x' }]", "plain"),
-        ("weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2 }]", "either a file"),
+        (
+            "weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2, file = '../x' }]",
+            "plain",
+        ),
+        (
+            "weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2 }]",
+            "either a file",
+        ),
     ],
 )
 def test_a_card_that_breaks_the_schema(tmp_path: Path, extra: str, sentence: str) -> None:
@@ -208,7 +216,9 @@ def test_a_plug_in_joins_through_its_entry_point(tmp_path: Path) -> None:
         "print(tuple(v.build(resolution=32, num_classes=4)[3].weight.shape))"
     )
     environment = {"PYTHONPATH": f"{target}:{HERE.parent}", "PATH": "/usr/bin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert done.stdout.split("\n")[:2] == ["plug-in example", "(4, 8)"]
 
 

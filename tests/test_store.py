@@ -61,7 +61,11 @@ def test_a_torn_tail_is_set_aside(tmp_path: Path, row: Row) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path), pytest.raises(RunDirectoryError, match="another longvis run"), RunDirectory(tmp_path):
+    with (
+        RunDirectory(tmp_path),
+        pytest.raises(RunDirectoryError, match="another longvis run"),
+        RunDirectory(tmp_path),
+    ):
         pass
     with RunDirectory(tmp_path):
         pass

@@ -53,7 +53,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
 
 
 def session(*sizes: int, **options: Any) -> Session:
-    options = {"models": ("moody-fine",), "resolutions": sizes, "models_dirs": (FAMILIES,), "device": "cpu"} | options
+    options = {
+        "models": ("moody-fine",),
+        "resolutions": sizes,
+        "models_dirs": (FAMILIES,),
+        "device": "cpu",
+    } | options
     return start(options, out=Path("run"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -249,6 +251,59 @@ def test_batch_counter_of_an_old_file_is_not_missed() -> None:
     state = Tiny().state_dict()
     del state["norm.num_batches_tracked"]
     assert load_weights(Tiny(), state).missing == ()
+
+
+# Official layouts
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors of an official model's golden vector, expected logits left out."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+        tensors = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("expected.")}  # noqa: SIM118
+    return config, tensors
+
+
+def _native(config: dict[str, Any], **changes: Any) -> nn.Module:
+    from longvis_bench.backbones import atlas, longvit, mambavision
+
+    modules = {"atlas": atlas, "longvit": longvit, "mambavision": mambavision}
+    build = modules[config["family"]].build
+    known = {*inspect.signature(build).parameters} & {*config}
+    model: nn.Module = build(**{key: config[key] for key in known} | changes)
+    return model
+
+
+@pytest.mark.parametrize("name", ["atlas_2scale_w4_256px", "mambavision_224px", "longvit_h12_p32_1024px"])
+def test_official_layouts_load_and_unused_tensors_are_named(name: str, tmp_path: Path) -> None:
+    config, tensors = _golden(name)
+    model = _native(config)
+    report = load_weights(model, tensors)
+    assert set(report.loaded) == set(model.state_dict())
+    assert (report.missing, report.random, report.reshaped) == ((), (), {})
+    assert set(report.unused) <= set(tensors)
+    assert len(report.unused) + len(report.loaded) == len(tensors)
+    wrapped = {f"module.{key}": value for key, value in tensors.items()}
+    torch.save({"state_dict": wrapped, "args": argparse.Namespace(model=name)}, tmp_path / "official.pth.tar")
+    other = _native(config)
+    assert load_weights(other, tmp_path / "official.pth.tar") == report
+    assert _same(dict(model.state_dict()), dict(other.state_dict()))
+
+
+def test_official_checkpoint_of_another_family_is_named() -> None:
+    _, tensors = _golden("mambavision_224px")
+    model = _native(_golden("atlas_2scale_w4_256px")[0])
+    with pytest.raises(CheckpointError, match="official mambavision checkpoint; the model is Atlas"):
+        load_weights(model, tensors)
+
+
+def test_longvit_positions_are_interpolated_to_a_larger_image() -> None:
+    config, tensors = _golden("longvit_h12_p32_1024px")
+    report = load_weights(_native(config, resolution=2048), tensors)
+    assert report.reshaped == {"pos_embed": "interpolated (bicubic) from 1x1024x48 to 1x4096x48"}
 
 
 # Saving

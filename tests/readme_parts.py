@@ -1,0 +1,139 @@
+"""The generated parts of README.md: `python tests/readme_parts.py` writes them, `test_docs.py` compares them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+
+from longvis_bench import units
+from longvis_bench.registry import Registry
+from longvis_bench.store import latest, read_rows
+from longvis_bench.tables import frame
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "results" / "reference"
+PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
+
+
+def parts() -> dict[str, str]:
+    """Every generated part by its name."""
+    return {"result": _result(), "models": _models(), "runs": _runs(), "tree": _tree()}
+
+
+def render(readme: str) -> str:
+    """The README with its generated parts as they should be."""
+    made = parts()
+    return PART.sub(lambda match: f"{match[1]}{made[match[2]]}\n{match[4]}", readme)
+
+
+def _quick_run() -> Path:
+    """The committed run of the quick default on a CPU."""
+    return next(path for path in sorted(REFERENCE.glob("*/*")) if path.name == "quick")
+
+
+def _result() -> str:
+    run = _quick_run()
+    about = json.loads((run / "run.json").read_text())
+    folder = run.relative_to(ROOT)
+    return "\n".join(
+        [
+            f"![Throughput against resolution]({folder}/plots/throughput.png)",
+            "",
+            f"Nano variants on {about['environment']['machine']}, {about['created'][:10]}, batch 1, fp32, by",
+            f"`{about['command']}` ([all rows]({folder}/summary.md)):",
+            "",
+            *_table(frame(latest(read_rows(run)))),
+        ]
+    )
+
+
+def _table(rows: pd.DataFrame) -> list[str]:
+    """A line a model: accuracy where it was measured, the rest at the largest size."""
+    largest = rows.resolution.max()
+    lines = [
+        f"| model | top-1 at 256 px [95 %] | img/s at 256 px | img/s at {largest} px | peak memory | MACs | params |"
+    ]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    for model in rows.model.unique():
+        mine = rows[rows.model == model].set_index("resolution")
+        small, large = mine.loc[256], mine.loc[largest]
+        interval = (
+            f"{units.percent(small.top1)} [{units.percent(small.top1_low)}, {units.percent(small.top1_high)}]"
+        )
+        cells = [
+            model,
+            interval,
+            units.rate(small.throughput_img_s),
+            units.rate(large.throughput_img_s),
+            units.size(large.peak_memory_bytes),
+            units.count(large.macs),
+            units.count(large.params),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _models() -> str:
+    lines = ["| family | variants | code that runs | licence | weights that ship |", "|---|---|---|---|---|"]
+    for found in Registry(working_dir=ROOT).cards:
+        card = found.card
+        variants = ", ".join(name.removeprefix(f"{card.family}-") for name in card.variants)
+        shipped = ", ".join(
+            f"{entry.variant} on {entry.dataset} at {entry.resolution} px (top-1 {100 * (entry.top1 or 0):.1f} %)"
+            for entry in card.weights
+            if entry.file
+        )
+        licence = card.licences.code + (" (non-commercial)" if card.licences.non_commercial else "")
+        name = f"[{card.family}](models/{card.family}/README.md)"
+        lines.append(f"| {name} | {variants} | {card.implementation} | {licence} | {shipped} |")
+    return "\n".join(lines)
+
+
+def _runs() -> str:
+    lines = ["| run | machine | rows | made with |", "|---|---|---|---|"]
+    for run in sorted(path.parent for path in REFERENCE.glob("*/*/run.json")):
+        about = json.loads((run / "run.json").read_text())
+        folder = run.relative_to(ROOT)
+        rows = len(latest(read_rows(run)))
+        machine = about["environment"]["machine"]
+        lines.append(f"| [{run.name}]({folder}/summary.md) | {machine} | {rows} | `{about['command']}` |")
+    return "\n".join(lines)
+
+
+def _tree() -> str:
+    lines = []
+    tracked = subprocess.run(
+        ["git", "ls-files", "longvis_bench"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in sorted(tracked, key=_folders_last):
+        if name.endswith(".py") and not name.endswith("__init__.py"):
+            lines.append(f"{name:42}{_first_line(ROOT / name)}")
+    return "\n".join(["```text", *lines, *_OTHERS, "```"])
+
+
+_OTHERS = (
+    f"{'models/<family>/':42}card.toml, README.md, shipped weights: data only",
+    f"{'results/reference/<machine>/<run>/':42}committed runs; results/README.md explains every column",
+    f"{'tests/':42}one file a module; golden/ holds outputs of the authors' own code",
+)
+
+
+def _folders_last(name: str) -> tuple[int, str]:
+    return name.count("/"), name
+
+
+def _first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    line = docstring.split("\n")[0]
+    first = re.split(r"(?<=[a-z`)])[.:;] ", line + " ")[0].strip().rstrip(".")
+    return first if len(first) <= 76 else first[:75].rsplit(" ", 1)[0] + " ..."
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))
