@@ -189,18 +189,22 @@ def load_weights(
     tensors, unused = _our_names(model, _plain_names(given))
     wanted = {key: value for key, value in model.state_dict().items() if key not in _derived(model)}
     fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
+    absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
+    unfit = absent and (strict or len(absent) == len(wanted))
+    if (misfits or unfit) and (foreign := _official_family(given, but=_native_family(model))):
+        kind = type(model).__name__
+        raise CheckpointError(
+            f"{name} is an official {foreign} checkpoint; the model is of another family, {kind}."
+        )
     if misfits:
         raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
-    absent = [key for key in wanted if key not in tensors]
-    missing = tuple(key for key in absent if not key.endswith("num_batches_tracked"))
-    if missing and (strict or len(missing) == len(wanted)):
-        raise CheckpointError(_missing_sentence(name, missing, model, given))
+    if unfit:
+        raise CheckpointError(_missing_sentence(name, absent, model))
     model.load_state_dict(fitted, strict=False)
-    foreign = [key for key in tensors if key not in wanted]
     return LoadReport(
         loaded=tuple(fitted),
-        unused=(*unused, *foreign),
-        missing=missing,
+        unused=(*unused, *(key for key in tensors if key not in wanted)),
+        missing=absent,
         reshaped=reshaped,
         random=tuple(fresh),
     )
@@ -318,15 +322,10 @@ def _misfit_sentence(
     )
 
 
-def _missing_sentence(
-    file: str, missing: tuple[str, ...], model: nn.Module, given: Mapping[str, Tensor]
-) -> str:
-    kind = type(model).__name__
-    if foreign := _official_family(given, but=_native_family(model)):
-        return f"{file} is an official {foreign} checkpoint; the model is {kind}, of another family."
+def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module) -> str:
     few = "tensor" if len(missing) == 1 else "tensors"
     return (
-        f"{file} lacks {len(missing)} {few} of this {kind}: {_some(missing)}; "
+        f"{file} lacks {len(missing)} {few} of this {type(model).__name__}: {_some(missing)}; "
         "it belongs to another model or variant, or was saved at a size with fewer parts."
     )
 

@@ -296,7 +296,9 @@ def test_official_layouts_load_and_unused_tensors_are_named(name: str, tmp_path:
 def test_official_checkpoint_of_another_family_is_named() -> None:
     _, tensors = _golden("mambavision_224px")
     model = _native(_golden("atlas_2scale_w4_256px")[0])
-    with pytest.raises(CheckpointError, match="official mambavision checkpoint; the model is Atlas"):
+    with pytest.raises(
+        CheckpointError, match="official mambavision checkpoint; the model is of another family, Atlas"
+    ):
         load_weights(model, tensors)
 
 

@@ -122,6 +122,7 @@ def train(
     with _reproducible(seed, device):
         with device:
             model = variant.build(resolution=resolution, num_classes=data.num_classes)
+        model = model.to(memory_format=torch.channels_last)
         trainer = _Trainer(model, data, resolution, recipe, seed, device, on_progress)
         history = tuple(trainer.epoch(number) for number in range(1, recipe.epochs + 1))
         round_weights(model)
@@ -212,7 +213,8 @@ class _Trainer:
         self.schedule.step_update(self.step)
         self.step += 1
         images, labels = self.data.batch("train", indices, self.resolution, device=self.device)
-        logits = self.model(shifted(images, recipe.shift, self.random))
+        images = shifted(images, recipe.shift, self.random)
+        logits = self.model(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -265,7 +267,7 @@ def shifted(images: Tensor, share: float, random: torch.Generator) -> Tensor:
     rows, columns = (torch.arange(side) - moves).clamp(0, side - 1).to(images.device)
     index = torch.arange(batch, device=images.device)[:, None, None]
     moved = images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
+    return moved.permute(0, 3, 1, 2)
 
 
 @contextmanager
