@@ -73,7 +73,7 @@ def _models() -> Iterator[Finding]:
 
 
 def _measuring() -> Iterator[Finding]:
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         yield Finding("ok", "cells start by fork; peak memory from the kernel")
         return
     yield Finding("absent", "cells start as new interpreters here (some seconds each)")

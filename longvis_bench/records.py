@@ -154,10 +154,13 @@ class AccuracyRecord(_Record):
     trained_resolution: int | None = None
 
 
+Verdict = Literal["ok", "invalid", "not checked"]
+
+
 class ValidityRecord(_Record):
     """Whether the outputs can be believed."""
 
-    verdict: Literal["ok", "invalid", "not checked"]
+    verdict: Verdict
     reference: str
     """What the outputs were compared with, e.g. "float64, unfused attention"."""
     reference_error: float | None = None

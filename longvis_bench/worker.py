@@ -216,7 +216,7 @@ def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
         _load(request.weights_path, model, draft)
     if cell.mode == "infer":
         model = model.to(DTYPES[cell.dtype])
-    model = model.to(memory_format=_memory_format(cell))  # type: ignore[call-overload]
+    model = model.to(memory_format=_memory_format(cell))
     return model.train(cell.mode == "train")
 
 
@@ -253,7 +253,7 @@ def _iteration(
 
         return infer, {}
     step = _TrainStep(cell, model, images, optimizer)
-    parts = {"forward": step.forward, "backward": step.backward, "optimizer": step.optimize}
+    parts: dict[str, Callable[[], object]] = {"forward": step.forward, "backward": step.backward, "optimizer": step.optimize}
     return step.run, parts
 
 

@@ -35,13 +35,13 @@ def families() -> Path:
 def longvis(tmp_path: Path) -> Longvis:
     """Run the command line as a user does; returns the finished process."""
 
-    def run(*arguments: object, timeout: float = 240, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "longvis_bench", *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
         if not _is_installed():
             environment["PYTHONPATH"] = str(ROOT)
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment, check=False
+            command, capture_output=True, text=True, timeout=240, cwd=cwd, env=environment, check=False
         )
 
     return run
@@ -61,7 +61,12 @@ def _is_installed() -> bool:
 def cell() -> Cell:
     """A cell of the well-behaved test model."""
     return Cell(
-        model="moody-fine", family="moody", variant="moody-fine", implementation="user", resolution=64, threads=1
+        model="moody-fine",
+        family="moody",
+        variant="moody-fine",
+        implementation="user",
+        resolution=64,
+        threads=1,
     )
 
 

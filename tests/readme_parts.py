@@ -1,4 +1,4 @@
-"""The generated parts of README.md: `python tests/readme_parts.py` writes them, `test_docs.py` compares them."""
+"""The generated parts of README.md: run this file to write them; `test_docs.py` compares them."""
 
 from __future__ import annotations
 
@@ -55,10 +55,8 @@ def _result() -> str:
 def _table(rows: pd.DataFrame) -> list[str]:
     """A line a model: accuracy where it was measured, the rest at the largest size."""
     largest = rows.resolution.max()
-    lines = [
-        f"| model | top-1 at 256 px [95 %] | img/s at 256 px | img/s at {largest} px | peak memory | MACs | params |"
-    ]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    headings = ["model", "top-1 at 256 px [95 %]", "img/s at 256 px", f"img/s at {largest} px"]
+    lines = [f"| {' | '.join([*headings, 'peak memory', 'MACs', 'params'])} |", "|---" + "|---:" * 6 + "|"]
     for model in rows.model.unique():
         mine = rows[rows.model == model].set_index("resolution")
         small, large = mine.loc[256], mine.loc[largest]
@@ -84,7 +82,7 @@ def _models() -> str:
         card = found.card
         variants = ", ".join(name.removeprefix(f"{card.family}-") for name in card.variants)
         shipped = ", ".join(
-            f"{entry.variant} on {entry.dataset} at {entry.resolution} px (top-1 {100 * (entry.top1 or 0):.1f} %)"
+            f"{entry.variant}: {entry.dataset}, {entry.resolution} px (top-1 {units.percent(entry.top1)})"
             for entry in card.weights
             if entry.file
         )

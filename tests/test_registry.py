@@ -115,7 +115,7 @@ def test_arguments_in_brackets_override_the_card(tmp_path: Path) -> None:
 
 def test_an_argument_the_factory_does_not_take(tmp_path: Path) -> None:
     write_card(tmp_path / "models" / "own")
-    with pytest.raises(CardError, match="cannot be called.*it takes resolution, num_classes, in_chans, dim"):
+    with pytest.raises(CardError, match=r"cannot be called.*it takes resolution, num_classes, in_chans, dim"):
         Registry(working_dir=tmp_path).find("own-s[depth=6]").build(resolution=32, num_classes=2)
 
 
@@ -138,7 +138,7 @@ def test_a_factory_that_returns_no_module(tmp_path: Path) -> None:
     (tmp_path / "models" / "own" / "own.py").write_text(
         "def build(*, resolution, num_classes, in_chans=3, dim=4): return 7"
     )
-    with pytest.raises(CardError, match="returned int, not a torch.nn.Module"):
+    with pytest.raises(CardError, match=r"returned int, not a torch\.nn\.Module"):
         Registry(working_dir=tmp_path).find("own-s").build(resolution=32, num_classes=2)
 
 
@@ -167,7 +167,7 @@ def test_size_rule_of_a_users_card(tmp_path: Path) -> None:
         ("colour = 'red'", "colour: unknown field"),
         ("default_cuda = 'own-xl'", "'own-xl' is not one of the card's variants"),
         (
-            "weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2, file = '../x' }]",
+            "weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2, file = '../x'}]",
             "plain",
         ),
         (

@@ -98,7 +98,8 @@ def test_every_cell_has_a_fresh_process(runner: Runner) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_nothing_is_alive_a_second_after_the_parent_was_killed(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_runner as t; from longvis_bench.runner import Runner\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_runner as t\n"
+        "from longvis_bench.runner import Runner\n"
         "with Runner() as r:\n"
         "    r.run(t.request('leaves-child')); print('ready', flush=True); r.run(t.request('hangs'))\n"
     )

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,7 +30,7 @@ class FakeRunner:
     """Answers at once with the status a test wants."""
 
     verdict: Verdict = staticmethod(lambda request: "ok")
-    asked: list[Request] = []
+    asked: ClassVar[list[Request]] = []
 
     def __enter__(self) -> FakeRunner:
         return self

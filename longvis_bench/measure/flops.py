@@ -121,13 +121,13 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the formulas of all operators that are dispatched while it is active."""
 
     parents: Callable[[], set[str]] = set
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operators: Counter[str] = Counter()
         self.modules: Counter[str] = Counter()
         self.scan_flops = 0

@@ -8,6 +8,7 @@ peak through /proc/self/clear_refs.  Systems without /proc give no number, and t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -97,6 +98,6 @@ def _parts(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[st
     }
 
 
-def _bytes(tensors: list[torch.Tensor]) -> int:
+def _bytes(tensors: Sequence[torch.Tensor]) -> int:
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from longvis_bench.errors import InvalidOutput
-from longvis_bench.records import ValidityRecord
+from longvis_bench.records import ValidityRecord, Verdict
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 """Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
@@ -69,7 +69,7 @@ def check_validity(
         error = _relative(alone, reference)
     tolerance = TOLERANCE[dtype]
     wrong = max(batch_error, error or 0.0) > tolerance
-    verdict = "invalid" if wrong else "ok" if error is not None else "not checked"
+    verdict: Verdict = "invalid" if wrong else "ok" if error is not None else "not checked"
     return ValidityRecord(
         verdict=verdict,
         reference=skip_reference or f"{_name(_higher(dtype))}, unfused attention",

@@ -61,6 +61,7 @@ class Source(NamedTuple):
 
 
 SOURCES = {
+    "numba": Source("longvis_bench.ops.scan_numba", "numba", frozenset({"cpu"})),
     "torch": Source("longvis_bench.ops.scan_torch", "torch", frozenset()),
 }
 """Backends by name; `torch` runs on every device."""
