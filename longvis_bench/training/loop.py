@@ -259,27 +259,33 @@ def shifted(images: Tensor, share: float, random: torch.Generator) -> Tensor:
         share: 0 to 0.5.
         random: on the CPU; draws are uniform and independent for each image and axis.
     """
-    batch, _, side, _ = images.shape
+    side = images.shape[-1]
     most = int(share * side)
     if most == 0:
         return images
-    moves = torch.randint(-most, most + 1, (2, batch, 1), generator=random)
-    rows, columns = (torch.arange(side) - moves).clamp(0, side - 1).to(images.device)
-    index = torch.arange(batch, device=images.device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    padded = F.pad(images, (most, most, most, most), mode="replicate")
+    corners = torch.randint(0, 2 * most + 1, (len(images), 2), generator=random).tolist()
+    cut = [
+        image[:, top : top + side, left : left + side]
+        for image, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return torch.stack(cut)
 
 
 @contextmanager
 def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
     """Seeded, with algorithms that give the same sums each time; the caller's settings are put back."""
     before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     before_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         try:
+            # Filling memory that is about to be overwritten only costs time, a fifth for small models.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(before or device.type == "cpu", warn_only=before_warn)
             yield
         finally:
             torch.use_deterministic_algorithms(before, warn_only=before_warn)
+            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
