@@ -259,19 +259,25 @@ class MambaMixer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(windows, tokens, width) -> the same."""
-        x, z = self.in_proj(tokens).transpose(1, 2).chunk(2, dim=1)
-        x, z = F.silu(self.conv1d_x(x)), F.silu(self.conv1d_z(z))
-        both = torch.cat([self.scan(x), z], dim=1).transpose(1, 2)
-        out: Tensor = self.out_proj(both)
+        x, z = F.silu(self.convolve(self.in_proj(tokens))).chunk(2, dim=-1)
+        out: Tensor = self.out_proj(torch.cat([self.scan(x), z], dim=-1))
         return out
 
+    def convolve(self, xz: Tensor) -> Tensor:
+        """Both branches' convolutions at once, along the tokens: (windows, tokens, width) -> the same.
+
+        As a convolution of an image one token high whose channels come last in memory, nothing is transposed.
+        """
+        kernels = torch.cat([self.conv1d_x.weight, self.conv1d_z.weight]).unsqueeze(2)
+        image = xz.mT.unsqueeze(2)
+        return F.conv2d(image, kernels, padding=(0, KERNEL // 2), groups=xz.shape[-1]).squeeze(2).mT
+
     def scan(self, x: Tensor) -> Tensor:
-        """Scan (windows, width / 2, tokens) with step size, B and C computed from x itself."""
-        dt, B, C = self.x_proj(x.transpose(1, 2)).split([self.rank, STATES, STATES], dim=-1)
-        delta = self.dt_proj(dt).transpose(1, 2)
+        """Scan (windows, tokens, width / 2) with step size, B and C computed from x itself."""
+        dt, B, C = self.x_proj(x).split([self.rank, STATES, STATES], dim=-1)
+        delta, bias = self.dt_proj(dt), self.dt_proj.bias.float()
         A = -torch.exp(self.A_log.float())
-        bias = self.dt_proj.bias.float()
-        return selective_scan(x, delta, A, B.transpose(1, 2), C.transpose(1, 2), self.D.float(), bias)
+        return selective_scan(x.mT, delta.mT, A, B.mT, C.mT, self.D.float(), bias).mT
 
 
 class SelfAttention(nn.Module):

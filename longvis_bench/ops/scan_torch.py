@@ -25,7 +25,7 @@ def forward(
     for t in range(u.shape[0]):
         state = _advance(state, u[t], step[t], decay_rate, b[t])
         torch.sum(state * c[t, :, None], dim=-1, out=y[t])
-    return (y + u * D.to(wide)).permute(1, 2, 0).to(x.dtype).contiguous()
+    return _back(y + u * D.to(wide), x)
 
 
 def backward(
@@ -49,16 +49,16 @@ def backward(
         d_b[t] = (d_state * (step[t] * u[t])[:, :, None]).sum(1)
         d_rate += (d_exponent * step[t, :, :, None]).sum(0)
         carried = d_state * decay
-    d_delta = d_step.permute(1, 2, 0) * torch.sigmoid(delta.to(wide) + delta_bias.to(wide)[:, None])
+    d_delta = d_step * torch.sigmoid(_steps(delta, wide) + delta_bias.to(wide))
     d_D = (g * u).sum((0, 1))
     return (
-        d_u.permute(1, 2, 0).to(x.dtype).contiguous(),
-        d_delta.to(delta.dtype).contiguous(),
+        _back(d_u, x),
+        _back(d_delta, delta),
         d_rate.to(A.dtype),
-        d_b.permute(1, 2, 0).to(B.dtype).contiguous(),
-        d_c.permute(1, 2, 0).to(C.dtype).contiguous(),
+        _back(d_b, B),
+        _back(d_c, C),
         d_D.to(D.dtype),
-        d_delta.sum((0, 2)).to(delta_bias.dtype),
+        d_delta.sum((0, 1)).to(delta_bias.dtype),
     )
 
 
@@ -83,6 +83,11 @@ def _softplus(delta: Tensor, delta_bias: Tensor, dtype: torch.dtype) -> Tensor:
 def _steps(t: Tensor, dtype: torch.dtype) -> Tensor:
     """(batch, channels, length) -> (length, batch, channels), so that a step is one block of memory."""
     return t.to(dtype).permute(2, 0, 1).contiguous()
+
+
+def _back(steps: Tensor, like: Tensor) -> Tensor:
+    """(length, batch, channels) -> (batch, channels, length), token after token in memory."""
+    return steps.transpose(0, 1).to(like.dtype, memory_format=torch.contiguous_format, copy=True).mT
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:

@@ -13,6 +13,8 @@ Shapes, here and in every backend:
     B, C          (batch, states, length)
     D, delta_bias (channels,)
 
+In memory, outputs of three dimensions lie token after token, whatever the inputs do: as a Linear wants them.
+
 The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
 shape), autograd (the backward is an operator too and computes the states anew instead of keeping them) and
 autocast (float32, as mamba-ssm).  Which code runs is decided by the device, or by `use_backend`; ask
@@ -27,6 +29,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -59,6 +62,10 @@ class Source(NamedTuple):
     devices: frozenset[str]
     """Device types it is the default of, if that package is installed."""
 
+    def runs(self, kind: str, dtype: torch.dtype) -> bool:
+        """Whether it is the default there; what is not plain torch works in float32."""
+        return kind in self.devices and dtype != torch.float64 and _is_installed(self.package)
+
 
 SOURCES = {
     "numba": Source("longvis_bench.ops.scan_numba", "numba", frozenset({"cpu"})),
@@ -69,15 +76,15 @@ SOURCES = {
 _forced: str | None = None
 
 
-def backend_for(device: torch.device | str) -> str:
-    """Name of the backend that runs on a device now: the one of `use_backend`, else the device's own."""
-    if _forced is not None:
+def backend_for(device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """Name of the backend that runs on a device now: the one of `use_backend`, else the device's own.
+
+    Float64 always runs in `torch`.
+    """
+    if _forced is not None and dtype != torch.float64:
         return _forced
     kind = torch.device(device).type
-    for name, source in SOURCES.items():
-        if kind in source.devices and importlib.util.find_spec(source.package) is not None:
-            return name
-    return "torch"
+    return next((name for name, source in SOURCES.items() if source.runs(kind, dtype)), "torch")
 
 
 @contextmanager
@@ -92,7 +99,7 @@ def use_backend(name: str) -> Iterator[None]:
     if name not in SOURCES:
         raise UnknownName("scan backend", name, SOURCES)
     package = SOURCES[name].package
-    if importlib.util.find_spec(package) is None:
+    if not _is_installed(package):
         raise MissingDependency(package, f"the scan backend {name}", f"pip install {package}")
     before, _forced = _forced, name
     try:
@@ -101,8 +108,13 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
-def _backend(device: torch.device) -> Backend:
-    backend = importlib.import_module(SOURCES[backend_for(device)].module).BACKEND
+@cache
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _backend(x: Tensor) -> Backend:
+    backend = importlib.import_module(SOURCES[backend_for(x.device, x.dtype)].module).BACKEND
     assert isinstance(backend, Backend)
     return backend
 
@@ -121,7 +133,7 @@ def selective_scan(
 
 @torch.library.custom_op("longvis::selective_scan", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
 def _scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
-    return _backend(x.device).forward(x, delta, A, B, C, D, delta_bias)
+    return _backend(x).forward(x, delta, A, B, C, D, delta_bias)
 
 
 @torch.library.custom_op(
@@ -132,17 +144,21 @@ def _scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, 
 def _scan_backward(
     grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Gradients:
-    return _backend(x.device).backward(grad, x, delta, A, B, C, D, delta_bias)
+    return _backend(x).backward(grad, x, delta, A, B, C, D, delta_bias)
 
 
 @_scan.register_fake
 def _fake_scan(x: Tensor, *parameters: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
+    return _token_major(x)
 
 
 @_scan_backward.register_fake
 def _fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in inputs)
+    return tuple(_token_major(t) if t.ndim == 3 else t.new_empty(t.shape) for t in inputs)
+
+
+def _token_major(t: Tensor) -> Tensor:
+    return t.new_empty(t.shape[0], t.shape[2], t.shape[1]).mT
 
 
 def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
