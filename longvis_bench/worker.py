@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longvis_bench import units
 from longvis_bench.data import ImageData, open_data
 from longvis_bench.errors import (
     IllegalSize,
@@ -35,8 +36,15 @@ from longvis_bench.measure.noise import Noise, NoiseWatch
 from longvis_bench.quality import notes_for
 from longvis_bench.records import Cell, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
+from longvis_bench.stats import median
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+VALIDITY_LIMIT_S = 30.0
+"""What the checks of validity may take each; longer ones are not run, and the row says so."""
+REFERENCE_COST = 10
+"""Iterations' time of the float64 reference on a CPU, whose convolutions have no fast kernels."""
+BATCH_COST = 3
+"""Iterations' time of an image in a batch of two, and alone."""
 PART_ITERATIONS = 5
 """Iterations of a train step whose parts are timed apart."""
 
@@ -336,7 +344,13 @@ def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) ->
             with torch.inference_mode():
                 check_logits(model(images[:1]), 1, cell.num_classes)
             return
-        record = check_validity(model, images, cell.num_classes, skip_reference=_skip_reference(draft))
+        alone_only = BATCH_COST * _latency(draft) / cell.batch_size > VALIDITY_LIMIT_S
+        record = check_validity(
+            model,
+            images[:1] if alone_only else images,
+            cell.num_classes,
+            skip_reference=_skip_reference(draft),
+        )
     draft.values["validity"] = record
     if record.verdict == "invalid":
         error = max(record.reference_error or 0.0, record.batch_error or 0.0)
@@ -347,14 +361,24 @@ def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) ->
 
 
 def _skip_reference(draft: Draft) -> str | None:
-    """The reference in higher precision takes about twice the memory and a few iterations' time."""
+    """Why the reference is not run: it takes about ten iterations' time on a CPU, and twice the memory."""
     import psutil
 
     memory, cell = draft.values.get("memory"), draft.values["cell"]
-    available = psutil.virtual_memory().available
-    if memory is not None and cell.device == "cpu" and 3 * memory.peak_bytes > available:
+    if cell.device != "cpu":
+        return None
+    seconds = REFERENCE_COST * _latency(draft)
+    if seconds > VALIDITY_LIMIT_S:
+        return f"not run: the float64 reference would take about {units.seconds(seconds)}"
+    if memory is not None and 3 * memory.peak_bytes > psutil.virtual_memory().available:
         return "not run: the float64 reference would not fit into memory"
     return None
+
+
+def _latency(draft: Draft) -> float:
+    """Median seconds of an iteration; 0 where time was not measured."""
+    timing = draft.values.get("timing")
+    return (median(timing.samples_s) or 0.0) if timing is not None else 0.0
 
 
 def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:

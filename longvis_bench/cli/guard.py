@@ -28,6 +28,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
         except LongvisError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt:
