@@ -172,9 +172,10 @@ def fastervit(resolution: int, *, window_size: Sequence[int] | None = None, **_:
     """FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
 
     With the published window of 7, the carrier tokens' position bias grows with the fourth power of the
-    resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows a side keep it constant.
+    resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows a side keep it constant.  At 32 px stage
+    4 has one token, whose place in its window the package divides by zero.
     """
-    require_multiple(resolution, 32, "fastervit")
+    require_multiple(resolution, 32, "fastervit", 64)
     third, fourth = resolution // 16, resolution // 32
     if window_size is None:
         window_size = (7, 7, whole_windows(third), whole_windows(fourth))
@@ -188,18 +189,25 @@ def fastervit(resolution: int, *, window_size: Sequence[int] | None = None, **_:
 
 
 def swin(resolution: int, *, window_size: int | None = None, **_: Any) -> SizePlan:
-    """Swin: 7 as published where it divides the last grid, else 8 or 12 where they do, else 7 padded."""
+    """Swin: the first window of 7, 8 and 12 that divides or holds the grid of every stage, else 7 padded."""
     require_multiple(resolution, 32, "swin")
-    grid = resolution // 32
-    if window_size is None:
-        window_size = next((w for w in (7, 8, 12) if grid % w == 0), 7)
     grids = [resolution // stride for stride in (4, 8, 16, 32)]
-    worst = max((ceil(g / window_size) * window_size) ** 2 / g**2 - 1 for g in grids)
+    if window_size is None:
+        window_size = next((w for w in (7, 8, 12) if not _swin_padding(grids, w)), 7)
     return SizePlan(
         reach=f"windows of {window_size} (published: 7 at 224 px, 12 at 384 px)",
-        padding_ratio=worst or None,
+        padding_ratio=_swin_padding(grids, window_size) or None,
         arguments={"window_size": window_size},
     )
+
+
+def _swin_padding(grids: Sequence[int], window_size: int) -> float:
+    """Padding of the stage that pads most; a grid within the window is one window and pads nothing."""
+    ratios = []
+    for grid in grids:
+        window = min(window_size, grid)
+        ratios.append((ceil(grid / window) * window) ** 2 / grid**2 - 1)
+    return max(ratios)
 
 
 def vit(resolution: int, *, patch_size: int = 16, **_: Any) -> SizePlan:

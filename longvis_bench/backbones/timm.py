@@ -1,0 +1,247 @@
+"""ConvNeXt, ViT and Swin from timm, built for the asked size, and any other timm model by name.
+
+The three families are built from timm's classes with the arguments that stand in their cards, so that what
+runs can be read there; the result equals `timm.create_model` of the published name
+(tests/test_backbones_timm.py).
+Never with pretrained weights: those are loaded by `weights.py`, and said so in the row.
+
+Stochastic depth is 0 unless asked for, in every family: the published rates belong to recipes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from longvis_bench import sizes
+from longvis_bench.errors import CardError, IllegalSize, UnknownName
+from longvis_bench.sizes import near_multiples
+
+HUB = "hf-hub:"
+
+
+class LinspaceOnCpu(TorchFunctionMode):
+    """Make `torch.linspace` on the CPU whatever the default device.
+
+    Models of timm's school compute their stochastic depth rates as
+    `[x.item() for x in torch.linspace(...)]`, and a tensor on the meta device has no items.  These few
+    numbers are all that ever leaves the default device while a model is built.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Pin one function, leave the rest."""
+        pinned = dict(kwargs or {})
+        if func is torch.linspace:
+            pinned.setdefault("device", "cpu")
+        return func(*args, **pinned)
+
+
+def convnext(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    depths: Sequence[int],
+    dims: Sequence[int],
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """ConvNeXt (arXiv:2201.03545) of four stages with `depths` blocks of `dims` channels."""
+    sizes.convnext(resolution)
+    with LinspaceOnCpu():
+        model: nn.Module = ConvNeXt(
+            in_chans=in_chans,
+            num_classes=num_classes,
+            depths=tuple(depths),
+            dims=tuple(dims),
+            drop_path_rate=drop_path,
+        )
+    return model
+
+
+def vit(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    dim: int,
+    depth: int,
+    num_heads: int,
+    patch_size: int = 16,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """ViT (arXiv:2010.11929) with a class token and a position table of `resolution / patch_size` squared."""
+    sizes.vit(resolution, patch_size=patch_size)
+    with LinspaceOnCpu():
+        model: nn.Module = VisionTransformer(
+            img_size=resolution,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            drop_path_rate=drop_path,
+        )
+    return model
+
+
+def swin(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    window_size: int | None = None,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Swin (arXiv:2103.14030); without `window_size`, that which `sizes.swin` plans for the size."""
+    planned = sizes.swin(resolution, window_size=window_size).arguments["window_size"]
+    with LinspaceOnCpu():
+        model: nn.Module = SwinTransformer(
+            img_size=resolution,
+            patch_size=4,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=dim,
+            depths=tuple(depths),
+            num_heads=tuple(num_heads),
+            window_size=planned,
+            drop_path_rate=drop_path,
+        )
+    return model
+
+
+def build_any(
+    *, resolution: int, num_classes: int, in_chans: int = 3, name: str, **arguments: Any
+) -> nn.Module:
+    """Any model timm knows, with random weights: the factory behind `timm:NAME`.
+
+    Arguments:
+        resolution: pixels per side; given to the model where it takes an image size.
+        num_classes: logits.
+        in_chans: channels of the image.
+        name: a name of `timm.list_models()`, with or without a weights tag, or "hf-hub:organisation/name".
+        arguments: passed to timm.
+
+    Raises:
+        UnknownName: timm has no such model.
+        IllegalSize: the model does not take the size; timm's reason, and sizes near it that it takes.
+        CardError: the hub cannot be asked, or the model does not take the arguments.
+    """
+    _require_known(name)
+    given = {"num_classes": num_classes, "in_chans": in_chans, **arguments}
+    try:
+        model = _create(name, resolution, given)
+        fault = _fault(name, model, resolution, given)
+    except (AssertionError, ValueError) as error:
+        fault, model = _first_line(error), None
+    if model is None or fault is not None:
+        legal = [size for size in _candidates(name, resolution) if _takes(name, size, given)]
+        raise IllegalSize(resolution, f"timm's {name} says: {fault}", legal)
+    return model
+
+
+def _require_known(name: str) -> None:
+    if name.startswith(HUB):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = "`timm.list_models()` in Python names them all."
+        raise UnknownName("timm model", name, timm.list_models(), hint)
+    known = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in known:
+        raise UnknownName("timm model", name, [architecture, *known])
+
+
+def _create(name: str, resolution: int, given: Mapping[str, Any]) -> nn.Module:
+    """Build it for the size, or of its one size where it takes none (convolutional models)."""
+    try:
+        return _call(name, {**given, "img_size": resolution})
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise CardError(f"timm's {name} does not take its arguments: {_first_line(error)}.") from error
+    try:
+        return _call(name, given)
+    except TypeError as error:
+        raise CardError(f"timm's {name} does not take its arguments: {_first_line(error)}.") from error
+
+
+def _call(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        with LinspaceOnCpu():
+            model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    except (OSError, RuntimeError) as error:
+        if not name.startswith(HUB):
+            raise
+        raise CardError(
+            f"the hub's description of {name} cannot be had ({_first_line(error).split('. ')[0]}): check the "
+            f"name and the network, or download its config.json once where there is one."
+        ) from error
+    return model
+
+
+def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any]) -> str | None:
+    """Why the model does not take the size, found by a forward on the meta device; None if it does.
+
+    timm's models check their input when they see it, not when they are built, and a plain ViT silently cuts
+    off what does not fill a patch.
+    """
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    for side in patch if isinstance(patch, tuple) else ():
+        if resolution % side:
+            return f"patches of {side} px do not fill {resolution} px"
+    parameter = next(model.parameters(), None)
+    if parameter is None or not parameter.is_meta:
+        with torch.device("meta"):
+            model = _create(name, resolution, given)
+    channels = int(given["in_chans"])
+    training = model.training
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.eval()(torch.empty(1, channels, resolution, resolution, device="meta"))
+    except NotImplementedError:
+        return None
+    except (AssertionError, ValueError, RuntimeError) as error:
+        # A model whose forward reads values cannot run on meta; that says nothing about its sizes.
+        return None if "meta" in str(error).lower() else _first_line(error)
+    finally:
+        model.train(training)
+    return None
+
+
+def _takes(name: str, resolution: int, given: Mapping[str, Any]) -> bool:
+    try:
+        with torch.device("meta"):
+            return _fault(name, _create(name, resolution, given), resolution, given) is None
+    except (AssertionError, ValueError, RuntimeError):
+        return False
+
+
+def _candidates(name: str, resolution: int) -> list[int]:
+    """Sizes worth naming: multiples of 32 around the asked one, and the one it was published for."""
+    published = None if name.startswith(HUB) else timm.get_pretrained_cfg_value(name, "input_size")
+    around = near_multiples(resolution, 32, 32)
+    return sorted({*around, *(published[-1:] if published else ())} - {resolution})
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
