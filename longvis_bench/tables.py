@@ -159,7 +159,7 @@ class Footnote:
     def add(self, text: str, row: Row) -> None:
         """One more row."""
         self.texts.append(text)
-        self.templates.add(_template(text, row))
+        self.templates.add(template(text, row))
         self.where = self.where or f"{row.cell.model} at {row.cell.resolution} px"
 
     @property
@@ -186,7 +186,7 @@ class Footnotes:
 
     def mark(self, kind: str, text: str, row: Row, advice: str = "", *, key: str | None = None) -> int:
         """The number of the line that says this, new or there already."""
-        like = key if key is not None else re.sub(r"\d+(\.\d+)?", "#", _template(text, row))
+        like = key if key is not None else re.sub(r"\d+(\.\d+)?", "#", template(text, row))
         note = self.notes.setdefault((kind, like), Footnote(kind, advice))
         note.add(text, row)
         return list(self.notes).index((kind, like)) + 1
@@ -205,7 +205,7 @@ class Entry:
     marks: tuple[int, ...] = ()
 
 
-def _template(text: str, row: Row) -> str:
+def template(text: str, row: Row) -> str:
     """The text of any row with this fault: model and size replaced."""
     text = re.sub(rf"(?<![\w.-]){re.escape(row.cell.model)}(?![\w-])", "MODEL", text)
     return re.sub(rf"(?<![\w.]){row.cell.resolution}(?![\w.]*\w)", "RES", text)
