@@ -535,7 +535,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], cost: Cost, size: int, points: 
         words = [
             _short(label) + (f" ({_word(row)})" if row.status != "ok" else "") for label, row in lost.items()
         ]
-        text = textwrap.shorten(f"× without top-1: {units.listing(words, 4)}", 90, placeholder=" ...")
+        text = textwrap.shorten(f"× without top-1: {units.listing(words, 4)}", 80, placeholder=" ...")
         below = -0.5 / _inches(axes)[1]
         axes.text(0, below, printable(text), transform=axes.transAxes, fontsize=8.5, color=GREY, va="top")
     _point_labels(axes, points, [points[label] for label in front], cost)
