@@ -658,6 +658,12 @@ _RECORD = (
     _int("attempt", "", "How often the cell was run; only the last is shown.", lambda r: r.attempt),
     _text("key", "Identity of the measurement: cell, code, weights and environment.", lambda r: r.key),
     _text("started", "When it began, UTC.", lambda r: r.started),
+    _text(
+        "machine",
+        "Processor or GPU model and core count.",
+        lambda r: r.machine or None,
+        why=_always("the row was made apart from a sweep"),
+    ),
     _int("schema", "", "Version of the stored row.", lambda r: r.version),
 )
 

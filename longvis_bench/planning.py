@@ -186,6 +186,7 @@ def _plan_cell(
         cell=cell,
         settings=settings,
         key=key,
+        machine=environment.machine,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
         working_dir=registry.working_dir,
         weights_path=weights,
@@ -194,7 +195,7 @@ def _plan_cell(
     if fault is None:
         return Planned(request), None
     status, reason = fault[0], str(fault[1])
-    row = Row(key=key, cell=cell, settings=settings, status=status, reason=reason)
+    row = Row(key=key, machine=environment.machine, cell=cell, settings=settings, status=status, reason=reason)
     return Planned(request, row), fault[1]
 
 

@@ -93,6 +93,7 @@ class Request(_Record):
     settings: Settings = Settings()
     key: str = ""
     attempt: int = 1
+    machine: str = ""
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
     weights_path: Path | None = None
@@ -184,6 +185,8 @@ class Row(_Record):
     version: Literal[1] = Field(1, alias="schema")
     key: str
     attempt: int = 1
+    machine: str = ""
+    """`Environment.machine`, so that rows of several machines can stand side by side."""
     cell: Cell
     settings: Settings = Settings()
     status: Status

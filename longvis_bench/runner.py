@@ -94,6 +94,7 @@ def _empty_row(request: Request) -> Row:
     return Row(
         key=request.key,
         attempt=request.attempt,
+        machine=request.machine,
         cell=request.cell,
         settings=request.settings,
         status="error",

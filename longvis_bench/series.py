@@ -25,6 +25,7 @@ CONDITIONS = (
     "num_classes",
     "seed",
     "round",
+    "machine",
 )
 """Columns in which two rows of one model and size can differ; tables show those that vary."""
 
@@ -46,7 +47,7 @@ def in_words(name: str, value: Value) -> str | None:
     """A condition for people: "batch 8", "2 threads"; None where there is nothing to say."""
     if name in ("fused", "compiled"):
         return name if value == "yes" else None
-    if name in ("seed", "round") and value == 0:
+    if value is None or (name in ("seed", "round") and value == 0):
         return None
     if name == "threads" and value == 1:
         return "1 thread"

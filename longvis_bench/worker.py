@@ -56,6 +56,7 @@ class Draft:
         self.values: dict[str, Any] = {
             "key": request.key,
             "attempt": request.attempt,
+            "machine": request.machine,
             "cell": request.cell,
             "settings": request.settings,
             "status": "error",
@@ -321,16 +322,16 @@ def _time(
 
 
 def _backends(model: nn.Module, device: torch.device, draft: Draft) -> dict[str, str]:
-    """What ran where there was a choice: the selective scan's backend, where the model scans."""
-    named = getattr(model, "scan_backend", None)
-    if isinstance(named, str):
-        return {"scan": named}
-    count = draft.values.get("count")
-    if count is None or not count.scan_flops:
-        return {}
+    """What ran: the GPU, and the selective scan's backend where the model scans."""
     from longvis_bench.ops.selective_scan import backend_for
 
-    return {"scan": backend_for(device)}
+    backends = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    named, count = getattr(model, "scan_backend", None), draft.values.get("count")
+    if isinstance(named, str):
+        backends["scan"] = named
+    elif count is not None and count.scan_flops:
+        backends["scan"] = backend_for(device)
+    return backends
 
 
 def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:

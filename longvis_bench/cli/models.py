@@ -26,6 +26,9 @@ def models(
     console = Console(highlight=False)
     if name is None:
         console.print(_list(registry))
+        for found in registry.cards:
+            if found.card.licences.non_commercial:
+                console.print(f"[bold]non-commercial[/] in part, {escape(_licences(found.card))}")
         console.print(
             "Also: timm:NAME (any timm model) and path/to/file.py:callable. One in full: longvis models NAME"
         )
@@ -51,10 +54,20 @@ def _list(registry: Registry) -> Table:
         names = [name.removeprefix(f"{card.family}-") for name in card.variants]
         names += [f"@{other}" for other in card.implementations]
         shipped = sorted({f"{entry.dataset} {entry.resolution} px" for entry in card.weights if entry.file})
-        licence = card.licences.code + (", non-commercial" if card.licences.non_commercial else "")
-        row = (family, " ".join(names), card.implementation, ", ".join(shipped) or units.UNKNOWN, licence)
+        weights = ", ".join(shipped) or units.UNKNOWN
+        row = (family, " ".join(names), card.implementation, weights, card.licences.code)
         table.add_row(*map(escape, row))
     return table
+
+
+def _licences(card: Card) -> str:
+    """Who allows what, in one line."""
+    parts = {
+        "code that runs": card.licences.code,
+        "authors' code": card.licences.upstream,
+        "authors' weights": card.licences.weights,
+    }
+    return f"{card.family}: " + "; ".join(f"{name} {licence}" for name, licence in parts.items() if licence)
 
 
 def _show(console: Console, found: FoundCard) -> None:

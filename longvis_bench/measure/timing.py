@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from longvis_bench.measure.clock import Clock, Iteration
 from longvis_bench.records import TimingRecord
-from longvis_bench.stats import is_flat, should_stop
+from longvis_bench.stats import is_flat, is_precise, should_stop
 
 WINDOW = 5
 """Samples that must show no trend for the warm-up to be over."""
@@ -49,8 +49,14 @@ def measure_latency(
         if warm is not None and should_stop(samples, precision):
             return _record(taken, warm, "stable")
         if spent >= budget_s:
-            verdict = "noisy" if len(samples) >= MIN_SAMPLES else "budget"
-            return _record(taken, warm or 1, verdict)
+            return _record(taken, warm or 1, _late_verdict(samples, precision))
+
+
+def _late_verdict(samples: list[float], precision: float) -> str:
+    """The verdict when the budget ends between two looks of the stop rule."""
+    if len(samples) < MIN_SAMPLES:
+        return "budget"
+    return "stable" if is_precise(samples, precision) else "noisy"
 
 
 def _end_of_warmup(taken: list[float], spent: float, budget_s: float) -> int | None:
