@@ -54,8 +54,8 @@ class Recipe(BaseModel):
 
 QUICK = Recipe(
     name="quick",
-    epochs=14,
-    batch_size=32,
+    epochs=10,
+    batch_size=16,
     optimizer="adamw",
     learning_rate=2e-3,
     weight_decay=0.05,
