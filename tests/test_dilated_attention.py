@@ -13,6 +13,7 @@ CASES = {
     "ratio does not divide the heads": (16, 3, [4, 8, 16], [1, 2, 4]),
     "more residues than heads": (16, 2, [8, 16], [1, 8]),
     "some tokens in no branch": (12, 4, [4, 12], [2, 4]),
+    "a padded branch, then whole ones": (12, 2, [5, 4, 6], [1, 1, 2]),
     "one head, ragged": (11, 1, [3, 5], [1, 3]),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

@@ -120,12 +120,17 @@ class _DilatedAttention(torch.autograd.Function):
             out, lse = attend(q, k, v, _bias(query, branch) if mask_padding else None)
             attended.append(out)
             lses.append(lse)
-        mixed_lse = _mixed_lse(lses, branches, query.shape[1])
-        mixed = torch.zeros_like(query, memory_format=torch.contiguous_format)
-        for branch, out, lse in zip(branches, attended, lses, strict=True):
-            scatter_add(mixed, out * _weight(lse, mixed_lse, branch).to(out.dtype), branch)
+        mixed_lse, mixed = _mixed_lse(lses, branches, query.shape[1]), None
+        keep = any(ctx.needs_input_grad) and not differentiable_mixing
+        for i, (branch, lse) in enumerate(zip(branches, lses, strict=True)):
+            weight = _weight(lse, mixed_lse, branch).to(query.dtype)
+            weighted = attended[i] * weight if keep else attended[i].mul_(weight)
+            mixed = accumulate(mixed, weighted, branch, query.shape[1])
+            if not keep:
+                attended[i] = mixed  # lets go of the branch's own output
+        assert mixed is not None
         ctx.options = (branches, mask_padding, differentiable_mixing)
-        kept = [mixed] if differentiable_mixing else attended
+        kept = attended if keep else [mixed]
         ctx.save_for_backward(query, key, value, mixed_lse, *lses, *kept)
         return mixed
 
@@ -134,14 +139,14 @@ class _DilatedAttention(torch.autograd.Function):
         branches, mask_padding, differentiable_mixing = ctx.options
         query, key, value, mixed_lse, *rest = ctx.saved_tensors
         lses, kept = rest[: len(branches)], rest[len(branches) :]
-        gradients = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)]
+        gradients: list[Tensor | None] = [None, None, None]
         for i, (branch, lse) in enumerate(zip(branches, lses, strict=True)):
             q, k, v = (gather(t, branch) for t in (query, key, value))
             out = gather(kept[0], branch) if differentiable_mixing else kept[i]
             d_out = gather(grad, branch) * _weight(lse, mixed_lse, branch).to(grad.dtype)
             bias = _bias(query, branch) if mask_padding else None
-            for total, part in zip(gradients, attend_backward(d_out, q, k, v, out, lse, bias), strict=True):
-                scatter_add(total, part, branch)
+            for j, part in enumerate(attend_backward(d_out, q, k, v, out, lse, bias)):
+                gradients[j] = accumulate(gradients[j], part, branch, query.shape[1])
         return (*gradients, None, None, None)
 
 
@@ -169,18 +174,22 @@ def gather(dense: Tensor, branch: Branch) -> Tensor:
     return seen
 
 
-def scatter_add(dense: Tensor, seen: Tensor, branch: Branch) -> None:
-    """Add what a branch's heads made to the places they saw: in place, the transpose of `gather`.
+def accumulate(dense: Tensor | None, seen: Tensor, branch: Branch, tokens: int) -> Tensor:
+    """Add what a branch's heads made to the places they saw, the transpose of `gather`.
 
     Arguments:
-        dense: (batch, tokens, heads, channels), contiguous.
+        dense: the sum so far (batch, tokens, heads, channels), contiguous; None: nothing yet.
         seen: (batch * segments, heads, tokens seen, channels).
+
+    Returns:
+        The sum: `dense` itself, or a new tensor, contiguous, which may be made of the memory of `seen`.
     """
-    if branch.is_padded(dense.shape[1]):
-        dense.add_(scatter(seen, branch, dense.shape[1], 0.0))
-        return
+    if dense is None or branch.is_padded(tokens):
+        part = scatter(seen, branch, tokens, 0.0)
+        return part.contiguous() if dense is None else dense.add_(part)
     for view, part in _seen(_cells(dense, branch), seen, branch):
         view.add_(part)
+    return dense
 
 
 def scatter(seen: Tensor, branch: Branch, tokens: int, fill: float) -> Tensor:
@@ -193,6 +202,8 @@ def scatter(seen: Tensor, branch: Branch, tokens: int, fill: float) -> Tensor:
         (batch, tokens, heads, channels).
     """
     rows, heads, _, channels = seen.shape
+    if branch.ratio == 1 and not branch.is_padded(tokens):
+        return seen.transpose(1, 2).reshape(-1, tokens, heads, channels)
     cells = seen.new_full((rows, branch.seen, branch.ratio, heads, channels), fill)
     for view, part in _seen(cells, seen, branch):
         view.copy_(part)
