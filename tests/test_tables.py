@@ -57,6 +57,7 @@ def full_row() -> Row:
         1.1 + 0.001 * (i % 5) for i in range(200)
     )
     return plain_row(
+        machine="intel-xeon-2c",
         cell={
             "arguments": {"window": 8},
             "weights": "vit-n.safetensors",

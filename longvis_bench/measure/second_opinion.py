@@ -23,11 +23,19 @@ MOST_MACS = 200e9
 INSTALL = "python -m pip install 'longvis-bench[fvcore]'"
 
 
+MATMUL_KIND = ("conv", "linear", "matmul", "addmm", "bmm", "einsum", "mm")
+"""fvcore's names of matrix products and convolutions; it also counts normalisation and interpolation."""
+
+
 class Opinion(NamedTuple):
-    """fvcore's MACs of one image, and the operators it did not count with their calls."""
+    """What fvcore counted for one image."""
 
     macs: int
+    """Matrix products and convolutions (its "flops" are multiply-adds)."""
+    others: dict[str, int]
+    """What else it counted, by its operator names."""
     skipped: dict[str, int]
+    """Operators it did not count -> calls."""
 
 
 def compare(variant: Variant, resolution: int, num_classes: int) -> str:
@@ -63,19 +71,21 @@ def _count(variant: Variant, size: int, num_classes: int) -> Count | None:
 
 
 def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> Opinion:
-    """What fvcore counts for one image in eval mode on the CPU (its "flops" are multiply-adds)."""
-    from fvcore.nn import FlopCountAnalysis
-
+    """What fvcore counts for one image in eval mode on the CPU."""
     model = variant.build(resolution=resolution, num_classes=num_classes).eval()
     image = torch.zeros(1, 3, resolution, resolution)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # fvcore is unmaintained and uses what torch has deprecated
+        from fvcore.nn import FlopCountAnalysis
+
         analysis = FlopCountAnalysis(model, image)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        macs = int(analysis.total())
+        counted = {str(name): int(value) for name, value in analysis.by_operator().items()}
         skipped = {str(name): int(calls) for name, calls in analysis.unsupported_ops().items()}
-    return Opinion(macs, skipped)
+    products = {name: value for name, value in counted.items() if name in MATMUL_KIND}
+    others = {name: value for name, value in counted.items() if name not in MATMUL_KIND and value}
+    return Opinion(sum(products.values()), others, skipped)
 
 
 def _sentence(size: int, ours: Count, opinion: Opinion) -> str:
@@ -85,12 +95,14 @@ def _sentence(size: int, ours: Count, opinion: Opinion) -> str:
         f"this counts {units.count(ours.macs)}"
     )
     if abs(difference) <= 0.01 * ours.macs:
-        return f"{told}: they agree within 1 %."
+        others = ", ".join(f"{units.count(value)} for {name}" for name, value in opinion.others.items())
+        added = f"; it adds {others}, which are no matrix products" if others else ""
+        return f"{told}: they agree within 1 %{added}."
     unseen = {name: calls for name, calls in opinion.skipped.items() if _does_arithmetic(name)}
     if difference > 0 and unseen:
         names = ", ".join(f"{calls} {name} calls" for name, calls in sorted(unseen.items()))
         return f"{told}. fvcore does not see {names}."
-    return f"{told}. fvcore also counts normalisation and interpolation, which are no matrix products."
+    return f"{told}, and none of the operators it skipped explains it: {opinion.skipped}."
 
 
 def _does_arithmetic(name: str) -> bool:
