@@ -52,12 +52,15 @@ class Recipe(BaseModel):
         return f"{self.name}: " + ", ".join(f"{key} {value}" for key, value in fields.items())
 
 
+# Chosen on the training images alone (1,120 of them trained, the other 280 judged), at 256 px, 8 epochs, one
+# seed: 2e-3 was better than 1e-3 for vit-n (63 against 37 %), convnext-n (99, 97) and a LongViT (73, 71).
 QUICK = Recipe(
     name="quick",
     epochs=10,
     batch_size=16,
     optimizer="adamw",
     learning_rate=2e-3,
+    betas=(0.9, 0.999),
     weight_decay=0.05,
     warmup=0.1,
     final_learning_rate=1e-5,
