@@ -107,6 +107,13 @@ def test_modules_add_up() -> None:
     assert result.by_module["1.0"] == result.by_module["1"]
 
 
+def test_lists_of_modules_add_up_too() -> None:
+    blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, 3, 1)]), nn.ModuleList([nn.Conv2d(3, 3, 1)])])
+    result = count(Wrap(lambda m, x: m.blocks[1][0](m.blocks[0][0](x)), blocks=blocks), 16)
+    assert list(result.by_module) == ["", "blocks", "blocks.0", "blocks.0.0", "blocks.1", "blocks.1.0"]
+    assert result.by_module["blocks"] == 2 * result.by_module["blocks.0"] == result.macs
+
+
 def test_counting_leaves_the_model_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -64,4 +64,4 @@ def options(
 def main() -> None:
     """Run the command line."""
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    app()
+    app(prog_name="longvis")

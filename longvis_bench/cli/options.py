@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from longvis_bench.errors import LongvisError, UnknownName
+from longvis_bench.errors import LongvisError
 
 ModelsDirs = Annotated[
     list[Path] | None, typer.Option("--models-dir", help="Further folder of cards; may be given again.")
@@ -43,11 +43,11 @@ def choices(text: str, option: str, literal: object) -> tuple[str, ...]:
     """`fp32,bf16` -> ("fp32", "bf16"), each one of a Literal's values.
 
     Raises:
-        UnknownName: some part is none of them.
+        LongvisError: some part is none of them.
     """
     known: Sequence[str] = get_args(literal)
     values = tuple(part.strip() for part in text.split(",") if part.strip())
     for value in values:
         if value not in known:
-            raise UnknownName(f"value of {option}", value, known, f"it takes {', '.join(known)}.")
+            raise LongvisError(f"{option} takes {', '.join(known)}, not {value!r}.")
     return tuple(dict.fromkeys(values))

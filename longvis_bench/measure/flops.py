@@ -182,12 +182,26 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _module_paths(modules: Counter[str], root: str) -> dict[str, int]:
-    """`Global` and `Model.stage.0` of the tracker -> "" and `stage.0`."""
-    paths = {}
-    for name, macs in modules.items():
-        if name != "Global":
-            paths[name.removeprefix(root).removeprefix(".")] = macs
-    return paths
+    """`Model.stage.0` of the tracker -> `stage.0`; lists of modules, which are never called, are added up."""
+    called = {
+        name.removeprefix(root).removeprefix("."): macs for name, macs in modules.items() if name != "Global"
+    }
+    paths: Counter[str] = Counter()
+    for path, macs in called.items():
+        for parent in _uncalled_parents(path, called):
+            paths[parent] += macs
+        paths[path] += macs
+    return dict(paths)
+
+
+def _uncalled_parents(path: str, called: Mapping[str, int]) -> list[str]:
+    """Containers right above a module, up to the first that was called itself; outermost first."""
+    parents: list[str] = []
+    parent = path.rpartition(".")[0]
+    while parent and parent not in called:
+        parents.insert(0, parent)
+        parent = parent.rpartition(".")[0]
+    return parents
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
