@@ -176,10 +176,10 @@ class Stem(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_chans, 64, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(64, eps=1e-4),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(64, width, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(width, eps=1e-4),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *[ConvResidual(width) for _ in range(3)],
             ConvDownsample(width),
             *[ConvResidual(2 * width) for _ in range(3)],
@@ -201,7 +201,7 @@ class ConvResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width of map) -> the same."""
         inner = self.act(self.norm1(self.conv1(x)))
-        out: Tensor = x + self.norm2(self.conv2(inner))
+        out: Tensor = self.norm2(self.conv2(inner)).add_(x)
         return out
 
 

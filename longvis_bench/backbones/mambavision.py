@@ -178,7 +178,7 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width of map) -> the same."""
         inner = self.act(self.norm1(self.conv1(x)))
-        out: Tensor = x + self.drop_path(self.norm2(self.conv2(inner)))
+        out: Tensor = self.drop_path(self.norm2(self.conv2(inner))).add_(x)
         return out
 
 
@@ -302,10 +302,10 @@ def _stem(in_chans: int, in_dim: int, dim: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_chans, in_dim, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(in_dim, eps=1e-4),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(dim, eps=1e-4),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 
