@@ -194,9 +194,16 @@ def _plan_cell(
     fault = _fault(variant, cell)
     if fault is None:
         return Planned(request), None
-    status, reason = fault[0], str(fault[1])
-    row = Row(key=key, machine=environment.machine, cell=cell, settings=settings, status=status, reason=reason)
-    return Planned(request, row), fault[1]
+    status, error = fault
+    row = Row(
+        key=key,
+        machine=environment.machine,
+        cell=cell,
+        settings=settings,
+        status=status,
+        reason=str(error),
+    )
+    return Planned(request, row), error
 
 
 def _cell(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -32,13 +31,13 @@ from longvis_bench.errors import (
 )
 from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
+from longvis_bench.measure.iteration import DTYPES, make_iteration
 from longvis_bench.measure.noise import Noise, NoiseWatch
 from longvis_bench.quality import notes_for
 from longvis_bench.records import Cell, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.stats import median
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALIDITY_LIMIT_S = 30.0
 """What the checks of validity may take each; longer ones are not run, and the row says so."""
 REFERENCE_COST = 10
@@ -186,7 +185,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         model = _build(request, variant, draft)
         images = _images(cell, data, cell.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6) if cell.mode == "train" else None
-    iteration, parts = _iteration(cell, model, images, optimizer)
+    iteration, parts = make_iteration(cell, model, images, optimizer)
     with _Timed(draft, "time"):
         _time(request, draft, iteration, parts)
     if memory is not None:
@@ -248,56 +247,6 @@ def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
     device = torch.device(cell.device)
     images, _ = data.batch("val", indices, cell.resolution, device=device, dtype=dtype)
     return images.contiguous(memory_format=_memory_format(cell))
-
-
-def _iteration(
-    cell: Cell, model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None
-) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
-    """One iteration, and in train mode its parts in their order."""
-    if optimizer is None:
-
-        def infer() -> Tensor:
-            with torch.inference_mode():
-                return model(images)  # type: ignore[no-any-return]
-
-        return infer, {}
-    step = _TrainStep(cell, model, images, optimizer)
-    parts: dict[str, Callable[[], object]] = {"forward": step.forward, "backward": step.backward, "optimizer": step.optimize}
-    return step.run, parts
-
-
-class _TrainStep:
-    """Forward, backward and optimizer step on one batch with random labels."""
-
-    def __init__(
-        self, cell: Cell, model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer
-    ) -> None:
-        self.cell, self.model, self.images, self.optimizer = cell, model, images, optimizer
-        self.labels = torch.randint(cell.num_classes, (cell.batch_size,), device=images.device)
-        self.loss = torch.zeros(())
-
-    def forward(self) -> None:
-        with _autocast(self.cell):
-            logits = self.model(self.images)
-        self.loss = F.cross_entropy(logits.float(), self.labels)
-
-    def backward(self) -> None:
-        self.loss.backward()  # type: ignore[no-untyped-call]
-
-    def optimize(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
-
-    def run(self) -> None:
-        self.forward()
-        self.backward()
-        self.optimize()
-
-
-def _autocast(cell: Cell) -> AbstractContextManager[object]:
-    if cell.dtype == "fp32":
-        return nullcontext()
-    return torch.autocast(torch.device(cell.device).type, dtype=DTYPES[cell.dtype])
 
 
 def _time(

@@ -44,8 +44,10 @@ def commands() -> list[str]:
 
 def run(command: str, *more: str) -> str:
     arguments = shlex.split(command)[1:]
-    expanded = [str(path) for argument in arguments for path in (sorted(Path().glob(argument)) or [argument])
-                if not argument.startswith("/")]  # fmt: skip
+    expanded: list[str] = []
+    for argument in arguments:
+        found = sorted(map(str, Path().glob(argument))) if not argument.startswith("/") else []
+        expanded += found or [argument]
     result = CliRunner().invoke(app, [*expanded, *more])
     assert result.exit_code == 0, f"{command}: {result.output}"
     return result.output

@@ -110,7 +110,7 @@ def test_arguments_in_brackets_override_the_card(tmp_path: Path) -> None:
     variant = Registry(working_dir=tmp_path).find("own-s[dim=6]")
     assert variant.arguments == {"dim": 6}
     model = variant.build(resolution=32, num_classes=2)
-    assert model[0].weight.shape[0] == 6  # type: ignore[index, union-attr]
+    assert model[0].weight.shape[0] == 6  # type: ignore[index]
 
 
 def test_an_argument_the_factory_does_not_take(tmp_path: Path) -> None:

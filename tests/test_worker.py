@@ -1,0 +1,120 @@
+"""One cell in this process: phases, parts of a row, classification of what goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longvis_bench.errors import IllegalSize, InvalidOutput, LongvisError, MissingDependency, Unsupported
+from longvis_bench.records import Cell, Request, Row, Settings
+from longvis_bench.worker import classify, measure_cell
+
+FAMILIES = Path(__file__).parent / "families"
+pytestmark = pytest.mark.usefixtures("two_threads")
+
+
+def request(**changes: object) -> Request:
+    cell = Cell(
+        model="moody-fine",
+        family="moody",
+        variant="moody-fine",
+        implementation="user",
+        resolution=64,
+        threads=2,
+    ).model_copy(update=changes)
+    return Request(cell=cell, settings=Settings(budget_s=0.1), models_dirs=(FAMILIES,))
+
+
+def test_a_row_has_every_part() -> None:
+    published: list[Row] = []
+    row = measure_cell(request(), published.append)
+    assert row.status == "ok", row.reason
+    assert row.count is not None
+    assert row.timing is not None
+    assert row.memory is not None
+    assert row.validity is not None
+    assert row.validity.verdict == "ok"
+    assert row.size is not None
+    assert row.size.reach
+    assert row.accuracy is None
+    assert "longvis train --models moody-fine" in row.null_reasons["accuracy"]
+    assert [bool(part.timing) for part in published] == [False, True, True]
+
+
+def test_only_what_is_asked_for_is_measured() -> None:
+    row = measure_cell(request(metrics=("count",)))
+    assert row.status == "ok"
+    assert row.count is not None
+    assert row.timing is row.memory is row.validity is None
+
+
+def test_bf16_runs_the_model_in_bf16() -> None:
+    row = measure_cell(request(dtype="bf16"))
+    assert row.status == "ok", row.reason
+    assert row.validity is not None
+    assert row.validity.reference.startswith("float32")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_train_step_has_its_parts_and_its_memory(dtype: str) -> None:
+    row = measure_cell(request(mode="train", dtype=dtype, batch_size=2))
+    assert row.status == "ok", row.reason
+    assert row.timing is not None
+    assert set(row.timing.parts_s) == {"forward", "backward", "optimizer"}
+    assert row.memory is not None
+    parts = row.memory.parts_bytes
+    assert parts["gradients"] == parts["weights"]
+    assert parts["optimizer"] >= 2 * parts["weights"]
+
+
+def test_shipped_weights_give_an_accuracy(tmp_path: Path) -> None:
+    from longvis_bench.registry import Registry
+
+    variant = Registry().find("vit-n")
+    entry = variant.shipped_weights("digits", 256)
+    assert entry is not None
+    assert entry.file is not None
+    cell = request().cell.model_copy(
+        update={"model": "vit-n", "family": "vit", "variant": "vit-n", "implementation": "timm"}
+    )
+    cell = cell.model_copy(update={"resolution": 256, "images": 16, "weights": entry.file})
+    wanted = Request(
+        cell=cell,
+        settings=Settings(budget_s=0.1),
+        weights_path=variant.folder / entry.file,
+        predictions_path=tmp_path / "p" / "k.npz",
+    )
+    row = measure_cell(wanted)
+    assert row.status == "ok", row.reason
+    assert row.accuracy is not None
+    assert row.accuracy.images == 16
+    assert row.accuracy.correct_top1 > 4
+    assert row.accuracy.trained_resolution == 256
+    assert (tmp_path / "p" / "k.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (IllegalSize(7, "why"), "illegal_size"),
+        (MissingDependency("p", "it", "pip install p"), "missing_dependency"),
+        (ModuleNotFoundError("No module named 'p'", name="p"), "missing_dependency"),
+        (Unsupported("no"), "unsupported"),
+        (NotImplementedError("no kernel"), "unsupported"),
+        (RuntimeError('"x" not implemented for \'Half\''), "unsupported"),
+        (InvalidOutput("NaN"), "invalid"),
+        (LongvisError("other"), "error"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), "oom"),
+        (MemoryError(), "host_oom"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "host_oom"),
+        (ValueError("first line\nsecond line"), "error"),
+    ],
+)
+def test_errors_become_statuses(error: Exception, status: str) -> None:
+    got, reason = classify(error)
+    assert got == status
+    assert reason
+    assert "\n" not in reason
