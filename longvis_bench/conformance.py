@@ -165,11 +165,11 @@ def refuses_illegal_sizes(subject: Subject) -> str:
     odd = subject.resolution + 1
     try:
         subject.variant.plan(odd)
+        model = subject.variant.build(resolution=odd, num_classes=NUM_CLASSES).eval()
     except IllegalSize as error:
         if not error.legal:
             raise Failed(f"{odd} px is refused without naming legal sizes.") from error
         return f"{odd} px: legal are {', '.join(map(str, error.legal))}"
-    model = subject.variant.build(resolution=odd, num_classes=NUM_CLASSES).eval()
     try:
         with torch.inference_mode():
             check_logits(model(torch.zeros(1, 3, odd, odd)), 1, NUM_CLASSES)
