@@ -46,7 +46,7 @@ def random_inputs(
 
 def gradients(function, inputs: list[Tensor]) -> list[Tensor]:
     out = function(*inputs)
-    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
+    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
 
 
@@ -200,3 +200,42 @@ with use_backend("numba"):
 def test_import_runs_no_numba():
     script = "import sys, longvis_bench.ops.selective_scan; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+INTERPRETED = """
+import importlib.util, sys
+import torch
+spec = importlib.util.spec_from_file_location("scan_tests", sys.argv[1])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+for shape in [(1, 1, 1, 1), (2, 3, 7, 4), (2, 40, 33, 8), (1, 5, 16, 3)]:
+    exact = tests.gradients(tests.reference, tests.random_inputs(*shape))
+    with tests.use_backend("triton"):
+        ours = tests.gradients(tests.selective_scan, tests.random_inputs(*shape, dtype=torch.float32))
+    for name, a, b in zip("y x delta A B C D bias".split(), ours, exact, strict=True):
+        assert tests.error(a, b) <= 5e-6, (shape, name, tests.error(a, b))
+print("equal")
+"""
+
+
+def test_triton_in_its_interpreter():
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED, __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (25, 160, 196, 8), (4, 70, 49, 8), (2, 32, 1000, 16)])
+def test_triton_on_a_gpu(shape):
+    exact = gradients(reference, [t.detach().cuda().requires_grad_() for t in random_inputs(*shape)])
+    single = [t.detach().cuda().requires_grad_() for t in random_inputs(*shape, dtype=torch.float32)]
+    assert backend_for("cuda") == "triton"
+    for ours, theirs in zip(gradients(selective_scan, single), exact, strict=True):
+        assert error(ours, theirs) <= 1e-5

@@ -69,6 +69,7 @@ class Source(NamedTuple):
 
 SOURCES = {
     "numba": Source("longvis_bench.ops.scan_numba", "numba", frozenset({"cpu"})),
+    "triton": Source("longvis_bench.ops.scan_triton", "triton", frozenset({"cuda"})),
     "torch": Source("longvis_bench.ops.scan_torch", "torch", frozenset()),
 }
 """Backends by name; `torch` runs on every device."""

@@ -4,8 +4,8 @@
 
 Each CHECKOUT is the root of a clone of YalaLab/atlas, microsoft/torchscale or NVlabs/MambaVision; families
 without one are left out.  Weights and configuration come from the vectors that are here; the authors' model
-is built, given those weights strictly and run on the input that README.md defines.  Prints the largest absolute
-difference from the logits that are here, and writes complete files to DIRECTORY.
+is built, given those weights strictly and run on the input that README.md defines.  Prints the largest
+absolute difference from the logits that are here, and writes complete files to DIRECTORY.
 
 None of the authors' code is here: it is imported from the checkouts, which need einops.  What it imports
 besides and cannot be had on a laptop is stood in for: fairscale (wrappers that are not used), flash-attn by
