@@ -152,9 +152,9 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     """
     registry = Registry(config.models_dirs, working_dir)
     config = config.resolve(registry)
-    open_data(config.data)
     variants = [registry.find(name) for name in config.models]
     _check_weights(config, variants)
+    open_data(config.data)
     cells, faults = [], []
     for resolution, batch, mode, dtype, variant in product(
         config.resolutions, config.batch_sizes, config.modes, config.dtypes, variants

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
     build = [
         sys.executable,
@@ -34,8 +36,48 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         str(ROOT),
     ]
     subprocess.run(build, check=True, capture_output=True)
-    with zipfile.ZipFile(next(out.glob("*.whl"))) as archive:
-        return archive.namelist()
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(archive: Path) -> list[str]:
+    with zipfile.ZipFile(archive) as file:
+        return file.namelist()
+
+
+def cards_seen_with(*folders: Path, cwd: Path) -> Path:
+    """Where a fresh interpreter with these folders on its path finds the built-in cards."""
+    code = "from longvis_bench.registry import Registry, built_in_folder as b; Registry(); print(b())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=True
+    )
+    return Path(done.stdout.strip())
+
+
+def test_an_unpacked_wheel_finds_its_own_cards(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "site")
+    assert cards_seen_with(tmp_path / "site", cwd=tmp_path) == tmp_path / "site" / "longvis_bench" / "_models"
+
+
+def test_a_stale_copy_of_an_editable_install_is_not_looked_at(tmp_path: Path) -> None:
+    """hatchling leaves `_models` in site-packages, before the source tree on the path."""
+    stale = tmp_path / "site" / "longvis_bench" / "_models" / "stale"
+    stale.mkdir(parents=True)
+    (stale / "card.toml").write_text("not even a card")
+    assert cards_seen_with(tmp_path / "site", ROOT, cwd=tmp_path) == ROOT / "models"
+
+
+def test_a_foreign_models_folder_is_not_looked_at(tmp_path: Path) -> None:
+    """A tree whose pyproject.toml is somebody else's brings no built-in cards."""
+    copy = tmp_path / "theirs"
+    shutil.copytree(ROOT / "longvis_bench", copy / "longvis_bench", ignore=shutil.ignore_patterns("_models"))
+    (copy / "models").mkdir()
+    (copy / "pyproject.toml").write_text('[project]\nname = "theirs"\n')
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        cards_seen_with(copy, cwd=tmp_path)
+    assert "cards of the built-in models are missing" in caught.value.stderr
 
 
 def test_the_wheel_holds_one_package(wheel: list[str]) -> None:
