@@ -26,7 +26,7 @@ def random_qkv(tokens: int, heads: int, dtype: torch.dtype = torch.float64) -> l
 
 def gradients(function, qkv: list[Tensor], *arguments, **options) -> list[Tensor]:
     out = function(*qkv, *arguments, **options)
-    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
+    weights = torch.linspace(-1, 2, out.numel(), device=out.device).to(out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), qkv)]
 
 
@@ -113,3 +113,24 @@ def test_runs_on_meta():
 def test_lists_of_unlike_length_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         dilated_attention(*random_qkv(8, 2), [4, 8], [1])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "tolerance"),
+    [(torch.bfloat16, "flash", 3e-2), (torch.float32, "efficient", 1e-4)],
+    ids=str,
+)
+@pytest.mark.parametrize("differentiable_mixing", [False, True])
+def test_kernels_of_a_gpu(dtype, kernel, tolerance, differentiable_mixing):
+    torch.manual_seed(0)
+    exact = [torch.randn(2, 40, 4, 16, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    ours = [t.detach().cuda().to(dtype).requires_grad_() for t in exact]
+    assert da.kernel_for(*(t.transpose(1, 2) for t in ours)) == kernel
+    arguments, options = ([8, 16, 40], [1, 2, 4]), {"differentiable_mixing": differentiable_mixing}
+    expected = gradients(reference, exact, *arguments, **options)
+    for actual, wanted in zip(
+        gradients(dilated_attention, ours, *arguments, **options), expected, strict=True
+    ):
+        assert (actual.cpu().double() - wanted).abs().max() <= tolerance * wanted.abs().max()

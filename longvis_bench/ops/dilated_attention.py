@@ -152,7 +152,7 @@ class _DilatedAttention(torch.autograd.Function):
 
 def _weight(lse: Tensor, mixed_lse: Tensor, branch: Branch) -> Tensor:
     """The mixing weights of a branch, in its layout: (batch * segments, heads, tokens seen, 1)."""
-    return torch.exp(lse[..., None] - gather(mixed_lse, branch))
+    return torch.exp(lse[..., : branch.seen, None] - gather(mixed_lse, branch))
 
 
 def gather(dense: Tensor, branch: Branch) -> Tensor:
@@ -247,7 +247,10 @@ def _seen(cells: Tensor, seen: Tensor, branch: Branch) -> Iterator[tuple[Tensor,
 
 def _mixed_lse(lses: list[Tensor], branches: list[Branch], tokens: int) -> Tensor:
     """Logarithm of the sum of all branches' denominators: (batch, tokens, heads, 1)."""
-    dense = [scatter(t[..., None], b, tokens, UNCOVERED) for t, b in zip(lses, branches, strict=True)]
+    dense = [
+        scatter(lse[..., : branch.seen, None], branch, tokens, UNCOVERED)
+        for lse, branch in zip(lses, branches, strict=True)
+    ]
     return torch.logsumexp(torch.stack(dense), dim=0)
 
 
@@ -266,9 +269,20 @@ def _bias(query: Tensor, branch: Branch) -> Tensor | None:
     return bias.repeat(batch, 1, 1)[:, :, None]
 
 
-def kernel_for(device: torch.device | str) -> str:
-    """Name of the attention kernel that runs on a device; the meta device stands for the CPU."""
-    return "flash-cpu" if torch.device(device).type in ("cpu", "meta") else "math"
+def kernel_for(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> str:
+    """Name of the kernel that attends these: torch's flash or memory-efficient one, else products.
+
+    The meta device stands for the CPU.
+    """
+    if query.device.type in ("cpu", "meta"):
+        return "flash-cpu"
+    if query.device.type == "cuda" and bias is None:
+        params = torch.backends.cuda.SDPAParams(query, key, value, None, 0.0, False, False)
+        if torch.backends.cuda.can_use_flash_attention(params):
+            return "flash"
+        if torch.backends.cuda.can_use_efficient_attention(params):
+            return "efficient"
+    return "math"
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -279,17 +293,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
         bias: added to the logits, broadcast over queries: (batch, heads, 1, tokens).
 
     Returns:
-        The output, and the logarithms of the denominators (batch, heads, tokens).
+        The output, and the logarithms of the denominators (batch, heads, tokens or more: some kernels pad).
     """
-    if kernel_for(query.device) == "flash-cpu":
+    kernel = kernel_for(query, key, value, bias)
+    if kernel == "flash-cpu":
         mask = None if bias is None else bias.expand(-1, -1, query.shape[2], -1)
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=mask
-        )
-        return out, lse
-    logits = _logits(query, key, bias)
-    lse = torch.logsumexp(logits, dim=-1)
-    return torch.exp(logits - lse[..., None]).to(value.dtype) @ value, lse
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=mask)
+    elif kernel == "flash":
+        out, lse, *_ = aten._scaled_dot_product_flash_attention(query, key, value)
+    elif kernel == "efficient":
+        out, lse, *_ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True)
+    else:
+        logits = _logits(query, key, bias)
+        lse = torch.logsumexp(logits, dim=-1)
+        out = torch.exp(logits - lse[..., None]).to(value.dtype) @ value
+    return out, lse
 
 
 def attend_backward(
@@ -305,12 +323,31 @@ def attend_backward(
 
     `out` enters only through rowsum(grad * out): see `_DilatedAttention`.
     """
-    if kernel_for(query.device) == "flash-cpu":
+    kernel, given = kernel_for(query, key, value, bias), (grad, query, key, value)
+    if kernel == "flash-cpu":
         mask = None if bias is None else bias.expand(-1, -1, query.shape[2], -1)
-        d_query, d_key, d_value = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, key, value, out, lse, 0.0, False, attn_mask=mask
+        gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *given, out, lse, 0.0, False, attn_mask=mask
         )
-        return d_query, d_key, d_value
+    elif kernel == "flash":
+        sizes, seed = (query.shape[2], key.shape[2]), torch.empty(2, dtype=torch.uint64, device=query.device)
+        gradients = aten._scaled_dot_product_flash_attention_backward(
+            *given, out, lse, None, None, *sizes, 0.0, False, seed, seed
+        )
+    elif kernel == "efficient":
+        seed = torch.empty((), dtype=torch.int64, device=query.device)
+        wanted = [True, True, True, False]
+        gradients = aten._scaled_dot_product_efficient_attention_backward(
+            *given, None, out, lse, seed, seed, 0.0, wanted
+        )
+    else:
+        gradients = _plain_backward(*given, out, lse, bias)
+    return gradients[0], gradients[1], gradients[2]
+
+
+def _plain_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     weights = torch.exp(_logits(query, key, bias) - lse[..., None])
     d_weights = (grad @ value.mT - (grad * out).sum(-1, keepdim=True)).to(weights.dtype)
     d_logits = (weights * d_weights * query.shape[-1] ** -0.5).to(query.dtype)
