@@ -86,7 +86,9 @@ def _models() -> str:
             for entry in card.weights
             if entry.file
         )
-        licence = card.licences.code + (" (non-commercial)" if card.licences.non_commercial else "")
+        licence = card.licences.code
+        if card.licences.non_commercial and card.implementation == "native":
+            licence += "; the authors' package and weights are non-commercial"
         name = f"[{card.family}](models/{card.family}/README.md)"
         lines.append(f"| {name} | {variants} | {card.implementation} | {licence} | {shipped} |")
     return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +27,25 @@ def test_bench_gives_a_frame_and_load_results_the_same() -> None:
     assert pd.isna(frame.throughput_img_s[1])
     stored = lv.load_results("run")
     pd.testing.assert_frame_equal(frame, stored)
+
+
+UNGUARDED = """
+import longvis_bench as lv
+frame = lv.bench(["moody-fine"], [64], models_dirs=[{families!r}], device="cpu", budget_s=0.1, threads=1)
+print(frame.status[0])
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "standard input"])
+def test_bench_works_without_a_main_guard(how: str, tmp_path: Path) -> None:
+    program = UNGUARDED.format(families=str(FAMILIES))
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "program.py"] if how == "script" else [sys.executable, "-"]
+    environment = {**os.environ, "PYTHONPATH": str(FAMILIES.parent.parent)}
+    done = subprocess.run(
+        command, input=program, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.stdout == "ok\n", done.stderr
 
 
 def test_bench_refuses_what_cannot_be() -> None:
