@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
+from rich.console import Console, RenderableType
 
 from longvis_bench import units
 from longvis_bench.registry import Registry
 from longvis_bench.store import latest, read_rows
-from longvis_bench.tables import frame
+from longvis_bench.tables import frame, terminal_table
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
+WIDTH = 100
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
 def parts() -> dict[str, str]:
     """Every generated part by its name."""
-    return {"result": _result(), "models": _models(), "runs": _runs(), "tree": _tree()}
+    return {
+        "result": _result(),
+        "models": _models(),
+        "runs": _runs(),
+        "tree": _tree(),
+        "compare": _output(terminal_table(latest(read_rows(_run("atlas-mambavision-2048"))), WIDTH)),
+        "sweep": _command(
+            "bench --models vit-s,swin-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
+        ),
+        "flops": _command("flops vit-s --res 1024 --depth 1 --no-second-opinion"),
+    }
 
 
 def render(readme: str) -> str:
@@ -31,13 +47,39 @@ def render(readme: str) -> str:
     return PART.sub(lambda match: f"{match[1]}{made[match[2]]}\n{match[4]}", readme)
 
 
-def _quick_run() -> Path:
-    """The committed run of the quick default on a CPU."""
-    return next(path for path in sorted(REFERENCE.glob("*/*")) if path.name == "quick")
+def _run(name: str) -> Path:
+    """A committed run by its folder's name."""
+    return next(path for path in sorted(REFERENCE.glob("*/*")) if path.name == name)
+
+
+def _output(shown: RenderableType) -> str:
+    """What a terminal of 100 columns shows."""
+    text = StringIO()
+    Console(file=text, width=WIDTH, highlight=False).print(shown)
+    lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def _command(arguments: str) -> str:
+    """The output of a command that gives the same on every machine."""
+    command = [sys.executable, "-m", "longvis_bench", *arguments.split()]
+    environment = {
+        **os.environ,
+        "COLUMNS": str(WIDTH),
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "PYTHONPATH": str(ROOT),
+    }
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, env=environment, check=True
+        )
+    lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
+    return "\n".join(["```text", *lines, "```"])
 
 
 def _result() -> str:
-    run = _quick_run()
+    run = _run("quick")
     about = json.loads((run / "run.json").read_text())
     folder = run.relative_to(ROOT)
     return "\n".join(
