@@ -190,3 +190,11 @@ def test_unused_official_tensors_are_named():
     assert list(renamed) == ["head.bias"]
     assert unused == ["atlas_models.0.norm.weight", "atlas_models.1.patch_embed.ds1.norm.bias"]
     assert not atlas.is_official(renamed)
+
+
+def test_compiles_without_graph_breaks():
+    model = small(128, [1, 1]).eval()
+    image = torch.randn(1, 3, 128, 128)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image))

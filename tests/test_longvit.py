@@ -113,3 +113,11 @@ def test_official_names_with_and_without_the_classifier():
         assert longvit.is_official([prefix + name])
         assert list(longvit.official_names({prefix + name: zero})[0]) == ["layers.0.attention.q_proj.weight"]
     assert not longvit.is_official(small().state_dict())
+
+
+def test_compiles_without_graph_breaks():
+    model = small().eval()
+    image = torch.randn(1, 3, 64, 64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image))

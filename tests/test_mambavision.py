@@ -132,3 +132,11 @@ def test_illegal_size_names_legal_ones():
 def test_official_names_are_told_from_ours():
     assert mambavision.is_official(["patch_embed.conv_down.0.weight", "levels.2.blocks.0.mixer.A_log"])
     assert not mambavision.is_official(small().state_dict())
+
+
+def test_compiles_without_graph_breaks():
+    model = small().eval()
+    image = torch.randn(1, 3, 64, 64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image))
