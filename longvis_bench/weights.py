@@ -196,9 +196,9 @@ def load_weights(
         raise CheckpointError(
             f"{name} is an official {foreign} checkpoint; the model is of another family, {kind}."
         )
-    if misfits:
+    if misfits and len(misfits) >= len(absent):
         raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
-    if unfit:
+    if misfits or unfit:
         raise CheckpointError(_missing_sentence(name, absent, model))
     model.load_state_dict(fitted, strict=False)
     return LoadReport(

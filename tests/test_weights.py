@@ -18,7 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from longvis_bench.cards import WeightsEntry
+from longvis_bench.data import open_data
 from longvis_bench.errors import CheckpointError
+from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
+from longvis_bench.registry import Registry, Variant
+from longvis_bench.training.recipe import RECIPES
 from longvis_bench.weights import (
     load_weights,
     read_metadata,
@@ -242,6 +247,14 @@ def test_another_variant_is_refused_with_both_shapes() -> None:
     assert _same(before, dict(target.state_dict()))
 
 
+def test_another_model_with_a_shape_in_common_lacks_tensors() -> None:
+    target = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(
+        CheckpointError, match=r"lacks 3 tensors of this Sequential: 0.bias, 1.weight, 1.bias;"
+    ):
+        load_weights(target, {"0.weight": torch.ones(3, 5)})
+
+
 def test_nothing_in_common_is_an_error_even_when_not_strict() -> None:
     with pytest.raises(CheckpointError, match="lacks 2 tensors of this Linear"):
         load_weights(nn.Linear(2, 2), {"other": torch.ones(1)}, strict=False)
@@ -388,3 +401,52 @@ def test_store_names_files_by_what_they_are(tmp_path: Path) -> None:
         "sha256": sha256,
     }
     load_weights(nn.Linear(2, 2), path)
+
+
+# Weights that ship
+
+
+SHIPPED = [
+    (variant, entry)
+    for card in Registry((), Path("/nonexistent")).cards
+    for entry in card.card.weights
+    if entry.file is not None and (variant := Registry((), Path("/nonexistent")).find(entry.variant))
+]
+NAMES = [entry.file for _, entry in SHIPPED]
+
+
+def _measure(variant: Variant, entry: WeightsEntry, images: int | None) -> Accuracy:
+    assert entry.file is not None
+    model = variant.build(resolution=entry.resolution, num_classes=entry.num_classes)
+    report = load_weights(model, variant.folder / entry.file)
+    assert (report.missing, report.unused, report.random, report.reshaped) == ((), (), (), {})
+    data = open_data(entry.dataset)
+    return measure_accuracy(model, data, resolution=entry.resolution, images=images, batch_size=16)
+
+
+def test_every_nano_variant_ships_weights_for_digits_at_256_px() -> None:
+    nano = {card.card.nano for card in Registry((), Path("/nonexistent")).cards}
+    assert {
+        entry.variant for _, entry in SHIPPED if (entry.dataset, entry.resolution) == ("digits", 256)
+    } == nano
+
+
+@pytest.mark.parametrize(("variant", "entry"), SHIPPED, ids=NAMES)
+def test_shipped_weights_are_those_of_the_card_and_read_digits(variant: Variant, entry: WeightsEntry) -> None:
+    assert entry.file is not None
+    assert sha256_file(variant.folder / entry.file) == entry.sha256
+    assert entry.recipe in RECIPES
+    assert entry.epochs == RECIPES[entry.recipe].epochs
+    metadata = {"variant": entry.variant, "dataset": entry.dataset, "resolution": entry.resolution}
+    assert read_metadata(variant.folder / entry.file) == metadata
+    assert all(value.dtype != torch.float32 for value in read_tensors(variant.folder / entry.file).values())
+    assert _measure(variant, entry, 48).top1 > 0.3  # chance is 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "entry"), SHIPPED, ids=NAMES)
+def test_stated_accuracy_is_measured_again(variant: Variant, entry: WeightsEntry) -> None:
+    accuracy = _measure(variant, entry, None)
+    assert accuracy.images == entry.images == 397
+    assert entry.top1 is not None
+    assert abs(accuracy.correct_top1 - entry.top1 * 397) < 2.5  # other processors round otherwise

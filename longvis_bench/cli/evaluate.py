@@ -13,7 +13,7 @@ from rich.table import Table
 
 from longvis_bench import units
 from longvis_bench.cli.options import Device, ModelsDirs, Threads, numbers
-from longvis_bench.cli.train import show_interval
+from longvis_bench.cli.train import show_share
 from longvis_bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def evaluate(
     table = _table(f"{variant.name}, {weights.name}, {data}")
     for result in measure(variant, weights, data, sizes, images, device, threads):
         _add(table, result)
+        if result.note:
+            console.print(f"{result.resolution} px: {result.note}", markup=False, soft_wrap=True)
     console.print(table)
 
 
 def _table(title: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
-    for header in ("resolution", "trained at", "top-1", "95 % interval", "top-5", "95 % interval", "images"):
+    for header in ("size", "trained at", "top-1 (95 % interval)", "top-5 (95 % interval)", "images"):
         table.add_column(header, justify="right")
-    table.add_column("note", overflow="fold")
     return table
 
 
@@ -55,14 +56,11 @@ def _add(table: Table, result: Evaluation) -> None:
     sizes = (f"{result.resolution} px", trained)
     accuracy = result.accuracy
     if accuracy is None:
-        table.add_row(*sizes, *[units.UNKNOWN] * 5, escape(result.note))
+        table.add_row(*sizes, units.UNKNOWN, units.UNKNOWN, units.UNKNOWN)
         return
     table.add_row(
         *sizes,
-        units.percent(accuracy.top1),
-        show_interval(accuracy.correct_top1, accuracy.images),
-        units.percent(accuracy.top5),
-        show_interval(accuracy.correct_top5, accuracy.images),
+        show_share(accuracy.correct_top1, accuracy.images),
+        show_share(accuracy.correct_top5, accuracy.images),
         str(accuracy.images),
-        escape(result.note),
     )

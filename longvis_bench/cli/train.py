@@ -44,13 +44,15 @@ def train(
     registry = Registry(models_dir or ())
     variants = [registry.find(name) for name in split_names(models)]
     plan = read_recipe(recipe, epochs=epochs)
+    runs = start_training(variants, data, res, plan, seed, device, threads)
     console = Console(highlight=False)
     console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
     table = _table(data, res)
-    for run in start_training(variants, data, res, plan, seed, device, threads):
+    for run in runs:
         with _Display(console, run.variant.name) as display:
             report = run.train(display.show)
-        _add(table, report, run.keep(report, store))
+        console.print(f"weights: {run.keep(report, store)}", markup=False, soft_wrap=True)
+        _add(table, report)
     console.print(table)
 
 
@@ -102,26 +104,26 @@ class _Display:
 def _table(data: str, res: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{data}, {res} px", title_justify="left")
     table.add_column("model")
-    for header in ("parameters", "epochs", "time", "top-1", "95 % interval", "images"):
+    for header in ("parameters", "epochs", "time", "top-1 (95 % interval)", "images"):
         table.add_column(header, justify="right")
-    table.add_column("weights", overflow="fold")
     return table
 
 
-def _add(table: Table, report: TrainReport, path: Path) -> None:
+def _add(table: Table, report: TrainReport) -> None:
     table.add_row(
         escape(report.variant),
         units.count(report.parameters),
         str(report.recipe.epochs),
         units.seconds(round(report.train_s)),
-        units.percent(report.accuracy.top1),
-        show_interval(report.accuracy.correct_top1, report.accuracy.images),
+        show_share(report.accuracy.correct_top1, report.accuracy.images),
         str(report.accuracy.images),
-        escape(str(path)),
     )
 
 
-def show_interval(correct: int | None, images: int) -> str:
-    """The 95 % Wilson interval of a share, in words."""
+def show_share(correct: int | None, images: int) -> str:
+    """A share of right answers with its 95 % Wilson interval: "47.1 % (42.2-52.0)"."""
     interval = None if correct is None else wilson(correct, images)
-    return units.UNKNOWN if interval is None else " to ".join(units.percent(bound) for bound in interval)
+    if correct is None or interval is None:
+        return units.UNKNOWN
+    low, high = (units.percent(bound).removesuffix(" %") for bound in interval)
+    return f"{units.percent(correct / images)} ({low}-{high})"

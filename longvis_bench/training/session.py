@@ -80,6 +80,8 @@ def start_training(
         LongvisError: an unknown name or device, an illegal size, or a package that is not installed.
     """
     images, place = open_data(data), _prepare(device, threads)
+    if not variants:
+        raise LongvisError("there is no model to train: name at least one.")
     for variant in variants:
         variant.plan(resolution)
         variant.require_packages()
