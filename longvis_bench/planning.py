@@ -63,6 +63,8 @@ class SweepConfig(BaseModel):
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
     memory_format: MemoryFormat = "channels_last"
+    fuse: bool = False
+    """Fold batch norms into the convolutions before them, in inference."""
     metrics: tuple[Metric, ...] = METRICS
     data: str = "digits"
     images: int | None = Field(None, ge=1)
@@ -218,6 +220,7 @@ def _cell(
         device=config.device,
         threads=config.threads or usable_cores(),
         memory_format=config.memory_format,
+        fuse=config.fuse and condition["mode"] == "infer",
         data=config.data,
         num_classes=open_data(config.data).num_classes,
         images=config.images or CPU_IMAGES,

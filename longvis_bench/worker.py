@@ -33,6 +33,7 @@ from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
 from longvis_bench.measure.iteration import DTYPES, make_iteration
 from longvis_bench.measure.noise import Noise, NoiseWatch
+from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.quality import notes_for
 from longvis_bench.records import Cell, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
@@ -190,7 +191,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         _time(request, draft, iteration, parts)
     if memory is not None:
         draft.values["memory"] = memory.read(model, optimizer)
-    draft.values["backends"] = _backends(model, device, draft)
+    draft.values["backends"] |= _backends(model, device, draft)
     publish(draft.row())
     if cell.mode == "infer":
         _check(request, model, data, draft)
@@ -222,10 +223,12 @@ def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
         model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
     if request.weights_path is not None:
         _load(request.weights_path, model, draft)
+    model.train(cell.mode == "train")
+    if cell.fuse:
+        draft.values["backends"]["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
     if cell.mode == "infer":
         model = model.to(DTYPES[cell.dtype])
-    model = model.to(memory_format=_memory_format(cell))
-    return model.train(cell.mode == "train")
+    return model.to(memory_format=_memory_format(cell))
 
 
 def _load(path: Path, model: nn.Module, draft: Draft) -> None:

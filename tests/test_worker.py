@@ -118,3 +118,18 @@ def test_errors_become_statuses(error: Exception, status: str) -> None:
     assert got == status
     assert reason
     assert "\n" not in reason
+
+
+def test_folding_is_recorded() -> None:
+    cell = request().cell.model_copy(
+        update={
+            "model": "convnext-n",
+            "family": "convnext",
+            "variant": "convnext-n",
+            "implementation": "timm",
+            "fuse": True,
+        }
+    )
+    row = measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1)))
+    assert row.status == "ok", row.reason
+    assert row.backends["folded"] == "0"

@@ -35,6 +35,9 @@ def bench(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     threads: Threads = None,
     memory_format: Annotated[str | None, typer.Option(help="channels_last or contiguous.")] = None,
+    fuse: Annotated[
+        bool, typer.Option("--fuse", help="Fold batch norms into convolutions, in inference.")
+    ] = False,
     metrics: Annotated[
         str | None, typer.Option(help="Some of count, time, memory, accuracy, validity; default: all.")
     ] = None,
@@ -76,6 +79,7 @@ def bench(
         "memory_format": None
         if memory_format is None
         else choices(memory_format, "--memory-format", MemoryFormat)[0],
+        "fuse": fuse or None,
         "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
         "data": data,
         "images": images,

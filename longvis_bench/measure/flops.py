@@ -10,7 +10,6 @@ own: 9 x B x L x D x N (state-spaces/mamba, issue 110).  Nothing is allocated: m
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from longvis_bench.errors import InvalidOutput
+from longvis_bench.ops.shadow import on_meta
 from longvis_bench.records import CountRecord
 from longvis_bench.registry import Variant
 
@@ -86,7 +86,7 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     Raises:
         InvalidOutput: the model does not run on the meta device.
     """
-    shadow = _on_meta(model).eval()
+    shadow = on_meta(model).eval()
     tracker, counter = ModuleTracker(), _Counter()
     counter.parents = lambda: tracker.parents
     image = torch.empty(1, in_chans, resolution, resolution, device="meta")
@@ -109,16 +109,6 @@ def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=num_classes)
     return count(model, resolution)
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes and no storage."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
