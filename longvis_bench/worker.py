@@ -34,6 +34,7 @@ from longvis_bench.measure.flops import count_variant
 from longvis_bench.measure.iteration import DTYPES, make_iteration
 from longvis_bench.measure.noise import Noise, NoiseWatch
 from longvis_bench.ops.folding import fold_batch_norms
+from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.quality import notes_for
 from longvis_bench.records import Cell, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
@@ -181,6 +182,8 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         return
     device, data = torch.device(cell.device), open_data(cell.data)
     _start_runtime(device, data)
+    if _scans(draft):
+        warm_up_scan(device)
     memory = _start_memory(device, draft) if "memory" in cell.metrics else None
     with _Timed(draft, "build"):
         model = _build(request, variant, draft)
@@ -204,6 +207,12 @@ def _start_runtime(device: torch.device, data: ImageData) -> None:
     images, _ = data.batch("val", [0], 32, device=device)
     with torch.inference_mode():
         F.linear(F.conv2d(images, images.new_ones(8, 3, 3, 3)), images.new_ones(8, 30))
+
+
+def _scans(draft: Draft) -> bool:
+    """Whether the model, as counted, does selective scans."""
+    count = draft.values.get("count")
+    return count is not None and count.scan_flops > 0
 
 
 def _start_memory(device: torch.device, draft: Draft) -> Any:
@@ -275,13 +284,11 @@ def _time(
 
 def _backends(model: nn.Module, device: torch.device, draft: Draft) -> dict[str, str]:
     """What ran: the GPU, and the selective scan's backend where the model scans."""
-    from longvis_bench.ops.selective_scan import backend_for
-
     backends = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
-    named, count = getattr(model, "scan_backend", None), draft.values.get("count")
+    named = getattr(model, "scan_backend", None)
     if isinstance(named, str):
         backends["scan"] = named
-    elif count is not None and count.scan_flops:
+    elif _scans(draft):
         backends["scan"] = backend_for(device)
     return backends
 

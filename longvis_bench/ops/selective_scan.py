@@ -189,3 +189,13 @@ def reference(
         state = decay * state + dt[:, :, t, None] * B[:, None, :, t] * x[:, :, t, None]
         outputs.append((state * C[:, None, :, t]).sum(-1) + D * x[:, :, t])
     return torch.stack(outputs, dim=2)
+
+
+def warm_up_scan(device: torch.device | str) -> None:
+    """Run a tiny scan forward and backward, so that a backend's compiler is done before memory is watched."""
+    x, delta = (torch.zeros(1, 2, 4, device=device, requires_grad=True) for _ in range(2))
+    states = torch.zeros(1, 2, 4, device=device)
+    y = selective_scan(
+        x, delta, -torch.ones(2, 2, device=device), states, states, *torch.zeros(2, 2, device=device)
+    )
+    y.sum().backward()  # type: ignore[no-untyped-call]
