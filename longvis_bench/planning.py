@@ -212,7 +212,7 @@ def _cell(
     config: SweepConfig, variant: Variant, condition: dict[str, Any], weights: Path | None, sha256: str | None
 ) -> Cell:
     return Cell(
-        model=_display_name(variant),
+        model=variant.full_name,
         family=variant.family,
         variant=variant.variant,
         implementation=variant.implementation,
@@ -230,14 +230,6 @@ def _cell(
         weights_sha256=sha256,
         **condition,
     )
-
-
-def _display_name(variant: Variant) -> str:
-    """The name that finds the variant again, its overridden arguments in brackets."""
-    if not variant.overrides:
-        return variant.name
-    inside = ",".join(f"{key}={value!r}" for key, value in sorted(variant.overrides.items()))
-    return f"{variant.name}[{inside}]"
 
 
 def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:

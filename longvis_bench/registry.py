@@ -56,6 +56,12 @@ class Variant:
     card: Card | None = None
     """None for ad hoc models (`timm:NAME`, `file.py:callable`)."""
 
+    @property
+    def full_name(self) -> str:
+        """The name that finds this variant again, the user's arguments in brackets."""
+        inside = ",".join(f"{key}={value!r}" for key, value in sorted(self.overrides.items()))
+        return f"{self.name}[{inside}]" if inside else self.name
+
     def plan(self, resolution: int) -> SizePlan:
         """What is done to reach `resolution`, in pixels.
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -364,8 +363,7 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
         weights=cell.weights or "", trained_resolution=_trained_resolution(request)
     )
     if request.predictions_path is not None:
-        request.predictions_path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(request.predictions_path, labels=result.labels, predictions=result.predictions)
+        result.save(request.predictions_path)
 
 
 def _trained_resolution(request: Request) -> int | None:

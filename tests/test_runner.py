@@ -43,7 +43,7 @@ ENDINGS = {
     "raises": ("error", "ValueError: a sentence of the model's own (moody.py:"),
     "unprintable": ("error", "Unprintable"),
     "nan": ("invalid", "NaN"),
-    "shape": ("invalid", "not (2, 10)"),
+    "shape": ("invalid", "not (1, 10)"),
     "mixes": ("invalid", "same image in a batch"),
     "exits": ("crashed", "exit 0 without a result"),
     "leaves": ("crashed", "exit 3 without a result"),

@@ -29,7 +29,7 @@ TOP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What a model answered to the first held-out images of a data set."""
+    """What a model answered to held-out images of a data set."""
 
     dataset: str
     labels: NDArray[np.int64]
@@ -84,7 +84,9 @@ def measure_accuracy(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Accuracy:
-    """Ask the model about the first `images` held-out images.
+    """Ask the model about `images` held-out images, evenly spaced over all of them.
+
+    Data sets are ordered, by writer or by class: the first few would be a sample of their own kind.
 
     Arguments:
         model: on `device` and of `dtype` already; left in the mode it came in.
@@ -105,7 +107,8 @@ def measure_accuracy(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        answers = list(_answers(model, data, resolution, _chunks(count, batch_size), device, dtype))
+        chunks = _chunks(_spaced(count, data.size("val")), batch_size)
+        answers = list(_answers(model, data, resolution, chunks, device, dtype))
     finally:
         for module, training in modes:
             module.training = training
@@ -121,15 +124,20 @@ def measure_accuracy(
     )
 
 
-def _chunks(count: int, batch_size: int) -> Iterator[range]:
-    return (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+def _spaced(count: int, size: int) -> list[int]:
+    """`count` of `size` places, evenly spaced; all of them where count is size."""
+    return [index * size // count for index in range(count)]
+
+
+def _chunks(places: list[int], batch_size: int) -> Iterator[list[int]]:
+    return (places[start : start + batch_size] for start in range(0, len(places), batch_size))
 
 
 def _answers(
     model: nn.Module,
     data: ImageData,
     resolution: int,
-    chunks: Iterator[range],
+    chunks: Iterator[list[int]],
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -51,18 +51,12 @@ class Run:
         """Put the weights into the store; the weight file."""
         return store_weights(
             report.model,
-            variant=_full_name(self.variant),
+            variant=self.variant.full_name,
             dataset=self.data.name,
             resolution=self.resolution,
             facts=report.facts(),
             store=store,
         )
-
-
-def _full_name(variant: Variant) -> str:
-    """The name that finds the variant again, the user's arguments in brackets."""
-    inside = ",".join(f"{key}={value!r}" for key, value in sorted(variant.overrides.items()))
-    return f"{variant.name}[{inside}]" if inside else variant.name
 
 
 def start_training(
