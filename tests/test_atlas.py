@@ -1,17 +1,21 @@
+from collections.abc import Iterator
+from typing import Any, cast
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from longvis_bench.backbones import atlas
-from longvis_bench.backbones.atlas import Atlas, MultiScaleBlock, ScaleAttention, build
+from longvis_bench.backbones.atlas import Atlas, MultiScaleBlock, ScaleAttention, Stage, WindowOrder, build
 from longvis_bench.errors import IllegalSize
+from longvis_bench.ops.windows import cut, join
 from longvis_bench.sizes import atlas_scales
 
-SMALL = {"dim": 16, "heads": 2, "stem_dim": 4, "window": 4, "stride": 2}
+SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "stem_dim": 4, "window": 4, "stride": 2}
 
 
-def small(resolution: int | tuple[int, int], depths: list[int], **more) -> Atlas:
+def small(resolution: int | tuple[int, int], depths: list[int], **more: Any) -> Atlas:
     torch.manual_seed(0)
     return Atlas(resolution=resolution, num_classes=5, depths=depths, **{**SMALL, **more})
 
@@ -24,12 +28,14 @@ def slow_attention(weights: ScaleAttention, x: Tensor, context: list[Tensor]) ->
     for q, k, v in zip(*(t.chunk(weights.heads, dim=-1) for t in (query, keys, values)), strict=True):
         read.append(torch.softmax(q @ k.T / q.shape[-1] ** 0.5, dim=-1) @ v)
     x = x + weights.proj(torch.cat(read, dim=-1))
-    return x + weights.mlp(weights.mlp_norm(x))
+    out: Tensor = x + weights.mlp(weights.mlp_norm(x))
+    return out
 
 
 def slow_block(block: MultiScaleBlock, grids: list[Tensor]) -> list[Tensor]:
     """Equation 2 on grids (height, width, dim) of one image, one window at a time, by pixel coordinates."""
     layout, grids = block.layout, list(grids)
+    weights = [cast(ScaleAttention, scale) for scale in block.scales]
     for s, scale in enumerate(layout):
         position = block.positions[s]().view(*scale.window, -1)
         grids[s] = grids[s] + position.repeat(*scale.windows, 1)
@@ -37,14 +43,14 @@ def slow_block(block: MultiScaleBlock, grids: list[Tensor]) -> list[Tensor]:
         pooled = F.max_pool2d(grids[s].permute(2, 0, 1)[None], block.stride)[0].permute(1, 2, 0)
         grids[s + 1] = grids[s + 1] + pooled
 
-    def boxes(s):
+    def boxes(s: int) -> Iterator[tuple[slice, slice]]:
         height, width = layout[s].window
         for r in range(layout[s].windows[0]):
             for c in range(layout[s].windows[1]):
                 yield slice(r * height, (r + 1) * height), slice(c * width, (c + 1) * width)
 
-    def context(s, box):
-        return block.scales[s].context(grids[s][box]).flatten(0, 1)
+    def context(s: int, box: tuple[slice, ...]) -> Tensor:
+        return weights[s].context(grids[s][box]).flatten(0, 1)
 
     for s in reversed(range(len(grids))):
         updated = grids[s].clone()
@@ -56,53 +62,57 @@ def slow_block(block: MultiScaleBlock, grids: list[Tensor]) -> list[Tensor]:
                 seen.append(
                     context(t, tuple(slice(o, o + n) for o, n in zip(over, layout[t].window, strict=True)))
                 )
-            tokens = slow_attention(block.scales[s], grids[s][box].flatten(0, 1), seen)
+            tokens = slow_attention(weights[s], grids[s][box].flatten(0, 1), seen)
             updated[box] = tokens.view_as(grids[s][box])
         grids[s] = updated
     for s in range(1, len(grids)):
         updated = grids[s].clone()
         for box in boxes(s - 1):
             above = tuple(slice(side.start // block.stride, side.stop // block.stride) for side in box)
-            tokens = slow_attention(block.scales[s], grids[s][above].flatten(0, 1), [context(s - 1, box)])
+            tokens = slow_attention(weights[s], grids[s][above].flatten(0, 1), [context(s - 1, box)])
             updated[above] = tokens.view_as(grids[s][above])
         grids[s] = updated
     return grids
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (8, 8), (16, 16), (16, 32), (8, 16), (4, 16), (2, 8)], ids=str)
-def test_block_equals_the_paper_one_window_at_a_time(grid):
+def test_block_equals_the_paper_one_window_at_a_time(grid: tuple[int, int]) -> None:
     scales = atlas_scales(*grid, window=4, stride=2)
     torch.manual_seed(1)
     block = MultiScaleBlock(scales, 16, 2, 2, 0.0, "position").double()
     grids = [torch.randn(2, *scale.grid, 16, dtype=torch.float64) for scale in scales]
-    fast = block([atlas.cut(g, scale.windows) for g, scale in zip(grids, scales, strict=True)])
-    fast_grids = [atlas.join(t, scale.windows, scale.window) for t, scale in zip(fast, scales, strict=True)]
+    fast = block([cut(g, scale.windows) for g, scale in zip(grids, scales, strict=True)])
+    fast_grids = [join(t, scale.windows, scale.window) for t, scale in zip(fast, scales, strict=True)]
     for b in range(2):
         for ours, theirs in zip(fast_grids, slow_block(block, [g[b] for g in grids]), strict=True):
             torch.testing.assert_close(ours[b], theirs)
     weights = list(block.parameters())
-    loss = sum(g.square().sum() for g in fast_grids)
-    slow_loss = sum(g.square().sum() for b in range(2) for g in slow_block(block, [g[b] for g in grids]))
+    zero = torch.zeros(())
+    loss = sum((g.square().sum() for g in fast_grids), zero)
+    slow_loss = sum(
+        (g.square().sum() for b in range(2) for g in slow_block(block, [g[b] for g in grids])), zero
+    )
     for ours, theirs in zip(
         torch.autograd.grad(loss, weights), torch.autograd.grad(slow_loss, weights), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_official_order_pairs_in_raster_order():
+def test_official_order_pairs_in_raster_order() -> None:
     """Fine window i reads coarse window i // n, which may not contain it."""
     scales = atlas_scales(16, 16, window=4, stride=2)
     context = torch.arange(4.0).view(4, 1, 1).expand(4, 1, 2)
+    orders: tuple[WindowOrder, ...] = ("position", "official")
     paired = {
         order: MultiScaleBlock(scales, 8, 1, 2, 0.0, order).spread(context, 1, 0)[0, :, 0, 0].tolist()
-        for order in ("position", "official")
+        for order in orders
     }
     assert paired["official"] == [i // 4 for i in range(16)]
     assert paired["position"] == [0, 0, 1, 1] * 2 + [2, 2, 3, 3] * 2
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 256), (128, 256)], ids=str)
-def test_shapes_gradients_and_batch_invariance(size):
+def test_shapes_gradients_and_batch_invariance(size: tuple[int, int]) -> None:
     scales = atlas_scales(size[0] // 16, size[1] // 16, window=4, stride=2)
     model = small(size, [1] * len(scales))
     images = torch.randn(2, 3, *size)
@@ -117,7 +127,7 @@ def test_shapes_gradients_and_batch_invariance(size):
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-6)
 
 
-def test_channels_last_gives_the_same():
+def test_channels_last_gives_the_same() -> None:
     model = small(128, [1, 1]).eval()
     image = torch.randn(2, 3, 128, 128)
     with torch.inference_mode():
@@ -127,7 +137,7 @@ def test_channels_last_gives_the_same():
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_drop_path_acts_in_training_only():
+def test_drop_path_acts_in_training_only() -> None:
     model = small(128, [2, 2], drop_path=0.5)
     image = torch.randn(1, 3, 128, 128)
     model.eval()
@@ -136,16 +146,16 @@ def test_drop_path_acts_in_training_only():
     assert not torch.equal(model(image), model(image))
 
 
-def test_published_sizes_build_on_meta():
+def test_published_sizes_build_on_meta() -> None:
     with torch.device("meta"):
         for resolution, scales in [(256, 1), (1024, 2), (2048, 3), (4096, 3)]:
             model = build(resolution=resolution, num_classes=100, dim=384, heads=6, stem_dim=96)
             assert len(model.stages) == scales
-            assert sum(len(stage.blocks) for stage in model.stages) == 12
+            assert sum(len(cast(Stage, stage).blocks) for stage in model.stages) == 12
             assert model(torch.empty(1, 3, resolution, resolution)).shape == (1, 100)
 
 
-def test_positions_are_not_saved():
+def test_positions_are_not_saved() -> None:
     assert not [name for name in small(64, [1]).state_dict() if "coordinates" in name]
 
 
@@ -162,23 +172,23 @@ def test_positions_are_not_saved():
     ],
     ids=lambda value: str(value),
 )
-def test_bad_arguments_are_refused_with_what_is_legal(change, legal):
-    arguments = {"resolution": 128, "num_classes": 5, "depths": [1, 1], **SMALL, **change}
+def test_bad_arguments_are_refused_with_what_is_legal(change: dict[str, Any], legal: str) -> None:
+    arguments: dict[str, Any] = {"resolution": 128, "num_classes": 5, "depths": [1, 1], **SMALL, **change}
     with pytest.raises(ValueError, match=legal):
         Atlas(**arguments)
 
 
-def test_illegal_size_names_legal_ones():
+def test_illegal_size_names_legal_ones() -> None:
     with pytest.raises(IllegalSize, match="1024"):
         build(resolution=1000, num_classes=5, dim=16, heads=2, stem_dim=4)
 
 
-def test_image_of_another_size_is_refused():
+def test_image_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="64 x 64 px, not 128 x 128"):
         small(64, [1])(torch.zeros(1, 3, 128, 128))
 
 
-def test_unused_official_tensors_are_named():
+def test_unused_official_tensors_are_named() -> None:
     zero = torch.zeros(1)
     renamed, unused = atlas.official_names(
         {
@@ -192,7 +202,7 @@ def test_unused_official_tensors_are_named():
     assert not atlas.is_official(renamed)
 
 
-def test_compiles_without_graph_breaks():
+def test_compiles_without_graph_breaks() -> None:
     model = small(128, [1, 1]).eval()
     image = torch.randn(1, 3, 128, 128)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

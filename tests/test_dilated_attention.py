@@ -1,3 +1,5 @@
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,7 +7,9 @@ from torch import Tensor
 from longvis_bench.ops import dilated_attention as da
 from longvis_bench.ops.dilated_attention import Branch, attend, attend_backward, dilated_attention, reference
 
-CASES = {
+Case = tuple[int, int, list[int], list[int]]
+"""Tokens, heads, segment lengths, dilation ratios."""
+CASES: dict[str, Case] = {
     "fills its segments": (16, 4, [4, 8, 16], [1, 2, 4]),
     "segments past the end": (8, 4, [4, 64, 256], [1, 2, 4]),
     "ragged tail": (13, 4, [4, 8], [1, 2]),
@@ -19,12 +23,15 @@ CASES = {
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-def random_qkv(tokens: int, heads: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def random_qkv(tokens: int, heads: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(tokens * 10 + heads)
-    return [torch.randn(2, tokens, heads, 5, dtype=dtype, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(2, tokens, heads, 5, dtype=dtype, requires_grad=True) for _ in range(3))
+    return q, k, v
 
 
-def gradients(function, qkv: list[Tensor], *arguments, **options) -> list[Tensor]:
+def gradients(
+    function: Callable[..., Tensor], qkv: Sequence[Tensor], *arguments: list[int], **options: bool
+) -> list[Tensor]:
     out = function(*qkv, *arguments, **options)
     weights = torch.linspace(-1, 2, out.numel(), device=out.device).to(out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), qkv)]
@@ -33,7 +40,9 @@ def gradients(function, qkv: list[Tensor], *arguments, **options) -> list[Tensor
 @cases
 @pytest.mark.parametrize("mask_padding", [False, True])
 @pytest.mark.parametrize("differentiable_mixing", [False, True])
-def test_output_and_gradients_equal_the_reference(case, mask_padding, differentiable_mixing):
+def test_output_and_gradients_equal_the_reference(
+    case: Case, mask_padding: bool, differentiable_mixing: bool
+) -> None:
     tokens, heads, segments, ratios = case
     options = {"mask_padding": mask_padding, "differentiable_mixing": differentiable_mixing}
     qkv = random_qkv(tokens, heads)
@@ -44,7 +53,7 @@ def test_output_and_gradients_equal_the_reference(case, mask_padding, differenti
 
 
 @cases
-def test_padding_matters_only_where_there_is_some(case):
+def test_padding_matters_only_where_there_is_some(case: Case) -> None:
     tokens, heads, segments, ratios = case
     qkv = random_qkv(tokens, heads)
     padded = any(
@@ -55,26 +64,26 @@ def test_padding_matters_only_where_there_is_some(case):
     assert torch.allclose(plain, masked) is not padded
 
 
-def test_one_branch_that_spans_all_is_ordinary_attention():
+def test_one_branch_that_spans_all_is_ordinary_attention() -> None:
     qkv = random_qkv(10, 3)
     q, k, v = (t.transpose(1, 2) for t in qkv)
     ordinary = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     torch.testing.assert_close(dilated_attention(*qkv, [10], [1]), ordinary)
 
 
-def test_two_equal_branches_are_one():
+def test_two_equal_branches_are_one() -> None:
     qkv = random_qkv(12, 2)
     once = dilated_attention(*qkv, [4], [1])
     torch.testing.assert_close(dilated_attention(*qkv, [4, 4], [1, 1]), once)
 
 
-def test_large_logits_stay_finite():
+def test_large_logits_stay_finite() -> None:
     q, k, v = random_qkv(16, 4, torch.float32)
     for t in gradients(dilated_attention, [q * 1e3, k * 1e3, v], [4, 16], [1, 4]):
         assert t.isfinite().all()
 
 
-def test_float32_is_near_float64():
+def test_float32_is_near_float64() -> None:
     double = random_qkv(64, 4)
     single = [t.detach().float().requires_grad_() for t in double]
     exact = gradients(dilated_attention, double, [16, 32, 64], [1, 2, 4])
@@ -85,12 +94,12 @@ def test_float32_is_near_float64():
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_plain_attention_equals_the_fused_one(monkeypatch, with_bias):
+def test_plain_attention_equals_the_fused_one(monkeypatch: pytest.MonkeyPatch, with_bias: bool) -> None:
     """Devices without a fused kernel that tells its denominators take plain matrix products."""
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (6, 7, 7))
-    bias = torch.zeros(2, 3, 1, 7, dtype=torch.float64)
-    bias[..., 5:] = -torch.inf
-    bias = bias if with_bias else None
+    masked = torch.zeros(2, 3, 1, 7, dtype=torch.float64)
+    masked[..., 5:] = -torch.inf
+    bias = masked if with_bias else None
     grad = torch.randn(2, 3, 6, 8, dtype=torch.float64)
     fused = attend(q, k, v, bias)
     fused_gradients = attend_backward(grad, q, k, v, *fused, bias)
@@ -102,15 +111,15 @@ def test_plain_attention_equals_the_fused_one(monkeypatch, with_bias):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_runs_on_meta():
-    qkv = [t.detach().to("meta").requires_grad_() for t in random_qkv(13, 4)]
-    out = dilated_attention(*qkv, [4, 8], [1, 2])
-    out.sum().backward()
+def test_runs_on_meta() -> None:
+    q, k, v = (t.detach().to("meta").requires_grad_() for t in random_qkv(13, 4))
+    out = dilated_attention(q, k, v, [4, 8], [1, 2])
+    out.sum().backward()  # type: ignore[no-untyped-call]
     assert out.shape == (2, 13, 4, 5)
-    assert qkv[0].grad is not None
+    assert q.grad is not None
 
 
-def test_lists_of_unlike_length_are_refused():
+def test_lists_of_unlike_length_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         dilated_attention(*random_qkv(8, 2), [4, 8], [1])
 
@@ -123,7 +132,9 @@ def test_lists_of_unlike_length_are_refused():
     ids=str,
 )
 @pytest.mark.parametrize("differentiable_mixing", [False, True])
-def test_kernels_of_a_gpu(dtype, kernel, tolerance, differentiable_mixing):
+def test_kernels_of_a_gpu(
+    dtype: torch.dtype, kernel: str, tolerance: float, differentiable_mixing: bool
+) -> None:
     torch.manual_seed(0)
     exact = [torch.randn(2, 40, 4, 16, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     ours = [t.detach().cuda().to(dtype).requires_grad_() for t in exact]

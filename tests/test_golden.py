@@ -4,9 +4,11 @@ Every vector goes the whole way: official tensor names, renamed, loaded strictly
 """
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from math import pi
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ CLASSES = {"atlas": "Atlas", "longvit": "LongViT", "mambavision": "MambaVision"}
 NOT_ARGUMENTS = {"family", "source", "batch", "scales", "seed", "torch"}
 
 
-def read(path: Path) -> tuple[dict[str, object], dict[str, Tensor], Tensor]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor]:
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata()["config"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -40,7 +42,7 @@ def image(batch: int, resolution: int) -> Tensor:
     return (first + 0.5 * second).float()
 
 
-def build(config: dict[str, object]) -> nn.Module:
+def build(config: dict[str, Any]) -> nn.Module:
     family = str(config["family"])
     arguments = {key: value for key, value in config.items() if key not in NOT_ARGUMENTS}
     if family == "mambavision":
@@ -50,12 +52,12 @@ def build(config: dict[str, object]) -> nn.Module:
     return model.eval()
 
 
-def test_all_ten_are_here():
+def test_all_ten_are_here() -> None:
     assert len(GOLDEN) == 10
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_logits(path, record_property):
+def test_logits(path: Path, record_property: Callable[[str, object], None]) -> None:
     config, tensors, expected = read(path)
     module = import_module(f"longvis_bench.backbones.{config['family']}")
     assert module.is_official(tensors)
@@ -71,7 +73,7 @@ def test_logits(path, record_property):
     assert difference < 1e-4
 
 
-def test_the_two_window_orders_differ():
+def test_the_two_window_orders_differ() -> None:
     """The two three-scale vectors hold the same weights, so what differs is the order alone."""
     by_position, official = (read(p)[2] for p in GOLDEN if p.stem.startswith("atlas_3scale_w4_1024px"))
     assert (by_position - official).abs().max() > 1e-3

@@ -1,12 +1,14 @@
+from typing import Any, cast
+
 import pytest
 import torch
 
 from longvis_bench.backbones import longvit
-from longvis_bench.backbones.longvit import DilatedAttention, LongViT, build
+from longvis_bench.backbones.longvit import Block, DilatedAttention, LongViT, build
 from longvis_bench.errors import IllegalSize
 from longvis_bench.ops.dilated_attention import reference
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "resolution": 64,
     "num_classes": 5,
     "patch_size": 16,
@@ -18,13 +20,18 @@ SMALL = {
 }
 
 
-def small(**more) -> LongViT:
+def attention(model: LongViT) -> DilatedAttention:
+    """Of the first layer."""
+    return cast(DilatedAttention, cast(Block, model.layers[0]).attention)
+
+
+def small(**more: Any) -> LongViT:
     torch.manual_seed(0)
     return LongViT(**{**SMALL, **more})
 
 
 @pytest.mark.parametrize("options", [{}, {"mask_padding": True}, {"differentiable_mixing": True}], ids=str)
-def test_attention_module_equals_the_reference(options):
+def test_attention_module_equals_the_reference(options: dict[str, bool]) -> None:
     torch.manual_seed(1)
     module = DilatedAttention(12, 3, [4, 6], [1, 4], **options).double()
     x = torch.randn(2, 14, 12, dtype=torch.float64)
@@ -38,18 +45,20 @@ def test_attention_module_equals_the_reference(options):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_mixing_gradients_differ_and_outputs_do_not():
+def test_mixing_gradients_differ_and_outputs_do_not() -> None:
     image = torch.randn(1, 3, 64, 64)
     models = [small(differentiable_mixing=flag) for flag in (False, True)]
     logits = [model(image) for model in models]
     torch.testing.assert_close(*logits)
     for out in logits:
         out.square().sum().backward()
-    query = [model.layers[0].attention.q_proj.weight.grad for model in models]
-    assert not torch.allclose(*query)
+    first, second = (attention(model).q_proj.weight.grad for model in models)
+    assert first is not None
+    assert second is not None
+    assert not torch.allclose(first, second)
 
 
-def test_shapes_gradients_and_batch_invariance():
+def test_shapes_gradients_and_batch_invariance() -> None:
     model = small()
     images = torch.randn(2, 3, 64, 64)
     model(images).square().sum().backward()
@@ -62,7 +71,7 @@ def test_shapes_gradients_and_batch_invariance():
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-6)
 
 
-def test_drop_path_acts_in_training_only():
+def test_drop_path_acts_in_training_only() -> None:
     model = small(drop_path=0.5)
     image = torch.randn(1, 3, 64, 64)
     model.eval()
@@ -71,14 +80,14 @@ def test_drop_path_acts_in_training_only():
     assert len({model(image).sum().item() for _ in range(8)}) > 1
 
 
-def test_published_sizes_build_on_meta():
+def test_published_sizes_build_on_meta() -> None:
     with torch.device("meta"):
         for resolution in (1024, 2048, 4096):
             model = build(
                 resolution=resolution, num_classes=2, dim=384, depth=12, num_heads=16, patch_size=32
             )
             assert model(torch.empty(1, 3, resolution, resolution)).shape == (1, 2)
-        assert model.layers[0].attention.segment_length == (1024, 2048, 4096, 8192, 16384)
+        assert attention(model).segment_length == (1024, 2048, 4096, 8192, 16384)
 
 
 @pytest.mark.parametrize(
@@ -91,22 +100,22 @@ def test_published_sizes_build_on_meta():
     ],
     ids=str,
 )
-def test_bad_arguments_are_refused_with_what_is_legal(change, legal):
+def test_bad_arguments_are_refused_with_what_is_legal(change: dict[str, Any], legal: str) -> None:
     with pytest.raises(ValueError, match=legal):
         small(**change)
 
 
-def test_illegal_size_names_legal_ones():
+def test_illegal_size_names_legal_ones() -> None:
     with pytest.raises(IllegalSize, match="992, 1024"):
         build(resolution=1000, num_classes=2, dim=12, depth=1, num_heads=3, patch_size=32)
 
 
-def test_image_of_another_size_is_refused():
+def test_image_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="64 x 64 px, not 128 x 128"):
         small()(torch.zeros(1, 3, 128, 128))
 
 
-def test_official_names_with_and_without_the_classifier():
+def test_official_names_with_and_without_the_classifier() -> None:
     zero = torch.zeros(1)
     name = "encoder.layers.0.self_attn.q_proj.weight"
     for prefix in ("", "model."):
@@ -115,7 +124,7 @@ def test_official_names_with_and_without_the_classifier():
     assert not longvit.is_official(small().state_dict())
 
 
-def test_compiles_without_graph_breaks():
+def test_compiles_without_graph_breaks() -> None:
     model = small().eval()
     image = torch.randn(1, 3, 64, 64)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

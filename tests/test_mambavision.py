@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from longvis_bench.backbones.mambavision import MambaMixer, MambaVision, SelfAtt
 from longvis_bench.errors import IllegalSize
 from longvis_bench.ops.selective_scan import reference
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "num_classes": 5,
     "dim": 8,
     "in_dim": 4,
@@ -19,12 +21,12 @@ SMALL = {
 }
 
 
-def small(**more) -> MambaVision:
+def small(**more: Any) -> MambaVision:
     torch.manual_seed(0)
     return MambaVision(**{**SMALL, **more})
 
 
-def test_mixer_equals_the_paper_step_by_step():
+def test_mixer_equals_the_paper_step_by_step() -> None:
     torch.manual_seed(1)
     mixer = MambaMixer(32).double()
     mixer.A_log.data += torch.randn_like(mixer.A_log) / 4
@@ -47,7 +49,7 @@ def test_mixer_equals_the_paper_step_by_step():
         torch.testing.assert_close(ours, theirs)
 
 
-def test_windows_are_padded_mixed_alone_and_cropped():
+def test_windows_are_padded_mixed_alone_and_cropped() -> None:
     torch.manual_seed(1)
     stage = WindowStage(8, 2, 4, 2.0, None, [0.0, 0.0, 0.0]).eval()
     x = torch.randn(2, 8, 6, 9)
@@ -61,7 +63,7 @@ def test_windows_are_padded_mixed_alone_and_cropped():
     torch.testing.assert_close(stage(x), slow[..., :6, :9])
 
 
-def test_first_half_scans_and_last_half_attends():
+def test_first_half_scans_and_last_half_attends() -> None:
     kinds = {
         depth: [type(block.mixer) for block in WindowStage(8, 2, 4, 2.0, None, [0.0] * depth).blocks]
         for depth in (2, 5)
@@ -72,7 +74,7 @@ def test_first_half_scans_and_last_half_attends():
 
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
 @pytest.mark.parametrize("size", [(64, 64), (100, 75)], ids=str)
-def test_shapes_gradients_and_batch_invariance(size, layer_scale):
+def test_shapes_gradients_and_batch_invariance(size: tuple[int, int], layer_scale: float | None) -> None:
     model = small(layer_scale=layer_scale)
     images = torch.randn(2, 3, *size)
     model(images).square().sum().backward()
@@ -85,7 +87,7 @@ def test_shapes_gradients_and_batch_invariance(size, layer_scale):
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-6)
 
 
-def test_drop_path_acts_in_training_only():
+def test_drop_path_acts_in_training_only() -> None:
     model = small(drop_path=0.5, layer_scale=1.0)
     image = torch.randn(1, 3, 64, 64)
     model.eval()
@@ -94,7 +96,7 @@ def test_drop_path_acts_in_training_only():
     assert len({model(torch.cat([image, image])).sum().item() for _ in range(4)}) > 1
 
 
-def test_published_sizes_build_on_meta():
+def test_published_sizes_build_on_meta() -> None:
     with torch.device("meta"):
         model = build(
             resolution=1024,
@@ -118,23 +120,23 @@ def test_published_sizes_build_on_meta():
     ],
     ids=str,
 )
-def test_bad_arguments_are_refused_with_what_is_legal(change, legal):
+def test_bad_arguments_are_refused_with_what_is_legal(change: dict[str, Any], legal: str) -> None:
     with pytest.raises(ValueError, match=legal):
         small(**change)
 
 
-def test_illegal_size_names_legal_ones():
+def test_illegal_size_names_legal_ones() -> None:
     arguments = {key: value for key, value in SMALL.items() if key != "num_classes"}
     with pytest.raises(IllegalSize, match="32"):
         build(resolution=16, num_classes=5, **arguments)
 
 
-def test_official_names_are_told_from_ours():
+def test_official_names_are_told_from_ours() -> None:
     assert mambavision.is_official(["patch_embed.conv_down.0.weight", "levels.2.blocks.0.mixer.A_log"])
     assert not mambavision.is_official(small().state_dict())
 
 
-def test_compiles_without_graph_breaks():
+def test_compiles_without_graph_breaks() -> None:
     model = small().eval()
     image = torch.randn(1, 3, 64, 64)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

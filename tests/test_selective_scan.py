@@ -2,6 +2,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from longvis_bench.errors import MissingDependency, UnknownName
 from longvis_bench.ops import selective_scan as scan
 from longvis_bench.ops.selective_scan import backend_for, reference, selective_scan, use_backend
 
-SHAPES = [(1, 1, 1, 1), (2, 3, 7, 4), (3, 16, 49, 8), (1, 5, 33, 16)]
+Shape = tuple[int, int, int, int]
+SHAPES: list[Shape] = [(1, 1, 1, 1), (2, 3, 7, 4), (3, 16, 49, 8), (1, 5, 33, 16)]
 CPU_BACKENDS = [
     pytest.param(
         name,
@@ -44,7 +46,7 @@ def random_inputs(
     ]
 
 
-def gradients(function, inputs: list[Tensor]) -> list[Tensor]:
+def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     out = function(*inputs)
     weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
@@ -56,7 +58,7 @@ def error(ours: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_output_and_gradients_equal_the_reference(shape):
+def test_output_and_gradients_equal_the_reference(shape: Shape) -> None:
     inputs = random_inputs(*shape)
     expected = gradients(reference, inputs)
     actual = gradients(selective_scan, inputs)
@@ -66,7 +68,7 @@ def test_output_and_gradients_equal_the_reference(shape):
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("shape", [*SHAPES, (5, 16, 196, 8), (4, 32, 49, 8), (2, 70, 30, 8)])
-def test_float32_is_near_float64(shape, backend):
+def test_float32_is_near_float64(shape: Shape, backend: str) -> None:
     exact = gradients(reference, random_inputs(*shape))
     with use_backend(backend):
         single = gradients(selective_scan, random_inputs(*shape, dtype=torch.float32))
@@ -77,7 +79,7 @@ def test_float32_is_near_float64(shape, backend):
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_takes_views(backend):
+def test_takes_views(backend: str) -> None:
     """The model hands over transposed views, not contiguous tensors."""
     inputs = random_inputs(2, 3, 11, 4)
     views = [t.detach().mT.contiguous().mT if t.ndim == 3 else t.detach() for t in inputs]
@@ -87,7 +89,7 @@ def test_takes_views(backend):
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_large_steps_and_small_steps_stay_finite(backend):
+def test_large_steps_and_small_steps_stay_finite(backend: str) -> None:
     inputs = random_inputs(1, 2, 16, 4, torch.float32)
     with torch.no_grad():
         inputs[1][:, 0] = 60.0
@@ -98,7 +100,7 @@ def test_large_steps_and_small_steps_stay_finite(backend):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_half_precision_is_computed_in_float32(dtype, backend):
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, backend: str) -> None:
     halves = [t.detach().to(dtype) for t in random_inputs(2, 3, 20, 4)]
     with use_backend(backend):
         out = selective_scan(*halves)
@@ -108,52 +110,52 @@ def test_half_precision_is_computed_in_float32(dtype, backend):
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_operator_is_well_formed(backend):
+def test_operator_is_well_formed(backend: str) -> None:
     inputs = [t.detach().float().requires_grad_() for t in random_inputs(2, 3, 5, 4)]
     with use_backend(backend):
         torch.library.opcheck(
             torch.ops.longvis.selective_scan.default,
-            inputs,
+            tuple(inputs),
             test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
         )
 
 
-def test_autocast_computes_in_float32():
+def test_autocast_computes_in_float32() -> None:
     halves = [t.detach().bfloat16() for t in random_inputs(1, 2, 5, 4)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert selective_scan(*halves).dtype == torch.float32
 
 
-def test_runs_on_meta():
+def test_runs_on_meta() -> None:
     inputs = [t.detach().to("meta").requires_grad_() for t in random_inputs(2, 3, 5, 4)]
     out = selective_scan(*inputs)
     assert out.shape == (2, 3, 5)
-    out.sum().backward()
+    out.sum().backward()  # type: ignore[no-untyped-call]
     assert all(t.grad is not None and t.grad.shape == t.shape for t in inputs)
 
 
-def test_forced_backend_is_reported_and_given_back():
+def test_forced_backend_is_reported_and_given_back() -> None:
     before = backend_for("cpu")
     with use_backend("torch"):
         assert backend_for("cpu") == backend_for("cuda") == "torch"
     assert backend_for("cpu") == before
 
 
-def test_float64_runs_torch():
+def test_float64_runs_torch() -> None:
     with use_backend(next(iter(scan.SOURCES))):
         assert backend_for("cpu", torch.float64) == "torch"
 
 
-def test_device_without_a_backend_of_its_own_runs_torch():
+def test_device_without_a_backend_of_its_own_runs_torch() -> None:
     assert backend_for("mps") == "torch"
 
 
-def test_unknown_backend_is_refused():
+def test_unknown_backend_is_refused() -> None:
     with pytest.raises(UnknownName, match="torch"), use_backend("fortran"):
         pass
 
 
-def test_backend_without_its_package_is_refused(monkeypatch):
+def test_backend_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = scan.Source("longvis_bench.ops.scan_absent", "no_such_package", frozenset({"cpu"}))
     monkeypatch.setitem(scan.SOURCES, "absent", absent)
     assert backend_for("cpu") != "absent"
@@ -178,12 +180,12 @@ with use_backend("numba"):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_numba_survives_a_fork():
+def test_numba_survives_a_fork() -> None:
     pytest.importorskip("numba")
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
 
 
-def test_numba_runs_where_nothing_can_be_written():
+def test_numba_runs_where_nothing_can_be_written() -> None:
     """No directory for machine code: it is compiled anew and runs."""
     pytest.importorskip("numba")
     script = """
@@ -197,7 +199,7 @@ with use_backend("numba"):
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
-def test_import_runs_no_numba():
+def test_import_runs_no_numba() -> None:
     script = "import sys, longvis_bench.ops.selective_scan; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
@@ -218,7 +220,7 @@ print("equal")
 """
 
 
-def test_triton_in_its_interpreter():
+def test_triton_in_its_interpreter() -> None:
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-c", INTERPRETED, __file__],
@@ -233,7 +235,7 @@ def test_triton_in_its_interpreter():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (25, 160, 196, 8), (4, 70, 49, 8), (2, 32, 1000, 16)])
-def test_triton_on_a_gpu(shape):
+def test_triton_on_a_gpu(shape: Shape) -> None:
     exact = gradients(reference, [t.detach().cuda().requires_grad_() for t in random_inputs(*shape)])
     single = [t.detach().cuda().requires_grad_() for t in random_inputs(*shape, dtype=torch.float32)]
     assert backend_for("cuda") == "triton"

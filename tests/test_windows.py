@@ -5,7 +5,7 @@ from longvis_bench.ops.windows import cut, join, pad_to_whole
 
 
 @pytest.mark.parametrize(("windows", "window"), [((1, 1), (3, 5)), ((2, 3), (4, 2)), ((4, 1), (1, 3))])
-def test_cut_takes_rectangles_in_raster_order(windows, window):
+def test_cut_takes_rectangles_in_raster_order(windows: tuple[int, int], window: tuple[int, int]) -> None:
     (rows, columns), (height, width) = windows, window
     grid = torch.randn(2, rows * height, columns * width, 3)
     pieces = cut(grid, windows)
@@ -19,17 +19,17 @@ def test_cut_takes_rectangles_in_raster_order(windows, window):
     torch.testing.assert_close(join(pieces, windows, window), grid, rtol=0, atol=0)
 
 
-def test_cut_of_one_window_copies_nothing():
+def test_cut_of_one_window_copies_nothing() -> None:
     grid = torch.randn(2, 4, 4, 3)
     assert cut(grid, (1, 1)).data_ptr() == grid.data_ptr()
 
 
-def test_cut_passes_gradients():
+def test_cut_passes_gradients() -> None:
     grid = torch.randn(1, 4, 6, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda g: join(cut(g, (2, 3)).sin(), (2, 3), (2, 2)), grid)
 
 
-def test_padding_is_zero_below_and_right():
+def test_padding_is_zero_below_and_right() -> None:
     grid = torch.randn(1, 5, 7, 2)
     padded = pad_to_whole(grid, 4)
     assert padded.shape == (1, 8, 8, 2)
