@@ -74,7 +74,7 @@ class Cell(_Record):
     """File name of the weights, never a path; None for fresh weights."""
     weights_sha256: str | None = None
     round: int = Field(0, ge=0)
-    """Which of `--repeats` rounds."""
+    """Number of the pass, where a sweep visits its cells more than once."""
 
 
 class Settings(_Record):

@@ -47,7 +47,7 @@ def test_only_what_is_asked_for_is_measured() -> None:
     row = measure_cell(request(metrics=("count",)))
     assert row.status == "ok"
     assert row.count is not None
-    assert row.timing is row.memory is row.validity is None
+    assert [row.timing, row.memory, row.validity] == [None, None, None]
 
 
 def test_bf16_runs_the_model_in_bf16() -> None:
@@ -103,7 +103,7 @@ def test_shipped_weights_give_an_accuracy(tmp_path: Path) -> None:
         (ModuleNotFoundError("No module named 'p'", name="p"), "missing_dependency"),
         (Unsupported("no"), "unsupported"),
         (NotImplementedError("no kernel"), "unsupported"),
-        (RuntimeError('"x" not implemented for \'Half\''), "unsupported"),
+        (RuntimeError("\"x\" not implemented for 'Half'"), "unsupported"),
         (InvalidOutput("NaN"), "invalid"),
         (LongvisError("other"), "error"),
         (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
