@@ -102,7 +102,7 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """The rows of a run directory, one row a key.
+    """The rows of a run directory, one row a cell.
 
     Arguments:
         path: directory of a run, or its cells.jsonl.
@@ -110,10 +110,10 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Raises:
         RunDirectoryError: it holds no rows, damaged ones, or rows of another schema.
     """
-    from longvis_bench.store import latest, read_rows
+    from longvis_bench.store import current, read_rows
     from longvis_bench.tables import frame
 
-    return frame(latest(read_rows(Path(path))))
+    return frame(current(read_rows(Path(path))))
 
 
 def list_models(models_dirs: Sequence[Path] = ()) -> list[str]:

@@ -522,9 +522,8 @@ _MORE_MEMORY = (
             "buffers": "buffers",
             "gradients": "gradients",
             "optimizer": "state of the optimizer",
-            "activations": "activations",
-            "workspace": "workspace of convolutions",
-            "rest": "everything else",
+            "input": "the batch of images",
+            "rest": "everything else: activations, workspace of the kernels",
         }.items()
     ),
     _bytes(

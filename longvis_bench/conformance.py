@@ -6,6 +6,7 @@ wrong and what to change.  They run at a small legal size, so that a check of a 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.measure.flops import Count, count_variant
+from longvis_bench.measure.iteration import DTYPES
 from longvis_bench.measure.validity import TOLERANCE, check_logits
 from longvis_bench.registry import Variant
 
@@ -187,12 +189,13 @@ def runs_in_its_dtypes(subject: Subject) -> str:
     model, images = subject.model().eval(), subject.images(1)
     with torch.inference_mode():
         reference = model(images)
-        if "bf16" in named:
-            logits = check_logits(model.bfloat16()(images.bfloat16()), 1, NUM_CLASSES)
-            difference = _difference(logits.float(), reference)
-            if difference > 5 * TOLERANCE[torch.bfloat16]:
+        for name in sorted(set(named) - {"fp32"}):
+            dtype = DTYPES[name]
+            lower = copy.deepcopy(model).to(dtype)
+            difference = _difference(check_logits(lower(images.to(dtype)), 1, NUM_CLASSES).float(), reference)
+            if difference > 5 * TOLERANCE[dtype]:
                 raise Failed(
-                    f"bf16 logits differ from fp32 by {difference:.0%}; remove it from the card's dtypes."
+                    f"{name} logits differ from fp32 by {difference:.0%}; remove it from the card's dtypes."
                 )
     return ", ".join(named)
 

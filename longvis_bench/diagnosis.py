@@ -47,7 +47,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("broken", name, "install it with: python -m pip install longvis-bench")
+            yield Finding("broken", name, f"install it with: python -m pip install {name}")
     if importlib.util.find_spec("fvcore") is None:
         yield Finding("absent", "fvcore (second opinion on FLOPs)", f"add it with: {INSTALL}")
     else:

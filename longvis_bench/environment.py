@@ -27,6 +27,9 @@ FLAGS = (
 """Environment variables that can change a number."""
 
 
+GIB = 1 << 30
+
+
 def read_environment(machine: str | None = None) -> Environment:
     """The environment of this process.
 
@@ -56,10 +59,13 @@ def machine_name(model: str, cores: int) -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may run on: its affinity, and in a container its share of processor time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
 
 
 def resolve_device(asked: str) -> str:
@@ -76,7 +82,7 @@ def resolve_device(asked: str) -> str:
     there = available_devices()
     if asked == "auto":
         return there[0]
-    if asked not in there and kind not in there:
+    if asked not in there:
         raise DeviceError(f"this machine has no {asked} device for torch; it has {', '.join(there)}.")
     return asked
 
@@ -114,9 +120,10 @@ def _processor() -> str:
 
 
 def _memory_bytes() -> int:
+    """To whole GiB: a few pages more or less, after a restart, are no other machine."""
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    return round(psutil.virtual_memory().total / GIB) * GIB
 
 
 @cache

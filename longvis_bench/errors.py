@@ -13,7 +13,7 @@
     └── InvalidOutput (1)       a model whose output is not logits of the promised shape, or not finite
 
 A message is one sentence for the user: what is wrong, then what would be right.
-Inside a cell these become the row's status (`worker.py`); outside, `cli/app.py` prints the message
+Inside a cell these become the row's status (`worker.py`); outside, `cli/guard.py` prints the message
 and exits with `exit_code`.  What is none of these is a fault of ours: exit 70.
 """
 

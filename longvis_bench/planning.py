@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,7 @@ from longvis_bench.errors import (
     MissingDependency,
     Unsupported,
 )
+from longvis_bench.privacy import without_paths
 from longvis_bench.records import (
     METRICS,
     Cell,
@@ -41,9 +42,14 @@ from longvis_bench.records import (
 )
 from longvis_bench.registry import Registry, Variant
 
+_NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "skip_after_oom"}
+"""Changing these continues the same run."""
 QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
 QUICK_BUDGET_S = 5.0
 CPU_IMAGES = 128
+
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 class SweepConfig(BaseModel):
@@ -56,22 +62,26 @@ class SweepConfig(BaseModel):
 
     models: tuple[str, ...] = ()
     """Names as `registry.Registry.find` takes them; empty for the quick default."""
-    resolutions: tuple[int, ...] = ()
+    resolutions: tuple[Positive, ...] = ()
     modes: tuple[Mode, ...] = ("infer",)
-    batch_sizes: tuple[int, ...] = (1,)
+    batch_sizes: tuple[Positive, ...] = (1,)
     dtypes: tuple[Dtype, ...] = ()
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
     memory_format: MemoryFormat = "channels_last"
     fuse: bool = False
     """Fold batch norms into the convolutions before them, in inference."""
+    compile: bool = False
+    """Run through torch.compile; its time is no part of the budget."""
+    repeats: int = Field(1, ge=1)
+    """Passes over all cells, each cell in a fresh process every time."""
     metrics: tuple[Metric, ...] = METRICS
     data: str = "digits"
     images: int | None = Field(None, ge=1)
     weights: Path | None = None
-    budget_s: float | None = Field(None, gt=0)
+    budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: float = Field(0.02, gt=0, lt=1)
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
     seed: int = 0
     models_dirs: tuple[Path, ...] = ()
     skip_after_oom: bool = True
@@ -88,7 +98,7 @@ class SweepConfig(BaseModel):
             DeviceError: the device is not there.
         """
         device = resolve_device(self.device)
-        kind = "cpu" if device == "cpu" else "cuda"
+        kind = "cuda" if device.startswith("cuda") else "cpu"
         quick = QUICK_BUDGET_S if self.is_quick and kind == "cpu" else 30.0
         return self.model_copy(
             update={
@@ -108,7 +118,8 @@ class SweepConfig(BaseModel):
         models = "-".join(re.sub(r"[^a-z0-9]+", "-", Path(model).name.lower()) for model in self.models)
         short = models if len(models) <= 48 else f"{len(self.models)}-models"
         sizes = "-".join(map(str, self.resolutions))
-        return f"{short}-{sizes}-{digest(self.model_dump(mode='json'))[:8]}"
+        numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME)
+        return f"{short}-{sizes}-{digest(numbers)[:8]}"
 
 
 def _quick_models(registry: Registry, kind: str) -> tuple[str, ...]:
@@ -154,21 +165,51 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     """
     registry = Registry(config.models_dirs, working_dir)
     config = config.resolve(registry)
-    variants = [registry.find(name) for name in config.models]
+    variants = [registry.find(name) for name in dict.fromkeys(config.models)]
+    for variant in variants:
+        variant.check_factory()
     _check_weights(config, variants)
     open_data(config.data)
     cells, faults = [], []
-    for resolution, batch, mode, dtype, variant in product(
-        config.resolutions, config.batch_sizes, config.modes, config.dtypes, variants
+    for turn, resolution, batch, mode, dtype, variant in product(
+        range(config.repeats),
+        config.resolutions,
+        config.batch_sizes,
+        config.modes,
+        config.dtypes,
+        variants,
     ):
-        condition = {"resolution": resolution, "batch_size": batch, "mode": mode, "dtype": dtype}
+        condition = {
+            "round": turn,
+            "resolution": resolution,
+            "batch_size": batch,
+            "mode": mode,
+            "dtype": dtype,
+        }
         planned, fault = _plan_cell(config, environment, registry, variant, condition)
         cells.append(planned)
         faults.append(fault)
-    if cells and all(fault is not None for fault in faults):
-        raise next((f for f in faults if isinstance(f, MissingDependency)), faults[0])  # type: ignore[misc]
-    ordered = sorted(cells, key=lambda planned: (planned.cell.resolution, planned.cell.batch_size))
-    return Plan(config, environment, tuple(ordered))
+    _refuse_hopeless(faults)
+    return Plan(config, environment, tuple(sorted(cells, key=_cost)))
+
+
+def _refuse_hopeless(faults: list[LongvisError | None]) -> None:
+    """Raise where no cell can run: exit code 3 if all want for a package, else 2."""
+    reasons = [fault for fault in faults if fault is not None]
+    if len(reasons) < len(faults):
+        return
+    if not reasons:
+        raise LongvisError("nothing to measure: no model, size, mode, batch or dtype is left.")
+    other = next((fault for fault in reasons if not isinstance(fault, MissingDependency)), None)
+    if other is None or isinstance(other, IllegalSize):
+        raise other or reasons[0]
+    raise LongvisError(str(other))
+
+
+def _cost(planned: Planned) -> tuple[int, int, int]:
+    """Cheap cells first, one round after the other."""
+    cell = planned.cell
+    return cell.round, cell.resolution, cell.batch_size
 
 
 def _plan_cell(
@@ -187,6 +228,7 @@ def _plan_cell(
     request = Request(
         cell=cell,
         settings=settings,
+        model=variant.full_name,
         key=key,
         machine=environment.machine,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
@@ -212,7 +254,7 @@ def _cell(
     config: SweepConfig, variant: Variant, condition: dict[str, Any], weights: Path | None, sha256: str | None
 ) -> Cell:
     return Cell(
-        model=variant.full_name,
+        model=without_paths(variant.full_name),
         family=variant.family,
         variant=variant.variant,
         implementation=variant.implementation,
@@ -221,6 +263,7 @@ def _cell(
         threads=config.threads or usable_cores(),
         memory_format=config.memory_format,
         fuse=config.fuse and condition["mode"] == "infer",
+        compile=config.compile,
         data=config.data,
         num_classes=open_data(config.data).num_classes,
         images=config.images or CPU_IMAGES,
@@ -280,6 +323,7 @@ _MEASURING = (
     "cards.py",
     "records.py",
     "registry.py",
+    "server.py",
     "sizes.py",
     "stats.py",
     "weights.py",
@@ -294,10 +338,8 @@ def code_hash(variant: Variant) -> str:
     files += [
         path for folder in ("measure", "data", "ops") for path in sorted((package / folder).glob("*.py"))
     ]
-    module, _, _ = variant.factory.rpartition(":")
-    if module.endswith(".py"):
-        files.append(variant.folder / module)
-    elif module.startswith("longvis_bench."):
-        files.append(package.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    source = variant.source_file()
+    if source is not None:
+        files.append(source)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
     return digest(hashes)[:16]

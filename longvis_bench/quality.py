@@ -51,7 +51,7 @@ class Warn(Enum):
     DRIFT = Kind(
         "drift",
         "latency_median_s",
-        "Let the machine settle and measure again with --fresh.",
+        "Let the machine settle, or compare rounds of a repeated sweep (--repeats).",
     )
     LOAD = Kind("load", "latency_median_s", "Stop what else runs on this machine and measure again.")
     STEAL = Kind("steal", "latency_median_s", "Use a machine, or virtual cores, that nobody shares.")

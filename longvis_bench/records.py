@@ -1,6 +1,6 @@
 """What is asked (Cell), what came of it (Row), and where (Environment): the schema of everything stored.
 
-History of the row schema, newest first; old rows are migrated on reading (`store.py`):
+History of the row schema, newest first; `store.py` refuses rows of a schema it does not know:
 
     1   first version
 
@@ -74,7 +74,7 @@ class Cell(_Record):
     """File name of the weights, never a path; None for fresh weights."""
     weights_sha256: str | None = None
     round: int = Field(0, ge=0)
-    """Number of the pass, where a sweep visits its cells more than once."""
+    """Which of the `--repeats` passes, from 0."""
 
 
 class Settings(_Record):
@@ -90,6 +90,8 @@ class Request(_Record):
     """All that a worker is told; paths stay here and never reach the row."""
 
     cell: Cell
+    model: str = ""
+    """The model as the registry finds it, where the cell's name leaves out a folder."""
     settings: Settings = Settings()
     key: str = ""
     attempt: int = 1

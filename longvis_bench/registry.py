@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longvis_bench.cards import CARD_FILE, Card, Dependency, Implementation, WeightsEntry, read_card
-from longvis_bench.errors import CardError, MissingDependency, UnknownName
+from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
 from longvis_bench.sizes import SizePlan, require_multiple
 
 if TYPE_CHECKING:
@@ -72,11 +72,49 @@ class Variant:
             return SizePlan(reach="built for the size")
         rule = self.card.resolution
         if rule.plan is not None:
-            plan = _load(rule.plan, self.folder)(resolution, **self.arguments)
-            assert isinstance(plan, SizePlan)
-            return plan
+            return self._ask_plan(rule.plan, resolution)
         _require_rule(resolution, self)
         return SizePlan(reach="built for the size")
+
+    def _ask_plan(self, reference: str, resolution: int) -> SizePlan:
+        try:
+            plan = _load(reference, self.folder)(resolution, **self.arguments)
+        except LongvisError:
+            raise
+        except Exception as error:
+            raise CardError(f"{self.full_name} cannot be planned with these arguments: {error}.") from error
+        if not isinstance(plan, SizePlan):
+            raise CardError(f"{reference} of {self.name} returned no SizePlan.")
+        return plan
+
+    def check_factory(self) -> None:
+        """Look, without running it, whether the factory is there and takes the user's arguments.
+
+        Raises:
+            CardError: it is not, or it does not.
+            UnknownName: timm has no such model.
+        """
+        if self.origin == "timm":
+            from longvis_bench.backbones.timm import require_known
+
+            require_known(self.variant)
+            return
+        source = self.source_file()
+        if source is not None:
+            _check_source(source, self.factory.rpartition(":")[2], self)
+
+    def source_file(self) -> Path | None:
+        """The file the factory stands in; None where it has none."""
+        target = self.factory.rpartition(":")[0]
+        if target.endswith(".py"):
+            return self.folder / target
+        try:
+            spec = importlib.util.find_spec(target)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None:
+            raise CardError(f"the factory's module {target} cannot be found.")
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
     def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
         """Build the model on the current default device, with fresh weights.
@@ -145,6 +183,27 @@ def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[s
             f"the factory {variant.factory} of {variant.name} cannot be called: {error}; it takes {takes}."
         )
         raise CardError(message) from error
+
+
+def _check_source(file: Path, name: str, variant: Variant) -> None:
+    """Find a callable in a file by parsing it, and compare its parameters with the user's arguments."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"the factory's file {file} does not exist.") from error
+    except (SyntaxError, ValueError) as error:
+        raise CardError(f"the factory's file {file.name} is not valid Python: {error}.") from error
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if name not in functions:
+        if not any(name in ast.dump(node) or "'*'" in ast.dump(node) for node in tree.body):
+            raise CardError(f"{file.name} has no callable named {name!r}.")
+        return
+    signature = functions[name].args
+    takes = [argument.arg for argument in (*signature.args, *signature.kwonlyargs)]
+    unknown = [] if signature.kwarg else [key for key in variant.overrides if key not in takes]
+    if unknown:
+        own = [key for key in takes if key not in ("resolution", "num_classes", "in_chans")]
+        raise UnknownName(f"argument of {variant.name}", unknown[0], own)
 
 
 def _load(reference: str, folder: Path) -> Callable[..., Any]:

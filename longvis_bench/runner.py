@@ -9,7 +9,6 @@ counters).
 from __future__ import annotations
 
 import json
-import re
 import select
 import signal
 import subprocess
@@ -21,24 +20,16 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, Any
 
-from pydantic import BaseModel
-
 from longvis_bench.errors import LongvisError
+from longvis_bench.privacy import without_paths
 from longvis_bench.records import Request, Row, Settings, Status
+from longvis_bench.server import Ended
 
 TICK_S = 0.2
 """How often a waiting runner calls `on_tick`."""
 LOG_LINES = 20
-
-
-class Ended(BaseModel):
-    """How a worker ended: the server's answer."""
-
-    exit_code: int | None = None
-    signal: int | None = None
-    timed_out: bool = False
-    cancelled: bool = False
-    seconds: float = 0.0
+KILLED = 9
+"""SIGKILL, which Windows has no name for."""
 
 
 class Runner:
@@ -111,7 +102,7 @@ def _classify(ended: Ended, settings: Settings, oom_kills: int) -> tuple[Status,
             "timeout",
             f"no result after {settings.timeout_s:g} s; raise --timeout or lower the resolution.",
         )
-    if ended.signal == signal.SIGKILL and oom_kills > 0:
+    if ended.signal == KILLED and oom_kills > 0:
         return "host_oom", "the kernel ended it for want of memory; try a smaller batch or resolution."
     if ended.signal is not None:
         return "crashed", f"ended by {_signal_name(ended.signal)}; the log's last lines are in the row."
@@ -150,14 +141,6 @@ def _oom_counters() -> list[tuple[Path, str]]:
         elif "memory" in controllers.split(","):
             counters.append((Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control"), "oom_kill"))
     return [*counters, (Path("/proc/vmstat"), "oom_kill")]
-
-
-_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\",;()]+){2,}")
-
-
-def without_paths(text: str) -> str:
-    """The text with absolute paths cut to their last part: rows name no folders of this machine."""
-    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group())[-1], text)
 
 
 def _without_paths(row: Row, ended: Ended) -> Row:
@@ -263,7 +246,7 @@ class _ForkServer:
             self._send(self._process, {"cancel": True})
             self._wait(self._process, lambda: None)
             raise
-        return Ended() if answer is None else Ended.model_validate(answer)
+        return Ended() if answer is None else Ended(**answer)
 
     def _send(self, process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
         pipe = _pipe(process.stdin)
@@ -278,7 +261,7 @@ class _ForkServer:
         line = pipe.readline()
         if not line:
             if not self._ready:
-                raise LongvisError("the worker process could not start; run `longvis doctor` to see why.")
+                raise LongvisError("the worker process could not start; what it printed says why.")
             return None
         return json.loads(line)
 

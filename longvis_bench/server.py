@@ -31,11 +31,11 @@ _WORSE_FOR_OOM_KILLER = "800"
 class Ended:
     """How a worker ended, as the server saw it."""
 
-    exit_code: int | None
-    signal: int | None
-    timed_out: bool
-    cancelled: bool
-    seconds: float
+    exit_code: int | None = None
+    signal: int | None = None
+    timed_out: bool = False
+    cancelled: bool = False
+    seconds: float = 0.0
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from longvis_bench.environment import read_environment
-from longvis_bench.errors import LongvisError, UnknownName
+from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
 from longvis_bench.planning import Plan, SweepConfig, make_plan
 from longvis_bench.records import Row, Status
-from longvis_bench.store import RunDirectory, fresh_directory, latest
+from longvis_bench.store import RunDirectory, current, fresh_directory
 from longvis_bench.sweep import Outcome, Reporter, run_sweep
 
 RUNS = Path("results/runs")
@@ -25,6 +25,8 @@ class Session:
 
     plan: Plan
     path: Path
+    command: str | None = None
+    """The command line, where there was one; kept in run.json."""
 
     def run(self, *, reporter: Reporter | None = None, retry: Sequence[str] = ()) -> Outcome:
         """Run what is missing, then write tables and plots.
@@ -41,14 +43,19 @@ class Session:
             if status not in known:
                 raise UnknownName("status", status, known)
         chosen = tuple(status for status in known if status in retry)
-        outcome = run_sweep(self.plan, self.path, reporter=reporter, retry=chosen)
+        outcome = run_sweep(self.plan, self.path, command=self.command, reporter=reporter, retry=chosen)
         if not outcome.was_complete or not (self.path / "summary.md").exists():
             write_derived(self.path)
         return outcome
 
 
 def start(
-    options: Mapping[str, Any], *, out: Path | None = None, fresh: bool = False, machine: str | None = None
+    options: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    fresh: bool = False,
+    machine: str | None = None,
+    command: str | None = None,
 ) -> Session:
     """Check options and plan; nothing is written yet.
 
@@ -57,6 +64,7 @@ def start(
         out: the run's directory; by default one named after the configuration.
         fresh: a new numbered directory instead of continuing.
         machine: name of this machine in the results.
+        command: the command line, to be kept with the run.
 
     Raises:
         LongvisError: an option is wrong, or no cell can run.
@@ -71,7 +79,7 @@ def start(
         ) from error
     plan = make_plan(config, read_environment(machine))
     path = out or RUNS / plan.config.name
-    return Session(plan, fresh_directory(path) if fresh else path)
+    return Session(plan, fresh_directory(path) if fresh else path, command)
 
 
 def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:
@@ -85,7 +93,11 @@ def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:
     from longvis_bench.tables import summary_csv, summary_markdown
 
     directory = RunDirectory(path)
-    rows = latest(directory.rows()) if rows is None else rows
+    rows = current(directory.rows()) if rows is None else rows
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_plots(rows, path / "plots")
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
     directory.write("summary.csv", summary_csv(rows))
     directory.write("summary.md", summary_markdown(rows))
-    write_plots(rows, path / "plots")

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.records import SCHEMA, Environment, Row
+from longvis_bench.records import SCHEMA, Environment, Row, digest
 
 ROWS = "cells.jsonl"
 RUN = "run.json"
@@ -179,6 +179,17 @@ def latest(rows: Iterable[Row]) -> list[Row]:
     last: dict[str, Row] = {}
     for row in rows:
         last[row.key] = row
+    return list(last.values())
+
+
+def current(rows: Iterable[Row]) -> list[Row]:
+    """One row a cell and machine, the last one: a cell measured again with changed code replaces its old row.
+
+    What tables, plots and frames show; the old rows stay in the file.
+    """
+    last: dict[str, Row] = {}
+    for row in latest(rows):
+        last[digest([row.machine, row.cell.model_dump(mode="json")])] = row
     return list(last.values())
 
 

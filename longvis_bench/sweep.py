@@ -6,9 +6,8 @@ the same model are skipped with that reason, and planned anew when that row is r
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Protocol
 
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.planning import Plan, Planned
+from longvis_bench.privacy import without_paths
 from longvis_bench.records import ACCEPTED, Row, Status
-from longvis_bench.runner import Runner, interrupted_row, without_paths
+from longvis_bench.runner import Runner, interrupted_row
 from longvis_bench.store import RunDirectory, check_environment, latest, read_run
 
 INTERRUPTED = "interrupted"
@@ -85,6 +85,7 @@ def run_sweep(
     plan: Plan,
     path: Path,
     *,
+    command: str | None = None,
     reporter: Reporter | None = None,
     retry: Collection[Status] = (),
 ) -> Outcome:
@@ -93,6 +94,7 @@ def run_sweep(
     Arguments:
         plan: the cells.
         path: the run's directory; made where it does not exist.
+        command: the command line, kept in run.json.
         reporter: told of every step.
         retry: statuses whose cells are run again.
 
@@ -101,7 +103,7 @@ def run_sweep(
     """
     _refuse_reference(path)
     with RunDirectory(path) as directory:
-        _check_run(plan, directory)
+        _check_run(plan, directory, command)
         sweep = _Sweep(plan, directory, reporter or Silent(), retry)
         interrupted = sweep.run()
     return Outcome(tuple(sweep.rows()), path, not sweep.to_run, interrupted)
@@ -115,7 +117,7 @@ def _refuse_reference(path: Path) -> None:
         )
 
 
-def _check_run(plan: Plan, directory: RunDirectory) -> None:
+def _check_run(plan: Plan, directory: RunDirectory, command: str | None) -> None:
     """Refuse rows of another environment; write run.json where there is none."""
     run = read_run(directory.path)
     if run is not None:
@@ -127,7 +129,7 @@ def _check_run(plan: Plan, directory: RunDirectory) -> None:
         {
             "longvis": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": without_paths(" ".join(["longvis", *sys.argv[1:]])),
+            "command": command and without_paths(command),
             "config": _storable_config(plan),
             "environment": plan.environment.model_dump(mode="json"),
         }
@@ -139,6 +141,7 @@ def _storable_config(plan: Plan) -> dict[str, object]:
     config = plan.config.model_dump(mode="json")
     if config["weights"] is not None:
         config["weights"] = without_paths(config["weights"])
+    config["models"] = [without_paths(name) for name in config["models"]]
     config["models_dirs"] = [without_paths(path) for path in config["models_dirs"]]
     return config
 
@@ -153,7 +156,8 @@ class _Sweep:
         stored = {row.key: row for row in latest(directory.rows())}
         self._attempts = {key: row.attempt for key, row in stored.items()}
         retried = {row.cell.model for row in stored.values() if row.status in retry}
-        self._rows = {key: row for key, row in stored.items() if _is_final(row, retry, retried)}
+        skipping = plan.config.skip_after_oom
+        self._rows = {key: row for key, row in stored.items() if _is_final(row, retry, retried, skipping)}
         self.to_run = [planned for planned in plan.cells if planned.request.key not in self._rows]
 
     def rows(self) -> list[Row]:
@@ -191,8 +195,7 @@ class _Sweep:
             reason = (
                 f"{AFTER_OOM} ({after.cell.resolution} px, {after.status}); --no-skip runs it all the same."
             )
-            row = replace(planned).request
-            return interrupted_row(row).model_copy(update={"reason": reason, "attempt": request.attempt})
+            return interrupted_row(request).model_copy(update={"reason": reason})
         try:
             return runner.run(request, self._reporter.tick)
         except KeyboardInterrupt:
@@ -208,21 +211,20 @@ class _Sweep:
         """A stored row that says this cell cannot fit: the same condition at a smaller size did not."""
         if not self._plan.config.skip_after_oom:
             return None
-        for row in self._rows.values():
-            if row.status in ("oom", "host_oom") and row.cell.resolution < planned.cell.resolution:
-                same = row.cell.model_copy(
-                    update={
-                        "resolution": planned.cell.resolution,
-                        "weights": planned.cell.weights,
-                        "weights_sha256": planned.cell.weights_sha256,
-                    }
-                )
-                if same == planned.cell:
-                    return row
+        for row in self.rows():
+            if row.status not in ("oom", "host_oom") or row.cell.resolution >= planned.cell.resolution:
+                continue
+            changes = {name: getattr(planned.cell, name) for name in _FREE_AFTER_OOM}
+            if row.cell.model_copy(update=changes) == planned.cell:
+                return row
         return None
 
 
-def _is_final(row: Row, retry: Collection[Status], retried: Collection[str]) -> bool:
+_FREE_AFTER_OOM = ("resolution", "round", "weights", "weights_sha256")
+"""Fields in which a cell may differ from one that ran out of memory and still be the same, but larger."""
+
+
+def _is_final(row: Row, retry: Collection[Status], retried: Collection[str], skipping: bool) -> bool:
     """Whether a stored row settles its cell."""
     if row.status in retry:
         return False
@@ -230,4 +232,4 @@ def _is_final(row: Row, retry: Collection[Status], retried: Collection[str]) -> 
         return True
     if row.reason == INTERRUPTED:
         return False
-    return not (row.reason.startswith(AFTER_OOM) and row.cell.model in retried)
+    return not (row.reason.startswith(AFTER_OOM) and (row.cell.model in retried or not skipping))

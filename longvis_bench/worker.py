@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from longvis_bench import units
 from longvis_bench.data import ImageData, open_data
 from longvis_bench.errors import (
+    CardError,
     IllegalSize,
     InvalidOutput,
     LongvisError,
@@ -43,8 +44,13 @@ VALIDITY_LIMIT_S = 30.0
 """What the checks of validity may take each; longer ones are not run, and the row says so."""
 REFERENCE_COST = 10
 """Iterations' time of the float64 reference on a CPU, whose convolutions have no fast kernels."""
+REFERENCE_TENSORS = 3
+"""How many of its largest tensors, attention scores, the reference holds at once."""
 BATCH_COST = 3
 """Iterations' time of an image in a batch of two, and alone."""
+DEVICE_OOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory")
+HOST_OOM = ("can't allocate memory", "not enough memory: you tried to allocate")
+"""torch's words for running out of memory where it has no exception type of its own."""
 PART_ITERATIONS = 5
 """Iterations of a train step whose parts are timed apart."""
 
@@ -67,6 +73,7 @@ class Draft:
             "overhead_s": {},
         }
         self.noise = Noise()
+        self.largest_output: int | None = None
 
     def row(self) -> Row:
         """The row as it stands."""
@@ -136,9 +143,9 @@ def classify(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, LongvisError):
         return "error", message
     first = message.splitlines()[0] if message else ""
-    if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in message:
+    if isinstance(error, torch.OutOfMemoryError) or any(words in message for words in DEVICE_OOM):
         return "oom", f"the device ran out of memory: {first}; try a smaller batch or bf16."
-    if isinstance(error, MemoryError) or "can't allocate memory" in message:
+    if isinstance(error, MemoryError) or any(words in message for words in HOST_OOM):
         return "host_oom", f"this machine ran out of memory: {first}; try a smaller batch or resolution."
     if isinstance(error, NotImplementedError) or "not implemented for" in message:
         return "unsupported", f"{first} Try another dtype or device."
@@ -153,8 +160,9 @@ def _text(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost frame that is neither torch's nor ours, as ` (file.py:12)`."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    """The innermost frame that is not torch's, as ` (file.py:12)`."""
+    trace = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if "torch" not in Path(frame.filename).parts]
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
@@ -162,16 +170,29 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
     cell = request.cell
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
-    variant = Registry(request.models_dirs, request.working_dir).find(cell.model)
+    variant = Registry(request.models_dirs, request.working_dir).find(request.model or cell.model)
     plan = variant.plan(cell.resolution)
     draft.values["size"] = SizeRecord(
         reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments
     )
     if "count" in cell.metrics:
         with _Timed(draft, "count"):
-            draft.values["count"] = count_variant(variant, cell.resolution, cell.num_classes).to_record()
+            _count(variant, cell, draft)
         publish(draft.row())
     _measure_real(request, variant, draft, publish)
+
+
+def _count(variant: Variant, cell: Cell, draft: Draft) -> None:
+    """Operations; a model that does not run without data keeps the rest of its row."""
+    try:
+        count = count_variant(variant, cell.resolution, cell.num_classes)
+    except (IllegalSize, MissingDependency, CardError):
+        raise
+    except Exception as error:
+        draft.values["null_reasons"]["count"] = classify(error)[1]
+        return
+    draft.values["count"] = count.to_record()
+    draft.largest_output = count.largest_output
 
 
 def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Callable[[Row], object]) -> None:
@@ -183,10 +204,10 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     _start_runtime(device, data)
     if _scans(draft):
         warm_up_scan(device)
-    memory = _start_memory(device, draft) if "memory" in cell.metrics else None
+    images = _images(cell, data, cell.batch_size)
+    memory = _start_memory(images, draft) if "memory" in cell.metrics else None
     with _Timed(draft, "build"):
         model = _build(request, variant, draft)
-        images = _images(cell, data, cell.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
     with _Timed(draft, "time"):
@@ -214,11 +235,11 @@ def _scans(draft: Draft) -> bool:
     return count is not None and count.scan_flops > 0
 
 
-def _start_memory(device: torch.device, draft: Draft) -> Any:
+def _start_memory(images: Tensor, draft: Draft) -> Any:
     from longvis_bench.measure.memory import PeakMemory
 
     try:
-        return PeakMemory(device)
+        return PeakMemory(images)
     except Unsupported as error:
         draft.values["null_reasons"]["memory"] = str(error)
         return None
@@ -236,7 +257,8 @@ def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
         draft.values["backends"]["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
     if cell.mode == "infer":
         model = model.to(DTYPES[cell.dtype])
-    return model.to(memory_format=_memory_format(cell))
+    model = model.to(memory_format=_memory_format(cell))
+    return torch.compile(model) if cell.compile else model  # type: ignore[return-value]
 
 
 def _load(path: Path, model: nn.Module, draft: Draft) -> None:
@@ -267,6 +289,9 @@ def _time(
     from longvis_bench.measure.timing import measure_latency
 
     clock = clock_for(torch.device(request.cell.device))
+    if request.cell.compile:
+        with _Timed(draft, "compile"):
+            clock.time(iteration)
     if "time" not in request.cell.metrics:
         clock.time(iteration)
         return
@@ -320,17 +345,20 @@ def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) ->
 
 
 def _skip_reference(draft: Draft) -> str | None:
-    """Why the reference is not run: it takes about ten iterations' time on a CPU, and twice the memory."""
+    """Why the reference is not run; with unfused attention it holds scores that the model never does."""
     import psutil
 
     memory, cell = draft.values.get("memory"), draft.values["cell"]
-    if cell.device != "cpu":
-        return None
-    seconds = REFERENCE_COST * _latency(draft)
-    if seconds > VALIDITY_LIMIT_S:
-        return f"not run: the float64 reference would take about {units.seconds(seconds)}"
-    if memory is not None and 3 * memory.peak_bytes > psutil.virtual_memory().available:
-        return "not run: the float64 reference would not fit into memory"
+    if memory is None or draft.values.get("timing") is None or draft.largest_output is None:
+        return "not run: without count, time and memory nobody knows what it would cost"
+    if cell.device == "cpu" and REFERENCE_COST * _latency(draft) > VALIDITY_LIMIT_S:
+        return f"not run: it would take about {units.seconds(REFERENCE_COST * _latency(draft))}"
+    needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * draft.largest_output
+    available = psutil.virtual_memory().available
+    if cell.device.startswith("cuda"):
+        available = torch.cuda.mem_get_info()[0]
+    if needed > available:
+        return f"not run: it would take about {units.size(needed)} of memory"
     return None
 
 

@@ -45,6 +45,13 @@ BAD = [
     (("bench", "--models", "vit-n", "--res", "64", "--weights", "gone"), 2, "does not exist"),
     (("bench", "--models", "mambavision-s@upstream", "--res", "256"), 3, "python -m pip install"),
     (("bench", "--models", "vit-n", "--retry", "sad"), 2, "unknown status"),
+    (("bench", "--models", "vit-n[depht=3]", "--res", "64"), 2, "did you mean depth"),
+    (("bench", "--models", "mambavision-s[window_size=8]", "--res", "64"), 2, "cannot be planned"),
+    (("bench", "--models", "timm:resnet5O", "--res", "64"), 2, "did you mean resnet"),
+    (("bench", "--models", "nowhere.py:build", "--res", "64"), 2, "does not exist"),
+    (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "timeout_s"),
+    (("bench", "--mode", ""), 2, "--mode takes infer, train"),
+    (("bench", "--memory-format", "channels_last,contiguous"), 2, "takes one value"),
     (("models", "atlsa"), 2, "did you mean atlas"),
     (("flops", "vit-n", "--res", "250"), 2, "240, 256"),
     (("report", "nowhere"), 2, "give the directory of a longvis run"),
@@ -158,6 +165,28 @@ def test_config_file_and_flags_over_it() -> None:
     code, out, _ = invoke("bench", "--config", "sweep.toml", "--res", "32", "--dry-run", "--json")
     assert code == 0
     assert [json.loads(line)["resolution"] for line in out.splitlines()] == [32]
+
+
+@pytest.mark.parametrize("text", ['{"config": 3}', "[]", "{"])
+def test_a_config_file_that_is_none(text: str) -> None:
+    Path("run.json").write_text(text)
+    code, _, stderr = invoke("bench", "--config", "run.json")
+    assert (code, stderr.count("\n")) == (2, 1)
+
+
+def test_a_callable_that_is_not_in_the_file() -> None:
+    Path("net.py").write_text("raise SystemExit('planning runs no code')\ndef other(): pass\n")
+    code, _, stderr = invoke("bench", "--models", "net.py:build", "--res", "64", "--dry-run")
+    assert code == 2
+    assert "net.py has no callable named 'build'" in stderr
+
+
+def test_report_into_a_file_is_refused(row: Row) -> None:
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row)
+    Path("file").write_text("")
+    code, _, stderr = invoke("report", "run", "--out", "file")
+    assert (code, stderr.count("\n")) == (2, 1)
 
 
 def test_a_config_file_with_an_unknown_option() -> None:

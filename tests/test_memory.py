@@ -17,7 +17,7 @@ from longvis_bench.measure.memory import PeakMemory
 
 torch.set_num_threads(1)
 torch.zeros(64, 64) @ torch.zeros(64, 64)
-memory = PeakMemory(torch.device("cpu"))
+memory = PeakMemory(torch.zeros(1))
 {body}
 record = memory.read(model)
 print(record.peak_bytes, record.parts_bytes["weights"], record.parts_bytes["gradients"])

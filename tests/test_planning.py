@@ -57,6 +57,14 @@ def test_cheap_cells_come_first() -> None:
     assert len(cells) == 8
 
 
+def test_repeats_visit_all_cells_round_by_round() -> None:
+    cells = plan(models=("moody-fine", "moody-nan"), resolutions=(64, 128), repeats=2).cells
+    assert [(p.cell.round, p.cell.resolution) for p in cells] == [
+        (0, 64), (0, 64), (0, 128), (0, 128), (1, 64), (1, 64), (1, 128), (1, 128),
+    ]  # fmt: skip
+    assert len({planned.request.key for planned in cells}) == 8
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -136,6 +144,23 @@ def test_every_field_of_a_cell_is_part_of_its_key(cell: Cell) -> None:
         keys.add(cell_key(cell.model_copy(update={name: value}), "code", "env"))
     keys |= {cell_key(cell, "other", "env"), cell_key(cell, "code", "other")}
     assert len(keys) == 1 + len(changes) + 2
+
+
+def test_the_code_of_another_modules_factory_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "own"
+    folder.mkdir(parents=True)
+    card = (FAMILIES / "moody" / "card.toml").read_text()
+    (folder / "card.toml").write_text(
+        card.replace("moody.py:build", "own_package_x:build").replace("moody", "own")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hashes = []
+    for text in ("def build(): ...", "def build(): pass"):
+        (tmp_path / "own_package_x.py").write_text(text)
+        hashes.append(code_hash(Registry(working_dir=tmp_path).find("own-fine")))
+    assert hashes[0] != hashes[1]
 
 
 def test_the_code_hash_is_of_measuring_code_only() -> None:

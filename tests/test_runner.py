@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from longvis_bench.privacy import without_paths
 from longvis_bench.records import Cell, Request, Settings
-from longvis_bench.runner import Runner, _Spawn, without_paths
+from longvis_bench.runner import Runner, _Spawn
 
 FAMILIES = Path(__file__).parent / "families"
 QUICK = Settings(budget_s=0.2, timeout_s=60)
@@ -147,6 +148,10 @@ def test_without_fork_a_cell_is_a_new_interpreter() -> None:
         ("C:\\Users\\me\\x.pt", "x.pt"),
         ("1/2 of the images", "1/2 of the images"),
         ("https://github.com/a/b", "https://github.com/a/b"),
+        ("error:/opt/data/x.pt", "error:x.pt"),
+        (f"in {Path.home()}", "in ~"),
+        (f"in {Path.home()}/lib/x.py", "in x.py"),
+        ("models/own/net.py", "models/own/net.py"),
     ],
 )
 def test_rows_name_no_folders(text: str, clean: str) -> None:

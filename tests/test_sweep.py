@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+import longvis_bench.planning as planning_module
 import longvis_bench.sweep as sweep_module
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.merging import merge_runs
 from longvis_bench.records import Request, Row, Status
 from longvis_bench.session import Session, start
-from longvis_bench.store import read_rows
+from longvis_bench.store import current, read_rows
 
 FAMILIES = Path(__file__).parent / "families"
 
@@ -111,6 +112,37 @@ def test_retrying_an_oom_plans_what_was_skipped_anew(fake: type[FakeRunner]) -> 
     assert len(read_rows(Path("run"))) == 5
 
 
+def test_no_skip_later_runs_what_was_skipped(fake: type[FakeRunner]) -> None:
+    fake.verdict = staticmethod(lambda request: "oom" if request.cell.resolution == 128 else "ok")
+    session(64, 128, 256).run()
+    outcome = session(64, 128, 256, skip_after_oom=False).run()
+    assert [row.status for row in outcome.rows] == ["ok", "oom", "ok"]
+
+
+def test_changed_code_measures_again_and_tables_show_the_new_row(
+    fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session(64).run()
+    monkeypatch.setattr(planning_module, "code_hash", lambda variant: "changed")
+    fake.verdict = staticmethod(lambda request: "timeout")
+    session(64).run()
+    assert [row.status for row in read_rows(Path("run"))] == ["ok", "timeout"]
+    assert [row.status for row in current(read_rows(Path("run")))] == ["timeout"]
+
+
+def test_an_absolute_model_path_is_not_stored(fake: type[FakeRunner], tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("def build(*, resolution, num_classes, in_chans=3): ...\n")
+    outcome = start(
+        {"models": (f"{file}:build",), "resolutions": (64,), "device": "cpu"}, out=Path("run")
+    ).run()
+    assert outcome.rows[0].cell.model == "net.py:build"
+    assert fake.asked[0].model == f"{file}:build"
+    for stored in Path("run").rglob("*.*"):
+        if stored.is_file():
+            assert str(tmp_path).encode() not in stored.read_bytes(), stored
+
+
 def test_failures_end_with_exit_code_1(fake: type[FakeRunner]) -> None:
     for status in ("error", "crashed", "invalid", "timeout", "missing_dependency"):
         fake.verdict = staticmethod(lambda request, status=status: status)
@@ -181,7 +213,14 @@ def test_signals_end_a_real_sweep_in_good_order(number: int, code: int, tmp_path
     command = [sys.executable, "-m", "longvis_bench", "bench", "--models", "moody-hangs", "--res", "64"]
     command += ["--models-dir", str(FAMILIES), "--out", "run", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )
     deadline = time.monotonic() + 60
     while not _worker_is_running(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)

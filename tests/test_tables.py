@@ -87,9 +87,7 @@ def full_row() -> Row:
             baseline_bytes=50,
             source="torch",
             reserved_bytes=120,
-            parts_bytes=dict.fromkeys(
-                ["weights", "buffers", "gradients", "optimizer", "activations", "workspace", "rest"], 10
-            ),
+            parts_bytes=dict.fromkeys(["weights", "buffers", "gradients", "optimizer", "input", "rest"], 10),
         ),
         accuracy=records.AccuracyRecord(
             correct_top1=90,

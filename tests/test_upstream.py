@@ -102,11 +102,11 @@ def scan(model: torch.nn.Module, x: Tensor) -> Tensor:
 def test_a_missing_package_names_the_command(fresh: None) -> None:
     with pytest.raises(MissingDependency) as caught:
         Registry().find("mambavision-n@upstream").build(resolution=256, num_classes=2)
-    assert caught.value.install == "python -m pip install 'longvis-bench[mambavision]'"
+    assert caught.value.install == "python -m pip install mambavision"
     assert str(caught.value).startswith(
         "mambavision-n@upstream needs the package mambavision; install it with:"
     )
-    with pytest.raises(MissingDependency, match="longvis-bench\\[mambavision\\]"):
+    with pytest.raises(MissingDependency, match="python -m pip install mambavision"):
         upstream.mambavision(resolution=256, num_classes=2, **NANO)
 
 

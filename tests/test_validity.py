@@ -67,6 +67,20 @@ def test_a_planted_fault_is_found(wrong: type[Net], images: Tensor) -> None:
     assert check_validity(wrong().eval(), images, 5).verdict == "invalid"
 
 
+class NotFiniteInDouble(Net):
+    """The reference itself overflows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits * float("nan") if x.dtype == torch.float64 else logits
+
+
+def test_a_reference_that_is_not_finite_proves_nothing(images: Tensor) -> None:
+    record = check_validity(NotFiniteInDouble().eval(), images, 5)
+    assert (record.verdict, record.reference_error) == ("not checked", None)
+    assert "not finite" in record.reference
+
+
 def test_without_a_reference_nothing_is_claimed(images: Tensor) -> None:
     record = check_validity(Net().eval(), images, 5, skip_reference="no memory")
     assert record.verdict == "not checked"

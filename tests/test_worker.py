@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,58 @@ def test_folding_is_recorded() -> None:
     row = measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1)))
     assert row.status == "ok", row.reason
     assert row.backends["folded"] == "0"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on a CPU")
+def test_compiling_takes_its_time_apart() -> None:
+    row = measure_cell(request(compile=True, metrics=("time",)))
+    assert row.status == "ok", row.reason
+    assert row.timing is not None
+    assert row.overhead_s["compile"] > max(row.timing.samples_s)
+
+
+def test_what_cannot_be_counted_is_still_measured(tmp_path: Path) -> None:
+    """A branch on data does not run on the meta device; the row keeps everything else."""
+    (tmp_path / "branchy.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, n)\n"
+        "    def forward(self, x):\n"
+        "        x = x.mean(dim=(2, 3))\n"
+        "        return self.head(x if x.sum().item() > 0 else -x)\n"
+        "def build(*, resolution, num_classes, in_chans=3):\n"
+        "    return Net(num_classes)\n"
+    )
+    cell = request().cell.model_copy(update={"model": "branchy.py:build"})
+    row = measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=tmp_path))
+    assert row.status == "ok", row.reason
+    assert row.count is None
+    assert row.null_reasons["count"]
+    assert row.timing is not None
+    assert row.validity is not None
+    assert row.validity.verdict == "not checked"
+
+
+def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
+    row = measure_cell(request(resolution=512))
+    assert row.memory is not None
+    parts = row.memory.parts_bytes
+    assert parts["input"] == 3 * 512 * 512 * 4
+    assert row.memory.peak_bytes >= parts["weights"] + parts["buffers"] + parts["input"]
+    assert row.memory.peak_bytes == sum(parts.values())
+
+
+def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
+    from longvis_bench.worker import Draft, _skip_reference
+
+    draft = Draft(request())
+    row = measure_cell(request())
+    draft.values.update(timing=row.timing, memory=row.memory)
+    draft.largest_output = 10
+    assert _skip_reference(draft) is None
+    draft.largest_output = 10**13
+    assert "of memory" in (_skip_reference(draft) or "")
+    draft.largest_output = None
+    assert "nobody knows" in (_skip_reference(draft) or "")

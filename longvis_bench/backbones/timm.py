@@ -145,7 +145,7 @@ def build_any(
         IllegalSize: the model does not take the size; timm's reason, and sizes near it that it takes.
         CardError: the hub cannot be asked, or the model does not take the arguments.
     """
-    _require_known(name)
+    require_known(name)
     given = {"num_classes": num_classes, "in_chans": in_chans, **arguments}
     try:
         model = _create(name, resolution, given)
@@ -158,7 +158,8 @@ def build_any(
     return model
 
 
-def _require_known(name: str) -> None:
+def require_known(name: str) -> None:
+    """Raise UnknownName, with near misses, unless timm has a model of this name."""
     if name.startswith(HUB):
         return
     architecture, _, tag = name.partition(".")

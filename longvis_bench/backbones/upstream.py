@@ -28,7 +28,7 @@ from longvis_bench.backbones.timm import LinspaceOnCpu
 from longvis_bench.errors import MissingDependency
 from longvis_bench.ops.selective_scan import backend_for, selective_scan
 
-INSTALL = "python -m pip install 'longvis-bench[mambavision]'"
+INSTALL = "python -m pip install mambavision"
 KERNEL = "mamba_ssm.ops.selective_scan_interface"
 
 

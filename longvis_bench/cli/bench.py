@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longvis_bench.cli.options import ModelsDirs, Threads, choices, numbers
+from longvis_bench.cli.guard import INTERRUPTED
+from longvis_bench.cli.options import ModelsDirs, Threads, choices, numbers, one
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 from longvis_bench.registry import split_names
@@ -18,7 +20,6 @@ from longvis_bench.registry import split_names
 if TYPE_CHECKING:
     from types import FrameType
 
-    from longvis_bench.session import Session
     from longvis_bench.sweep import Outcome
 
 TERMINATED = 143
@@ -38,6 +39,9 @@ def bench(
     fuse: Annotated[
         bool, typer.Option("--fuse", help="Fold batch norms into convolutions, in inference.")
     ] = False,
+    compile_model: Annotated[
+        bool, typer.Option("--compile", help="Run through torch.compile; its time is kept apart.")
+    ] = False,
     metrics: Annotated[
         str | None, typer.Option(help="Some of count, time, memory, accuracy, validity; default: all.")
     ] = None,
@@ -49,9 +53,13 @@ def bench(
         float | None, typer.Option(help="Wanted half-width of the median's interval; 0.02 is 2 %.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is ended.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Passes over all cells, in fresh processes.", min=1)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of fresh weights.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file of these options, or a run.json to replay.")
+        Path | None,
+        typer.Option(help="A TOML file of planning.SweepConfig's fields, or a run.json to replay."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the run; the same one resumes.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again into a new directory.")] = False,
@@ -78,8 +86,10 @@ def bench(
         "threads": threads,
         "memory_format": None
         if memory_format is None
-        else choices(memory_format, "--memory-format", MemoryFormat)[0],
+        else one(choices(memory_format, "--memory-format", MemoryFormat), "--memory-format"),
         "fuse": fuse or None,
+        "compile": compile_model or None,
+        "repeats": repeats,
         "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
         "data": data,
         "images": images,
@@ -92,14 +102,18 @@ def bench(
         "skip_after_oom": False if no_skip else None,
     }
     options = _read_config(config) | {name: value for name, value in given.items() if value is not None}
-    session = start(options, out=out, fresh=fresh, machine=machine)
+    command = " ".join(["longvis", *sys.argv[1:]])
+    session = start(options, out=out, fresh=fresh, machine=machine, command=command)
     if dry_run:
         show_plan(session, as_json=as_json)
         return
     terminated = _terminate_gently()
     progress = Progress(quiet_output=as_json)
-    outcome = session.run(reporter=progress, retry=split_names(retry))
-    _show(session, outcome, as_json)
+    try:
+        outcome = session.run(reporter=progress, retry=split_names(retry))
+        _show(outcome, as_json)
+    except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
+        raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
     raise typer.Exit(TERMINATED if terminated else outcome.exit_code)
 
 
@@ -114,7 +128,9 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         raise LongvisError(f"cannot read --config {path}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.") from error
-    return dict(content)
+    if not isinstance(content, dict):
+        raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.")
+    return content
 
 
 def _terminate_gently() -> list[int]:
@@ -129,7 +145,7 @@ def _terminate_gently() -> list[int]:
     return came
 
 
-def _show(session: Session, outcome: Outcome, as_json: bool) -> None:
+def _show(outcome: Outcome, as_json: bool) -> None:
     """The table and where everything went; with --json the rows and nothing else on standard output."""
     from rich.console import Console
 
@@ -144,5 +160,5 @@ def _show(session: Session, outcome: Outcome, as_json: bool) -> None:
     if outcome.was_complete:
         console.print("Nothing was measured: this run was complete. To measure afresh, add --fresh.")
     if outcome.interrupted:
-        console.print("Interrupted. The same command goes on from here.")
+        console.print(f"Interrupted. To go on from here, give the same command --out {outcome.path}")
     console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True)

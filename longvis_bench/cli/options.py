@@ -39,6 +39,17 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def one(values: tuple[str, ...], option: str) -> str:
+    """The only value.
+
+    Raises:
+        LongvisError: there are several.
+    """
+    if len(values) > 1:
+        raise LongvisError(f"{option} takes one value, not {len(values)}.")
+    return values[0]
+
+
 def choices(text: str, option: str, literal: object) -> tuple[str, ...]:
     """`fp32,bf16` -> ("fp32", "bf16"), each one of a Literal's values.
 
@@ -47,7 +58,7 @@ def choices(text: str, option: str, literal: object) -> tuple[str, ...]:
     """
     known: Sequence[str] = get_args(literal)
     values = tuple(part.strip() for part in text.split(",") if part.strip())
-    for value in values:
+    for value in values or ("",):
         if value not in known:
             raise LongvisError(f"{option} takes {', '.join(known)}, not {value!r}.")
     return tuple(dict.fromkeys(values))

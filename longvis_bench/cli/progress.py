@@ -36,7 +36,7 @@ class Progress:
         self._console = Console(stderr=quiet_output, highlight=False)
         self._live: Live | None = None
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[eta]}"),

@@ -17,16 +17,15 @@ def report(
 ) -> None:
     """Write summary.csv, summary.md and plots/ again, and print the table."""
     from longvis_bench.session import write_derived
-    from longvis_bench.store import latest, read_rows
+    from longvis_bench.store import current, read_rows
     from longvis_bench.tables import terminal_table
 
-    rows = latest(row for run in runs for row in read_rows(run))
+    rows = current(row for run in runs for row in read_rows(run))
     console = Console(highlight=False)
     console.print(terminal_table(rows, console.width))
     folder = out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else None)
     if folder is None:
         console.print("Nothing was written; add --out DIR to write tables and plots of several runs.")
         return
-    folder.mkdir(parents=True, exist_ok=True)
     write_derived(folder, rows)
     console.print(f"Tables and plots: {folder}", soft_wrap=True)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
-from longvis_bench.errors import InvalidOutput
+from longvis_bench.errors import Unsupported
 from longvis_bench.ops.shadow import on_meta
 from longvis_bench.records import CountRecord
 from longvis_bench.registry import Variant
@@ -44,6 +44,8 @@ class Count:
     by_module: dict[str, int]
     """MACs by module path, each module's sum over all it holds; "" is the model."""
     ledger: Ledger
+    largest_output: int
+    """Elements of the largest tensor any operator made, with unfused attention: its scores, often."""
 
     @property
     def flops(self) -> int:
@@ -84,7 +86,7 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
         in_chans: channels of the input.
 
     Raises:
-        InvalidOutput: the model does not run on the meta device.
+        Unsupported: the model does not run on the meta device.
     """
     shadow = on_meta(model).eval()
     tracker, counter = ModuleTracker(), _Counter()
@@ -94,7 +96,7 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
         with torch.no_grad(), tracker, counter:
             shadow(image)
     except NotImplementedError as error:
-        raise InvalidOutput(f"the model cannot be counted on the meta device: {error}") from error
+        raise Unsupported(f"the model does not run on the meta device: {error}") from error
     return counter.result(sum(p.numel() for p in model.parameters()), type(shadow).__name__)
 
 
@@ -122,6 +124,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.modules: Counter[str] = Counter()
         self.scan_flops = 0
         self.covered = 0
+        self.largest = 0
         self.ledger = Ledger()
 
     def __torch_dispatch__(
@@ -142,10 +145,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, name: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         outputs = sum(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))
+        self.largest = max(self.largest, outputs)
         if name in FORMULAS:
             macs = FORMULAS[name](_by_name(func, args, kwargs), result)
             self.operators[name] += macs
-            for module in self.parents():
+            for module in sorted(self.parents(), key=len):  # a set, whose order is not that of the model
                 self.modules[module] += macs
         elif name == SCAN:
             self.scan_flops += scan_flops(_by_name(func, args, kwargs))
@@ -168,6 +172,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             by_operator=dict(self.operators.most_common()),
             by_module=_module_paths(self.modules, root),
             ledger=self.ledger,
+            largest_output=self.largest,
         )
 
 

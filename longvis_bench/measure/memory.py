@@ -8,6 +8,7 @@ peak through /proc/self/clear_refs.  Systems without /proc give no number, and t
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,14 +27,16 @@ class PeakMemory:
     """Starts counting when made; `read` gives the peak since then.
 
     Arguments:
-        device: where the model runs.
+        images: the batch the model will run on; made before, so that the making is not counted, and added to
+            the peak as a part of its own.
 
     Raises:
         Unsupported: this system does not tell a process its peak memory.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, images: torch.Tensor) -> None:
+        self._device = device = images.device
+        self._input = _bytes([images])
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -59,7 +62,8 @@ class PeakMemory:
             status = _status_bytes()
             peak = status["VmHWM"] - status["RssFile"]
             source, reserved = "VmHWM - RssFile", None
-        above = max(0, peak - self._baseline)
+        parts["input"] = self._input
+        above = max(0, peak - self._baseline) + self._input
         return MemoryRecord(
             peak_bytes=above,
             baseline_bytes=self._baseline,
@@ -72,11 +76,19 @@ class PeakMemory:
 def _reset_host_peak() -> int:
     """Reset the kernel's peak of this process; return the resident bytes without files."""
     try:
+        _give_back_freed_memory()
         _CLEAR_REFS.write_text(_RESET_PEAK)
         status = _status_bytes()
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise Unsupported("this system does not tell a process its peak memory (no /proc).") from error
     return status["VmRSS"] - status["RssFile"]
+
+
+def _give_back_freed_memory() -> None:
+    """Return what the allocator keeps of earlier work to the system, or the model would use it for free."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _status_bytes() -> dict[str, int]:

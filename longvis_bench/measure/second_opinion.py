@@ -1,7 +1,7 @@
 """A second opinion on MACs: fvcore's counter, at a size it can run, and why it differs.
 
-fvcore traces on the CPU, so it runs at the largest legal size below 200 GMACs; it cannot see fused attention
-or custom operators, and says which it skipped.
+fvcore traces on the CPU, so it runs at the size asked for or, halving it, at the first legal one below 200
+GMACs; it cannot see fused attention or custom operators, and says which it skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from longvis_bench.measure.flops import Count, count_variant
 from longvis_bench.registry import Variant
 
 MOST_MACS = 200e9
-INSTALL = "python -m pip install 'longvis-bench[fvcore]'"
+INSTALL = "python -m pip install fvcore"
 
 
 MATMUL_KIND = ("conv", "linear", "matmul", "addmm", "bmm", "einsum", "mm")

@@ -65,6 +65,8 @@ def check_validity(
     if skip_reference is None:
         try:
             reference = _reference_logits(model, images[:1], _higher(dtype))
+            if not torch.isfinite(reference).all():
+                reference, skip_reference = None, "the reference itself is not finite"
         except (RuntimeError, NotImplementedError, TypeError) as problem:
             skip_reference = f"the reference does not run: {str(problem).splitlines()[0]}"
     if reference is not None:

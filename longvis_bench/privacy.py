@@ -1,0 +1,16 @@
+"""Texts without folders: what is stored and shared names no path, and so no user, of this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_PART = r"[/\\](?![/\\])[^\s/\\:'\",;()]+"
+_PATH = re.compile(rf"(?<![\w/.\\])(?:~(?:{_PART})+|(?:[A-Za-z]:)?(?:{_PART}){{2,}})")
+
+
+def without_paths(text: str) -> str:
+    """The text with absolute paths cut to their last part; addresses with `//` are left alone."""
+    home = str(Path.home())
+    text = text.replace(home, "~") if len(home) > 1 else text
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group())[-1], text)
