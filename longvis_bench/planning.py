@@ -1,7 +1,7 @@
 """From what the user asks for to a list of cells: everything is checked here, before anything runs.
 
-Imports no torch (unless an accelerator may be there and must be asked for), so that `--dry-run` and bad input
-answer at once.
+Imports no torch, so that `--dry-run` and bad input answer at once; unless an accelerator may be there and has
+to be asked for, or timm for one of its names.
 """
 
 from __future__ import annotations

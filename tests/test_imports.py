@@ -33,7 +33,12 @@ def command(*arguments: str) -> str:
     )
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("models",), ("models", "atlas"), ("bench", "--help")])
+DRY_RUN = ("bench", "--dry-run", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("models",), ("models", "atlas"), ("bench", "--help"), DRY_RUN]
+)
 def test_no_heavy_import(arguments: tuple[str, ...]) -> None:
     assert imported_by(command(*arguments)) == []
 

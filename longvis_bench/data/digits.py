@@ -9,20 +9,23 @@ digit.  It says nothing about fine detail.
 Split: the last 397 images in file order are held out.  The file lists its 13 writers one after the other,
 so that held-out digits come from hands (but for one at the boundary) that training never saw.
 
-Images are upsampled on the fly, batch by batch; nothing upsampled is kept.
+Images are upsampled on the fly, batch by batch; nothing upsampled is kept.  torch is imported with the first
+batch, so that a sweep is planned without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
 from longvis_bench.data import Split
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+IMAGES = 1797
 TRAIN_IMAGES = 1400
 HIGHEST_VALUE = 16.0
 MEAN, DEVIATION = 0.3055, 0.3757
@@ -32,6 +35,7 @@ MEAN, DEVIATION = 0.3055, 0.3757
 @cache
 def _originals() -> tuple[Tensor, Tensor]:
     """All images (1797, 1, 8, 8), normalised float32, and their labels (1797), int64; read once."""
+    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -59,6 +63,9 @@ class Digits:
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Images and labels by their index in the split; see `ImageData.batch`."""
+        import torch
+        from torch.nn import functional as F
+
         images, labels = _originals()
         places = self._range(split)
         chosen = torch.tensor([places[index] for index in indices], dtype=torch.int64)
@@ -70,5 +77,5 @@ class Digits:
     @staticmethod
     def _range(split: Split) -> range:
         """Places of a split in file order."""
-        first, last = {"train": (0, TRAIN_IMAGES), "val": (TRAIN_IMAGES, len(_originals()[1]))}[split]
+        first, last = {"train": (0, TRAIN_IMAGES), "val": (TRAIN_IMAGES, IMAGES)}[split]
         return range(first, last)
