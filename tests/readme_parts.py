@@ -19,6 +19,7 @@ from longvis_bench import units
 from longvis_bench.registry import Registry
 from longvis_bench.store import latest, read_rows
 from longvis_bench.tables import frame, terminal_table
+from longvis_bench.training.recipe import QUICK
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -33,6 +34,7 @@ def parts() -> dict[str, str]:
         "models": _models(),
         "runs": _runs(),
         "tree": _tree(),
+        "recipe": f"> {QUICK.describe()}",
         "compare": _output(terminal_table(latest(read_rows(_run("atlas-mambavision-2048"))), WIDTH)),
         "sweep": _command(
             "bench --models vit-s,swin-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
