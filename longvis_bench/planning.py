@@ -221,7 +221,8 @@ def _plan_cell(
 ) -> tuple[Planned, LongvisError | None]:
     weights, sha256 = _weights(config, variant, condition["resolution"])
     cell = _cell(config, variant, condition, weights, sha256)
-    key = cell_key(cell, code_hash(variant), environment.hash)
+    code = code_hash(variant)
+    key = cell_key(cell, code, environment.hash)
     settings = Settings(
         budget_s=config.budget_s or QUICK_BUDGET_S, precision=config.precision, timeout_s=config.timeout_s
     )
@@ -231,6 +232,7 @@ def _plan_cell(
         model=variant.full_name,
         key=key,
         machine=environment.machine,
+        code=code,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
         working_dir=registry.working_dir,
         weights_path=weights,
@@ -242,6 +244,7 @@ def _plan_cell(
     row = Row(
         key=key,
         machine=environment.machine,
+        code=code,
         cell=cell,
         settings=settings,
         status=status,

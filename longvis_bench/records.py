@@ -1,7 +1,8 @@
 """What is asked (Cell), what came of it (Row), and where (Environment): the schema of everything stored.
 
-History of the row schema, newest first; `store.py` refuses rows of a schema it does not know:
+History of the row schema, newest first; `migration.py` makes rows of the older ones current on reading:
 
+    2   `Row.code`: hash of the measuring sources
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 1
+SCHEMA = 2
 
 Mode = Literal["infer", "train"]
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -96,6 +97,7 @@ class Request(_Record):
     key: str = ""
     attempt: int = 1
     machine: str = ""
+    code: str | None = None
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
     weights_path: Path | None = None
@@ -184,11 +186,13 @@ class Note(_Record):
 class Row(_Record):
     """What one cell gave.  One line of `cells.jsonl`."""
 
-    version: Literal[1] = Field(1, alias="schema")
+    version: Literal[2] = Field(2, alias="schema")
     key: str
     attempt: int = 1
     machine: str = ""
     """`Environment.machine`, so that rows of several machines can stand side by side."""
+    code: str | None = None
+    """Hash of the measuring sources, a part of the key; None before schema 2."""
     cell: Cell
     settings: Settings = Settings()
     status: Status

@@ -86,6 +86,7 @@ def _empty_row(request: Request) -> Row:
         key=request.key,
         attempt=request.attempt,
         machine=request.machine,
+        code=request.code,
         cell=request.cell,
         settings=request.settings,
         status="error",

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
+from longvis_bench.migration import migrate_row, migrate_run
 from longvis_bench.records import SCHEMA, Environment, Row, digest
 
 ROWS = "cells.jsonl"
@@ -115,26 +116,23 @@ def read_run(path: Path) -> dict[str, Any] | None:
     """run.json, or None where there is none yet.
 
     Raises:
-        RunDirectoryError: it is not a run of this schema.
+        RunDirectoryError: it is no run file, or of a schema that is not known.
     """
     file = path / RUN
     if not file.exists():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = _document(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{file} is not a longvis run file; choose another --out.") from error
-    _check_schema(schema, path)
-    assert isinstance(content, dict)
-    return content
+    return migrate_run(content, str(path))
 
 
 def read_rows(path: Path) -> list[Row]:
     """All complete rows of a run directory or of a cells.jsonl file, in order.
 
     Raises:
-        RunDirectoryError: there are no rows, a line is damaged, or they are of another schema.
+        RunDirectoryError: there are no rows, a line is damaged, or of a schema that is not known.
     """
     file = path if path.is_file() else path / ROWS
     try:
@@ -149,29 +147,27 @@ def read_rows(path: Path) -> list[Row]:
 
 def _read_row(line: str, number: int, file: Path) -> Row:
     try:
-        content = json.loads(line)
-        schema = content["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = _document(line)
+    except ValueError as error:
         raise RunDirectoryError(f"{file} line {number} is damaged; move that line away and retry.") from error
-    _check_schema(schema, file)
     try:
-        return Row.model_validate(content)
+        return Row.model_validate(migrate_row(content, f"{file} line {number}"))
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
         raise RunDirectoryError(f"{file} line {number}: {place}: {fault['msg']}.") from error
 
 
-def _check_schema(schema: object, path: Path) -> None:
-    if schema != SCHEMA:
-        advice = (
-            "use a newer longvis to read it"
-            if isinstance(schema, int) and schema > SCHEMA
-            else "choose another"
-        )
-        raise RunDirectoryError(
-            f"{path} is of schema {schema}, this longvis writes schema {SCHEMA}; {advice}."
-        )
+def _document(text: str) -> dict[str, Any]:
+    """A JSON object that says its schema.
+
+    Raises:
+        ValueError: the text is anything else.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict) or "schema" not in content:
+        raise ValueError("no object with a schema")
+    return content
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

@@ -63,6 +63,7 @@ class Draft:
             "key": request.key,
             "attempt": request.attempt,
             "machine": request.machine,
+            "code": request.code,
             "cell": request.cell,
             "settings": request.settings,
             "status": "error",

@@ -17,9 +17,10 @@ from matplotlib.text import Text
 
 from longvis_bench import layout, plots
 from longvis_bench.records import Row
+from longvis_bench.store import read_rows
 
 GOLDEN = Path(__file__).parent / "golden_tables" / "rows.jsonl"
-ROWS = [Row.model_validate_json(line) for line in GOLDEN.read_text("utf-8").splitlines()]
+ROWS = read_rows(GOLDEN)
 NAMES = {"throughput", "latency", "memory", "macs", "accuracy-throughput", "accuracy-macs"}
 
 

@@ -21,9 +21,10 @@ from longvis_bench import columns, peaks, records, series, tables
 from longvis_bench.columns import BY_NAME, COLUMNS
 from longvis_bench.quality import Warn
 from longvis_bench.records import Cell, Row
+from longvis_bench.store import read_rows
 
 GOLDEN = Path(__file__).parent / "golden_tables"
-ROWS = [Row.model_validate_json(line) for line in (GOLDEN / "rows.jsonl").read_text("utf-8").splitlines()]
+ROWS = read_rows(GOLDEN / "rows.jsonl")
 DESIGN = [
     *("model", "family", "variant", "implementation", "resolution", "batch_size", "mode", "dtype", "device"),
     *("status", "reason", "params", "macs", "flops", "scan_flops", "flops_coverage"),
