@@ -19,6 +19,7 @@ from longvis_bench.records import (
     CountRecord,
     MemoryRecord,
     Metric,
+    NoiseRecord,
     Row,
     SizeRecord,
     TimingRecord,
@@ -209,6 +210,21 @@ def _few(needed: int, what: str) -> Callable[[Row], str | None]:
     return why
 
 
+def _noise(get: Callable[[NoiseRecord], Value]) -> Callable[[Row], Value]:
+    return _of(_timing, lambda timing: get(timing.noise))
+
+
+def _no_sensor(row: Row) -> str:
+    if row.cell.device.startswith("cuda"):
+        return "NVML did not tell; python -m pip install nvidia-ml-py"
+    return "the system does not tell" if row.cell.device == "cpu" else "this device does not tell"
+
+
+def _no_slowdowns(row: Row) -> str:
+    watched = row.cell.device.startswith("cuda") and row.timing and row.timing.noise.clock_hz
+    return "it gave none" if watched else _no_sensor(row)
+
+
 def _always(reason: str) -> Callable[[Row], str | None]:
     return lambda row: reason
 
@@ -281,6 +297,18 @@ def _bytes(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) 
         metric="memory",
         **more,
     )
+
+
+def _float(name: str, unit: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
+    return Column(name=name, unit=unit, meaning=meaning, value=value, kind="float", **more)
+
+
+def _number_of_cores(name: str, meaning: str) -> Column:
+    def value(noise: NoiseRecord) -> float | None:
+        found: float | None = getattr(noise, name)
+        return found
+
+    return _float(name, "", meaning, _noise(value), metric="time", why=_always("the system does not tell"))
 
 
 def _ratio(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
@@ -357,7 +385,7 @@ _COST = (
     ),
     _seconds(
         "latency_low_s",
-        "Low end of the median's 95 % interval, by order statistics.",
+        "Low end of the median's 95 % interval by order statistics (sign test; free of a distribution).",
         _latency_end(0),
         metric="time",
         why=_few(6, "an interval"),
@@ -485,6 +513,58 @@ _MORE_TIME = (
         "Iterations before the counted ones.",
         _of(_timing, lambda t: len(t.warmup_s)),
         metric="time",
+    ),
+    _seconds(
+        "first_iteration_s",
+        "First iteration, never counted: allocation, cuDNN's autotune or oneDNN's choice of kernels, caches.",
+        _of(_timing, lambda t: t.warmup_s[0] if t.warmup_s else None),
+        metric="time",
+        why=_always("not recorded"),
+    ),
+    _seconds(
+        "compile_s",
+        "Compiling (`torch.compile`), before the first iteration and outside the budget.",
+        lambda r: r.overhead_s.get("compile"),
+        why=_always("not compiled"),
+    ),
+    _number_of_cores("load_cores", "Cores that other processes kept busy while it was timed."),
+    _number_of_cores("own_cores", "Cores that the cell's own process kept busy while it was timed."),
+    _ratio(
+        "steal",
+        "Share of the machine's time that the hypervisor took for others while it was timed.",
+        _noise(lambda n: n.steal),
+        metric="time",
+        why=_always("the system does not tell"),
+    ),
+    _float(
+        "clock_hz",
+        "Hz",
+        "Median clock of the device while it was timed: its fastest core's, or the GPU's SM clock.",
+        _noise(lambda n: n.clock_hz),
+        metric="time",
+        why=_no_sensor,
+    ),
+    _ratio(
+        "clock_change",
+        "Median clock in the later half of the looks at it / in the earlier half - 1.",
+        _noise(lambda n: n.clock_change),
+        metric="time",
+        why=_no_sensor,
+    ),
+    _float(
+        "temperature_c",
+        "°C",
+        "Highest temperature of the GPU while it was timed.",
+        _noise(lambda n: n.temperature_c),
+        metric="time",
+        why=_no_sensor,
+    ),
+    _text(
+        "slowdowns",
+        "Reasons that the GPU gave for running slower than asked while it was timed.",
+        _noise(lambda n: ", ".join(n.slowdowns) or None),
+        metric="time",
+        why=_no_slowdowns,
     ),
     _seconds(
         "forward_s",

@@ -19,6 +19,8 @@ STEAL_LIMIT = 0.02
 """Share of the time that a hypervisor may take while a cell is timed."""
 CLOCK_LIMIT = 0.05
 """Share by which a processor's or GPU's clock may change while a cell is timed."""
+TEMPERATURE_MARGIN_C = 5.0
+"""Degrees below its slow-down temperature from which on a device is called hot."""
 PADDING_LIMIT = 0.5
 ACCURACY_LIMIT = 0.1
 """Widest half-width of an accuracy's 95 % interval that goes without a warning."""
@@ -58,6 +60,7 @@ class Warn(Enum):
     CLOCK = Kind(
         "clock", "latency_median_s", "Fix the clock, or let the machine warm up with a longer --budget first."
     )
+    HOT = Kind("hot", "latency_median_s", "Cool the device, then measure again.")
     THROTTLED = Kind(
         "throttled", "latency_median_s", "Cool the device or lift its power limit, then measure again."
     )
@@ -92,6 +95,8 @@ def notes_for(
     load: float | None = None,
     steal: float | None = None,
     clock_change: float | None = None,
+    temperature_c: float | None = None,
+    temperature_limit_c: float | None = None,
     throttle: Sequence[str] = (),
     coverage: float | None = None,
     unknown: Mapping[str, int] | None = None,
@@ -110,6 +115,8 @@ def notes_for(
         load: cores that other processes kept busy meanwhile.
         steal: share of the time that the hypervisor took meanwhile, 0-1.
         clock_change: frequency at the end / at the beginning - 1.
+        temperature_c: highest temperature of the device meanwhile, degrees Celsius.
+        temperature_limit_c: where the device begins to slow itself down.
         throttle: reasons the device gave for slowing down, in its words.
         coverage: `flops_coverage`.
         unknown: operators without a formula -> output elements.
@@ -122,7 +129,8 @@ def notes_for(
     """
     notes = [
         *_samples(samples_s, precision),
-        *_machine(load, steal, clock_change, throttle),
+        *_machine(load, steal, clock_change),
+        *_device(temperature_c, temperature_limit_c, throttle),
         *_coverage(coverage, unknown or {}),
         *_padding(padding_ratio),
         *_accuracy(correct_top1, images),
@@ -150,9 +158,7 @@ def _samples(samples: Sequence[float] | None, precision: float | None) -> Iterat
         yield Warn.DRIFT.value.note(f"it became {units.percent(abs(change))} {word} while it was timed")
 
 
-def _machine(
-    load: float | None, steal: float | None, clock_change: float | None, throttle: Sequence[str]
-) -> Iterator[Note]:
+def _machine(load: float | None, steal: float | None, clock_change: float | None) -> Iterator[Note]:
     if load is not None and load > LOAD_LIMIT:
         yield Warn.LOAD.value.note(f"other processes kept {units.significant(load, 2)} cores busy")
     if steal is not None and steal > STEAL_LIMIT:
@@ -160,6 +166,14 @@ def _machine(
     if clock_change is not None and abs(clock_change) > CLOCK_LIMIT:
         word = "rose" if clock_change > 0 else "fell"
         yield Warn.CLOCK.value.note(f"the clock frequency {word} by {units.percent(abs(clock_change))}")
+
+
+def _device(temperature: float | None, limit: float | None, throttle: Sequence[str]) -> Iterator[Note]:
+    if temperature is not None and limit is not None and temperature > limit - TEMPERATURE_MARGIN_C:
+        yield Warn.HOT.value.note(
+            f"the device reached {units.plain(round(temperature))} °C, and slows down at "
+            f"{units.plain(round(limit))} °C"
+        )
     if throttle:
         yield Warn.THROTTLED.value.note(f"the device slowed itself down ({', '.join(throttle)})")
 

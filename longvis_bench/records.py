@@ -127,6 +127,27 @@ class CountRecord(_Record):
     """Operators without a formula: name -> output elements."""
 
 
+class NoiseRecord(_Record):
+    """What else happened while a cell was timed; None where the platform does not tell."""
+
+    load_cores: float | None = None
+    """Cores that other processes kept busy, on average."""
+    own_cores: float | None = None
+    """Cores that this process kept busy, on average."""
+    steal: float | None = None
+    """Share of the machine's time that the hypervisor took, 0-1."""
+    clock_hz: float | None = None
+    """Median clock of the device: the fastest core's, or the GPU's SM clock."""
+    clock_change: float | None = None
+    """Median clock of the later looks / of the earlier ones - 1."""
+    temperature_c: float | None = None
+    """Highest temperature of the device, degrees Celsius."""
+    temperature_limit_c: float | None = None
+    """Where the device begins to slow itself down, degrees Celsius."""
+    slowdowns: tuple[str, ...] = ()
+    """Reasons the device gave for running slower than asked, in the order they came."""
+
+
 class TimingRecord(_Record):
     """Seconds an iteration; one iteration is one batch that already lies on the device."""
 
@@ -135,6 +156,7 @@ class TimingRecord(_Record):
     verdict: Literal["stable", "noisy", "budget"]
     parts_s: dict[str, tuple[float, ...]] = {}
     """Train mode: forward, backward and optimizer apart."""
+    noise: NoiseRecord = NoiseRecord()
 
 
 class MemoryRecord(_Record):

@@ -32,11 +32,11 @@ from longvis_bench.errors import (
 from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
 from longvis_bench.measure.iteration import DTYPES, make_iteration
-from longvis_bench.measure.noise import Noise, NoiseWatch
+from longvis_bench.measure.noise import NoiseWatch, sensor_for
 from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.quality import notes_for
-from longvis_bench.records import Cell, Note, Request, Row, SizeRecord, Status
+from longvis_bench.records import Cell, NoiseRecord, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.stats import median
 
@@ -73,7 +73,6 @@ class Draft:
             "backends": {},
             "overhead_s": {},
         }
-        self.noise = Noise()
         self.largest_output: int | None = None
 
     def row(self) -> Row:
@@ -84,7 +83,7 @@ class Draft:
         """The row with its final status and its warnings."""
         self.values.update(status=status, reason=reason)
         row = self.row()
-        return row.model_copy(update={"notes": _notes(row, self.noise)})
+        return row.model_copy(update={"notes": _notes(row)})
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -106,14 +105,19 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
     return draft.end("ok")
 
 
-def _notes(row: Row, noise: Noise) -> tuple[Note, ...]:
+def _notes(row: Row) -> tuple[Note, ...]:
     """Every warning that applies to a row."""
     size, count, timing, accuracy = row.size, row.count, row.timing, row.accuracy
+    noise = timing.noise if timing else NoiseRecord()
     return notes_for(
         samples_s=timing.samples_s if timing else None,
         precision=row.settings.precision,
-        load=noise.load,
+        load=noise.load_cores,
         steal=noise.steal,
+        clock_change=noise.clock_change,
+        temperature_c=noise.temperature_c,
+        temperature_limit_c=noise.temperature_limit_c,
+        throttle=noise.slowdowns,
         coverage=count.coverage if count else None,
         unknown=count.unknown if count else None,
         padding_ratio=size.padding_ratio if size else None,
@@ -297,9 +301,11 @@ def _time(
         clock.time(iteration)
         return
     settings = request.settings
-    watch = NoiseWatch()
-    record = measure_latency(iteration, clock, budget_s=settings.budget_s, precision=settings.precision)
-    draft.noise = watch.read()
+    watch = NoiseWatch(sensor_for(torch.device(request.cell.device)))
+    record = measure_latency(
+        iteration, clock, budget_s=settings.budget_s, precision=settings.precision, look=watch.look
+    )
+    record = record.model_copy(update={"noise": watch.read()})
     if parts:
         apart = [{name: clock.time(part) for name, part in parts.items()} for _ in range(PART_ITERATIONS)]
         columns = {name: tuple(sample[name] for sample in apart) for name in parts}

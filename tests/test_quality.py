@@ -17,6 +17,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("load", {"load": 0.3}, {"load": 0.05}),
     ("steal", {"steal": 0.05}, {"steal": 0.0}),
     ("clock", {"clock_change": -0.2}, {"clock_change": 0.01}),
+    (
+        "hot",
+        {"temperature_c": 86.0, "temperature_limit_c": 90.0},
+        {"temperature_c": 84.0, "temperature_limit_c": 90.0},
+    ),
     ("throttled", {"throttle": ("power cap",)}, {"throttle": ()}),
     ("coverage", {"coverage": 0.9, "unknown": {"aten::x": 3}}, {"coverage": 1.0, "unknown": {}}),
     ("padding", {"padding_ratio": 0.6}, {"padding_ratio": 0.5}),

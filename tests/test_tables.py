@@ -82,6 +82,16 @@ def full_row() -> Row:
             warmup_s=(2.0,),
             verdict="noisy",
             parts_s={"forward": (0.3,), "backward": (0.5,), "optimizer": (0.2,)},
+            noise=records.NoiseRecord(
+                load_cores=0.2,
+                own_cores=1.9,
+                steal=0.01,
+                clock_hz=1.7e9,
+                clock_change=-0.1,
+                temperature_c=71.0,
+                temperature_limit_c=90.0,
+                slowdowns=("power cap",),
+            ),
         ),
         memory=records.MemoryRecord(
             peak_bytes=100,
@@ -102,7 +112,7 @@ def full_row() -> Row:
             verdict="ok", reference="float32", reference_error=1e-3, batch_error=0.0, tolerance=0.1
         ),
         backends={"device": "NVIDIA H100 80GB HBM3"},
-        overhead_s={"build": 1.0},
+        overhead_s={"build": 1.0, "compile": 20.0},
         notes=(Warn.LOAD.value.note("busy"),),
         null_reasons={"something": "else"},
     )

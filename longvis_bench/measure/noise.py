@@ -1,44 +1,193 @@
-"""What else the machine did while a cell was timed: cores kept busy by others, time taken by a hypervisor."""
+"""What else happened on the machine while a cell was timed, so that a spoilt latency can be named.
+
+Counters of the system are read before and after: processor time of others, and time the hypervisor took.
+Clock frequency, temperature and the reasons a device gives for slowing down are looked at twice a second,
+between iterations and never within one, from the first iteration on: an idle device's clock says nothing.
+What the platform does not tell is None.  `quality.py` says from where on a value is worth a warning.
+
+Reference: NVIDIA, NVML API, "Clocks event reasons" (`nvmlClocksEventReason*`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from time import perf_counter
+from typing import Any, Protocol
 
 import psutil
+import torch
+
+from longvis_bench.records import NoiseRecord
+from longvis_bench.stats import median
+
+LOOK_EVERY_S = 0.5
+"""Seconds between two looks at the sensors."""
+
+SLOWDOWNS = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+"""NVML's bits that mean "slower than asked for"; idling and clocks that the user set are none of them."""
 
 
 @dataclass(frozen=True)
-class Noise:
-    """None where the system does not tell."""
+class Look:
+    """One reading of a device's sensors; None where it does not tell."""
 
-    load: float | None = None
-    """Cores that other processes kept busy, on average."""
-    steal: float | None = None
-    """Share of the machine's time that the hypervisor took, 0-1."""
+    clock_hz: float | None = None
+    temperature_c: float | None = None
+    temperature_limit_c: float | None = None
+    """Where the device begins to slow itself down."""
+    slowdowns: tuple[str, ...] = ()
+
+
+class Sensor(Protocol):
+    """The sensors of the device that is timed."""
+
+    def look(self) -> Look:
+        """Read them; takes microseconds to a few milliseconds."""
+        ...
+
+
+class CpuSensor:
+    """The fastest core's frequency, where the system has a frequency driver to tell it."""
+
+    def look(self) -> Look:
+        """See Sensor."""
+        try:
+            clocks = [core.current for core in psutil.cpu_freq(percpu=True)]
+        except (AttributeError, NotImplementedError, OSError, RuntimeError):  # no such thing here
+            clocks = []
+        return Look(clock_hz=max(clocks, default=0.0) * 1e6 or None)
+
+
+class NvidiaSensor:
+    """A GPU's clock, temperature and reasons for slowing down, by NVML.
+
+    Arguments:
+        uuid: the GPU's, as torch gives it: NVML knows nothing of CUDA_VISIBLE_DEVICES.
+        nvml: the module `pynvml`.
+    """
+
+    def __init__(self, uuid: str, nvml: Any) -> None:
+        self._nvml = nvml
+        nvml.nvmlInit()
+        self._gpu = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+
+    def look(self) -> Look:
+        """See Sensor."""
+        nvml, gpu = self._nvml, self._gpu
+        clock = self._ask(lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))
+        reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+        return Look(
+            clock_hz=None if clock is None else clock * 1e6,
+            temperature_c=self._ask(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
+            temperature_limit_c=self._ask(
+                lambda: nvml.nvmlDeviceGetTemperatureThreshold(gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN)
+            ),
+            slowdowns=tuple(name for bit, name in SLOWDOWNS.items() if int(reasons or 0) & bit),
+        )
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """The answer, or None: not every GPU and driver answers every question."""
+        try:
+            return question()
+        except self._nvml.NVMLError:
+            return None
+
+
+class NoSensor:
+    """A device that tells nothing."""
+
+    def look(self) -> Look:
+        """See Sensor."""
+        return Look()
+
+
+def sensor_for(device: torch.device) -> Sensor:
+    """The sensors of a device; of an NVIDIA GPU only where the package nvidia-ml-py is installed."""
+    if device.type == "cpu":
+        return CpuSensor()
+    if device.type != "cuda":
+        return NoSensor()
+    try:
+        nvml = import_module("pynvml")
+    except ModuleNotFoundError:
+        return NoSensor()
+    try:
+        return NvidiaSensor(str(torch.cuda.get_device_properties(device).uuid), nvml)
+    except nvml.NVMLError:
+        return NoSensor()
 
 
 class NoiseWatch:
-    """Starts watching when made."""
+    """Starts watching when made.
 
-    def __init__(self) -> None:
+    Arguments:
+        sensor: of the device that is timed.
+    """
+
+    def __init__(self, sensor: Sensor) -> None:
+        self._sensor = sensor
+        self._looks: list[Look] = []
+        self._looked = float("-inf")
         self._machine = psutil.cpu_times()
         self._own = _own_seconds()
 
-    def read(self) -> Noise:
+    def look(self) -> None:
+        """Read the sensors, unless that was just done; to be called between iterations."""
+        if perf_counter() - self._looked >= LOOK_EVERY_S:
+            self._looks.append(self._sensor.look())
+            self._looked = perf_counter()
+
+    def read(self) -> NoiseRecord:
         """What happened since."""
+        self._looks.append(self._sensor.look())
+        load, own, steal = self._processors()
+        clocks = [look.clock_hz for look in self._looks if look.clock_hz]
+        return NoiseRecord(
+            load_cores=load,
+            own_cores=own,
+            steal=steal,
+            clock_hz=median(clocks),
+            clock_change=_change(clocks),
+            temperature_c=_highest([look.temperature_c for look in self._looks]),
+            temperature_limit_c=_highest([look.temperature_limit_c for look in self._looks]),
+            slowdowns=tuple(dict.fromkeys(name for look in self._looks for name in look.slowdowns)),
+        )
+
+    def _processors(self) -> tuple[float | None, float | None, float | None]:
+        """Cores that others kept busy, cores that this process did, and the share that was stolen."""
         now = psutil.cpu_times()
         passed = {name: getattr(now, name) - getattr(self._machine, name) for name in now._fields}
         guests = passed.get("guest", 0.0) + passed.get("guest_nice", 0.0)  # counted in user already
         total = sum(passed.values()) - guests
         wall = total / psutil.cpu_count() if total > 0 else 0.0
         if wall <= 0:
-            return Noise()
+            return None, None, None
         idle = passed["idle"] + passed.get("iowait", 0.0) + passed.get("steal", 0.0)
-        others = total - idle - (_own_seconds() - self._own)
+        own = _own_seconds() - self._own
         steal = passed["steal"] / total if "steal" in passed else None
-        return Noise(load=max(0.0, others / wall), steal=steal)
+        return max(0.0, (total - idle - own) / wall), own / wall, steal
 
 
 def _own_seconds() -> float:
     times = psutil.Process().cpu_times()
     return times.user + times.system
+
+
+def _change(values: list[float]) -> float | None:
+    """Median of the later half / median of the earlier half - 1; None under two values."""
+    half = len(values) // 2
+    before, after = median(values[:half]), median(values[half:])
+    return after / before - 1 if before and after else None
+
+
+def _highest(values: list[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

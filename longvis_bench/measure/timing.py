@@ -1,14 +1,17 @@
 """Latency: seconds of one iteration in the steady state, as raw samples and a verdict.
 
 One iteration is one batch that already lies on the device.  The first iteration never counts: it allocates,
-picks algorithms and fills caches.  Warm-up then ends where the last samples show no trend; the samples of
-that window count, found flat in hindsight.  Sampling stops when the 95 % interval of the median is narrow
-enough (`stats.should_stop`) or the cell's budget, warm-up included, is spent.
+picks algorithms (cuDNN's autotune, oneDNN's kernels) and fills caches; its duration is a column of its own,
+and so is that of compiling, which happens before.  Warm-up then ends where the last samples show no trend;
+the samples of that window count, found flat in hindsight.  Sampling stops when the 95 % interval of the
+median is narrow enough (`stats.should_stop`) or the cell's budget, warm-up included, is spent.
 
 Statistics are derived on reading (`stats.py`); the samples are what is stored.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from longvis_bench.measure.clock import Clock, Iteration
 from longvis_bench.records import TimingRecord
@@ -23,7 +26,12 @@ WARMUP_SHARE = 0.5
 
 
 def measure_latency(
-    iteration: Iteration, clock: Clock, *, budget_s: float, precision: float = 0.02
+    iteration: Iteration,
+    clock: Clock,
+    *,
+    budget_s: float,
+    precision: float = 0.02,
+    look: Callable[[], object] = lambda: None,
 ) -> TimingRecord:
     """Time an iteration until its median is known to `precision` or the budget is spent.
 
@@ -32,6 +40,7 @@ def measure_latency(
         clock: obtains one sample, in seconds.
         budget_s: seconds for warm-up and samples together.
         precision: wanted half-width of the median's 95 % interval, as a share of the median.
+        look: called after the first iteration and between any two others.
 
     Returns:
         Warm-up and counted samples in seconds, and a verdict: `stable` (precise enough), `noisy` (budget
@@ -41,6 +50,7 @@ def measure_latency(
     taken = [clock.time(iteration)]
     warm = None
     while True:
+        look()
         taken.append(clock.time(iteration))
         spent = clock.now() - start
         if warm is None:
