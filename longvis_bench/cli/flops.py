@@ -78,3 +78,9 @@ def _print_ledger(console: Console, result: Count) -> None:
     )
     for name, elements in ledger.unknown.items():
         console.print(f"  unknown: {escape(name)}, {units.count(elements)} output elements")
+    if ledger.flex:
+        console.print(
+            f"FlexAttention: {units.several(len(ledger.flex), 'call')}; {units.count(ledger.flex_masked)} "
+            f"MACs masked (in the blocks of their masks, counted above), {units.count(ledger.flex_dense)} "
+            f"MACs dense; {units.several(ledger.flex_unknown, 'mask')} of unknown density, counted as dense."
+        )

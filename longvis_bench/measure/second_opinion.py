@@ -51,7 +51,11 @@ def compare(variant: Variant, resolution: int, num_classes: int) -> str:
     for size in _sizes(resolution):
         ours = _count(variant, size, num_classes)
         if ours is not None and ours.macs <= MOST_MACS:
-            opinion = fvcore_count(variant, size, num_classes)
+            try:
+                opinion = fvcore_count(variant, size, num_classes)
+            except Exception as error:  # whatever a user's model meets in a trace
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                return f"Second opinion: fvcore cannot trace this model at {size} px: {why}"
             return _sentence(size, ours, opinion)
     return "Second opinion: no legal size is small enough for fvcore."
 

@@ -1,0 +1,211 @@
+"""What each operator costs: the formula table, the list of operators known to cost nothing, and shapes.
+
+A formula takes the arguments of a call by the names of the operator's schema, and its result, and gives
+multiply-adds.  `flops.py` asks this table for every operator that reaches the dispatcher; an operator that is
+neither here nor free is unknown, and named.  Operators that write in place (`addmm_`) cost what their plain
+form costs.
+
+Attention counts every pair of query and key, whatever a mask or `is_causal` leaves out: fused kernels differ
+in what they skip.  FlexAttention, whose mask says so itself, is in `flex_attention.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+
+Arguments = Mapping[str, Any]
+Formula = Callable[[Arguments, Any], int | None]
+
+
+def formula_for(name: str) -> Formula | None:
+    """The formula of an operator, by its qualified name, e.g. "aten::mm"."""
+    return FORMULAS.get(name) or FORMULAS.get(_plain(name))
+
+
+def is_free(name: str) -> bool:
+    """Whether an operator is known to do no matmul-kind arithmetic."""
+    return name in FREE or _plain(name) in FREE
+
+
+def _plain(name: str) -> str:
+    """`aten::add_` -> `aten::add`: in place or not, the arithmetic is the same."""
+    return name.removesuffix("_")
+
+
+def _matmul(left: str, right: str) -> Formula:
+    """(..., m, k) x (..., k, n): every element of the left meets n of the right."""
+
+    def macs(a: Arguments, out: Any) -> int:
+        return int(prod(a[left].shape) * (a[right].shape[-1] if a[right].ndim > 1 else 1))
+
+    return macs
+
+
+def _outer(a: Arguments, out: Any) -> int:
+    return int(a["vec1"].numel() * a["vec2"].numel())
+
+
+def _grouped_mm(a: Arguments, out: Any) -> int:
+    """Matrix products by groups; a 3-D left and a 2-D right share out the columns of the right."""
+    left, right = a["self"], a["mat2"]
+    groups = left.shape[0] if left.ndim == 3 and right.ndim == 2 else 1
+    return int(left.numel() * right.shape[-1] // groups)
+
+
+def _linear(a: Arguments, out: Any) -> int:
+    return int(out.numel() * a["weight"].shape[-1])
+
+
+def _row_product(a: Arguments, out: Any) -> int:
+    """(m, k) by a packed or transposed matrix: each output element takes k."""
+    return int(out.numel() * a["self"].shape[-1])
+
+
+def _trilinear(a: Arguments, out: Any) -> int:
+    """Three factors made to broadcast, multiplied and summed: `nn.Bilinear`."""
+    sides = []
+    for factor, places in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
+        shape = list(a[factor].shape)
+        for place in sorted(a[places]):
+            shape.insert(place, 1)
+        sides.append(tuple(shape))
+    return prod(max(lengths) for lengths in zip(*sides, strict=True))
+
+
+def _convolution(a: Arguments, out: Any) -> int:
+    """Each output (transposed: input) element meets one filter: channels of its group x kernel."""
+    per_element = prod(a["weight"].shape[1:])
+    return int((a["input"] if a.get("transposed", False) else out).numel() * per_element)
+
+
+def _convolution_tbc(a: Arguments, out: Any) -> int:
+    """`conv_tbc`: time, batch, channels; the weight is (kernel, channels in, channels out)."""
+    return int(out.numel() * prod(a["weight"].shape[:2]))
+
+
+def _attention(a: Arguments, out: Any) -> int:
+    """Query times key and weights times value: query heads x B x L_q x L_kv x (d_k + d_v)."""
+    query, key, value = a["query"], a["key"], a["value"]
+    pairs = prod(query.shape[:-1]) * key.shape[-2]
+    return int(pairs * (query.shape[-1] + value.shape[-1]))
+
+
+def _attention_of_tokens(a: Arguments, out: Any) -> int | None:
+    """The same with tokens before heads; sequences of several lengths in one are not known from shapes."""
+    if any(a.get(name) is not None for name in ("cum_seq_q", "cu_seqlens_q", "seqused_k", "seqlen_k")):
+        return None
+    query, key, value = a["query"], a["key"], a["value"]
+    return int(prod(query.shape[:-1]) * key.shape[-3] * (query.shape[-1] + value.shape[-1]))
+
+
+def _multihead(a: Arguments, out: Any) -> int:
+    """`nn.MultiheadAttention` fused: three projections in, attention, one projection out."""
+    query, key, dim = a["query"], a["key"], a["embed_dim"]
+    batch, length, keys = query.shape[0], query.shape[1], key.shape[1]
+    return int(batch * (2 * length * dim * dim + 2 * keys * dim * dim + 2 * length * keys * dim))
+
+
+def _encoder_layer(a: Arguments, out: Any) -> int:
+    """`nn.TransformerEncoderLayer` fused: the above and an MLP."""
+    source, weight = a["src"], a["ffn_weight_1"]
+    attention = _multihead({"query": source, "key": source, "embed_dim": a["embed_dim"]}, out)
+    return int(attention + 2 * prod(source.shape[:-1]) * weight.numel())
+
+
+def _recurrent(a: Arguments, out: Any) -> int | None:
+    """Every token of every sequence meets every matrix of the cell once, in each layer and direction."""
+    if a["batch_sizes"]:
+        return None
+    weights = a["weight"] if "weight" in a else (a["weight0"], a["weight1"])
+    return int(prod(a["input"].shape[:2]) * sum(w.numel() for w in weights if w.ndim == 2))
+
+
+def scan_flops(a: Arguments) -> int:
+    """9 x B x L x D x N of a selective scan over x (B, D, L) with A (D, N)."""
+    return 9 * int(a["x"].numel()) * int(a["A"].shape[-1])
+
+
+SCAN = "longvis::selective_scan"
+
+FORMULAS: dict[str, Formula] = {
+    "aten::mm": _matmul("self", "mat2"),
+    "aten::bmm": _matmul("self", "mat2"),
+    "aten::addmm": _matmul("mat1", "mat2"),
+    "aten::_addmm_activation": _matmul("mat1", "mat2"),
+    "aten::baddbmm": _matmul("batch1", "batch2"),
+    "aten::addbmm": _matmul("batch1", "batch2"),
+    "aten::mv": _matmul("self", "vec"),
+    "aten::addmv": _matmul("mat", "vec"),
+    "aten::dot": _matmul("self", "tensor"),
+    "aten::vdot": _matmul("self", "other"),
+    "aten::addr": _outer,
+    "aten::_int_mm": _matmul("self", "mat2"),
+    "aten::_scaled_mm": _matmul("self", "mat2"),
+    "aten::_grouped_mm": _grouped_mm,
+    "aten::_weight_int8pack_mm": _row_product,
+    "aten::_trilinear": _trilinear,
+    "aten::linear": _linear,
+    "aten::convolution": _convolution,
+    "aten::_convolution": _convolution,
+    "aten::conv_tbc": _convolution_tbc,
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::_scaled_dot_product_attention_math_for_mps": _attention,
+    "aten::_scaled_dot_product_flash_attention": _attention,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten::_scaled_dot_product_efficient_attention": _attention,
+    "aten::_scaled_dot_product_cudnn_attention": _attention,
+    "aten::_scaled_dot_product_fused_attention_overrideable": _attention,
+    "aten::_flash_attention_forward": _attention_of_tokens,
+    "aten::_efficient_attention_forward": _attention_of_tokens,
+    "aten::_native_multi_head_attention": _multihead,
+    "aten::_transformer_encoder_layer_fwd": _encoder_layer,
+    "aten::_cudnn_rnn": _recurrent,
+    "aten::mkldnn_rnn_layer": _recurrent,
+}
+"""Operators with a formula: qualified name -> MACs of one call; None where shapes do not tell."""
+
+SHAPES: dict[str, Callable[[Arguments], Any]] = {
+    "aten::_transformer_encoder_layer_fwd": lambda a: torch.empty_like(a["src"]),
+}
+"""Results of operators that some supported torch cannot run on the meta device."""
+
+
+def _aten(names: str) -> frozenset[str]:
+    return frozenset(f"aten::{name}" for name in names.split())
+
+
+FREE = _aten(
+    # elementwise
+    """add sub rsub mul div neg abs exp expm1 log log1p log2 sqrt rsqrt pow square
+    sin cos tanh sigmoid relu gelu silu hardswish hardsigmoid hardtanh softplus elu
+    leaky_relu mish clamp clamp_min clamp_max maximum minimum where masked_fill floor ceil
+    round trunc sign reciprocal erf eq ne lt le gt ge logical_not logical_and logical_or bitwise_not
+    bitwise_and isnan isinf remainder fmod floor_divide addcmul addcdiv lerp nan_to_num"""
+    # reductions and normalisations
+    """ sum mean var std var_mean max min amax amin argmax argmin any all prod cumsum logsumexp topk sort
+    softmax _softmax _safe_softmax log_softmax _log_softmax native_layer_norm layer_norm native_batch_norm
+    _native_batch_norm_legit _native_batch_norm_legit_no_training batch_norm native_group_norm group_norm
+    linalg_vector_norm norm rms_norm _fused_rms_norm dropout native_dropout bernoulli_ uniform_"""
+    # pooling, resizing, padding
+    """ max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d
+    adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa pad constant_pad_nd reflection_pad2d replication_pad2d im2col col2im"""
+    # shapes, copies, indexing
+    """ view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze slice select
+    narrow split split_with_sizes unsafe_split unsafe_chunk chunk unbind cat stack flatten unflatten
+    contiguous clone copy_ _to_copy to detach alias lift_fresh as_strided flip roll repeat repeat_interleave
+    index index_put index_select gather scatter scatter_add take diagonal diag_embed tril triu unfold
+    pixel_shuffle pixel_unshuffle channel_shuffle movedim swapaxes view_as_real view_as_complex
+    slice_scatter select_scatter masked_select nonzero embedding one_hot diagonal_copy diagonal_scatter"""
+    # making tensors
+    """ empty empty_like empty_strided new_empty new_empty_strided new_zeros new_ones new_full zeros
+    zeros_like ones ones_like full full_like arange linspace eye scalar_tensor fill_ zero_ rand randn
+    meshgrid tril_indices triu_indices item _local_scalar_dense"""
+    # autocast and bookkeeping
+    """ sym_size sym_numel is_same_size _assert_async set_"""
+) | frozenset({"prim::device", "prim::layout"})
+"""Operators known to do no matmul-kind arithmetic."""
