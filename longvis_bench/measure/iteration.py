@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longvis_bench.measure.validity import check_shape
 from longvis_bench.records import Cell
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,7 +36,7 @@ def make_iteration(
 
         def infer() -> Tensor:
             with torch.inference_mode():
-                return model(images)  # type: ignore[no-any-return]
+                return check_shape(model(images), cell.batch_size, cell.num_classes)
 
         return infer, {}
     step = TrainStep(cell, model, images, optimizer)
@@ -55,7 +56,7 @@ class TrainStep:
     def forward(self) -> None:
         """Logits and cross-entropy."""
         with _autocast(self.cell):
-            logits = self.model(self.images)
+            logits = check_shape(self.model(self.images), self.cell.batch_size, self.cell.num_classes)
         self.loss = F.cross_entropy(logits.float(), self.labels)
 
     def backward(self) -> None:

@@ -24,8 +24,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 """Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
 
 
-def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
-    """The logits, if they are finite and of the promised shape.
+def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
+    """The logits, if they are a tensor of the promised shape; costs nothing on the device.
 
     Raises:
         InvalidOutput: they are not; the message says what was promised and what came.
@@ -34,6 +34,16 @@ def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
         raise InvalidOutput(f"the model returned {type(logits).__name__}, not a tensor of logits.")
     if tuple(logits.shape) != (batch, num_classes):
         raise InvalidOutput(f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}).")
+    return logits
+
+
+def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
+    """The logits, if they are finite and of the promised shape.
+
+    Raises:
+        InvalidOutput: they are not; the message says what was promised and what came.
+    """
+    logits = check_shape(logits, batch, num_classes)
     if not torch.isfinite(logits).all():
         share = 1 - torch.isfinite(logits).double().mean().item()
         raise InvalidOutput(f"{share:.0%} of the logits are NaN or infinite.")

@@ -1,9 +1,11 @@
 """A model that misbehaves in its forward, once it runs on a real device."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import torch
@@ -35,8 +37,13 @@ def _mixes(x):
     return x + x.mean(dim=0, keepdim=True) * torch.linspace(1, 2, len(x)).unsqueeze(1)
 
 
+def _shape_later(x):
+    calls.append(1)
+    return x[:, :-1] if len(calls) == 3 else x
+
+
 def _exits(x):
-    os._exit(0)
+    sys.exit(0)
 
 
 def _leaves(x):
@@ -47,8 +54,21 @@ def _segfaults(x):
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def _kills_itself(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _hangs(x):
-    time.sleep(600)
+    while True:
+        time.sleep(1)
+
+
+def _hangs_native(x):
+    ctypes.CDLL(None).pause()  # in C, the interpreter free
+
+
+def _hangs_locked(x):
+    ctypes.PyDLL(None).sleep(600)  # in C, and no thread of Python can run
 
 
 def _ignores_sigterm(x):
@@ -65,6 +85,15 @@ def _out_of_memory(x):
     torch.empty(1 << 50, dtype=torch.float32)
 
 
+def _hoards(x):
+    """Memory without end, which only --memory-limit may stop: nobody's machine is to be filled."""
+    hoard = []
+    while len(hoard) < 64:
+        hoard.append(bytearray(os.urandom(1 << 16)) * (1 << 9))  # 32 MiB, written to
+        time.sleep(0.01)
+    raise RuntimeError("2 GiB taken and nothing stopped it")
+
+
 def _unsupported(x):
     raise NotImplementedError("no kernel for this")
 
@@ -75,11 +104,43 @@ def _leaves_child(x):
     return x
 
 
+def _leaves_fork(x):
+    if os.fork() == 0:
+        time.sleep(300)  # with every file of its parent open
+        os._exit(0)
+    return x
+
+
+def _leaves_thread(x):
+    if not threads:
+        threads.append(threading.Thread(target=time.sleep, args=(300,)))
+        threads[0].start()
+    return x
+
+
 def _chatty(x):
     sys.stdout.write("o" * 1_000_000)
     sys.stderr.write("e" * 1_000_000)
+    return x
+
+
+def _moves(x):
     os.chdir("/")
     return x
+
+
+def _naps(x):
+    """A cell that takes its time and none of the processor's, and notes in $MOODY_DIARY that it ran."""
+    if not calls:
+        calls.append(1)
+        diary = os.open(os.environ["MOODY_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(diary, f"{sizes[-1]}\n".encode())
+        os.close(diary)
+    time.sleep(0.05)
+    return x
+
+
+calls, sizes, threads = [], [], []
 
 
 MOODS = {
@@ -89,16 +150,25 @@ MOODS = {
     "nan": _nan,
     "shape": _shape,
     "mixes": _mixes,
+    "shape-later": _shape_later,
     "exits": _exits,
     "leaves": _leaves,
     "segfaults": _segfaults,
+    "kills-itself": _kills_itself,
     "hangs": _hangs,
+    "hangs-native": _hangs_native,
+    "hangs-locked": _hangs_locked,
     "ignores-sigterm": _ignores_sigterm,
     "needs-package": _needs_package,
     "out-of-memory": _out_of_memory,
+    "hoards": _hoards,
     "unsupported": _unsupported,
     "leaves-child": _leaves_child,
+    "leaves-fork": _leaves_fork,
+    "leaves-thread": _leaves_thread,
     "chatty": _chatty,
+    "moves": _moves,
+    "naps": _naps,
 }
 
 
@@ -115,4 +185,5 @@ class Moody(nn.Module):
 
 
 def build(*, resolution, num_classes, in_chans=3, mood):
+    sizes.append(resolution)
     return Moody(num_classes, in_chans, mood)
