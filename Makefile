@@ -1,7 +1,7 @@
 # `make check` is what CI runs first; the tools are pinned once, in pyproject.toml's `dev` extra.
 PYTHON ?= python
 
-.PHONY: check format lint types test deep
+.PHONY: check format lint types test chaos deep
 
 check: lint types test
 
@@ -19,6 +19,17 @@ types:
 test:
 	$(PYTHON) -m pytest
 
-# The long forms of the tests: minutes to an hour on 2 cores.
+# What models, drivers and people do wrong: misbehaving models, sweeps killed at random instants and resumed, and
+# hostile command lines, cards, rows and checkpoints.  CI runs a tenth: make chaos KILLS=20 CASES=1000
+KILLS ?= 200
+CASES ?= 10000
+chaos: export LONGVIS_KILLS = $(KILLS)
+chaos: export LONGVIS_CASES = $(CASES)
+chaos:
+	$(PYTHON) -m pytest -m "slow or not slow" -s tests/test_chaos.py tests/test_fuzz.py
+
+# The long forms of all tests: an hour and more on 2 cores.
+deep: export LONGVIS_KILLS = $(KILLS)
+deep: export LONGVIS_CASES = $(CASES)
 deep:
 	$(PYTHON) -m pytest -m "slow or not slow"

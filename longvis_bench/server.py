@@ -45,6 +45,8 @@ def main() -> None:
         return
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _hung_up(0):  # the parent died before the line above, which says nothing of the past
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -62,6 +64,13 @@ def main() -> None:
         _answer(answers, ended.__dict__)
     _kill_descendants()
     os._exit(0)  # at once: the parent may be dead, and torch takes a while to leave in good order
+
+
+def _hung_up(descriptor: int) -> bool:
+    """Whether the other end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def _import_heavy() -> None:

@@ -39,44 +39,6 @@ def request(mood: str, settings: Settings = QUICK) -> Request:
     return Request(cell=cell, settings=settings, key="k", models_dirs=(FAMILIES,))
 
 
-ENDINGS = {
-    "fine": ("ok", None),
-    "raises": ("error", "ValueError: a sentence of the model's own (moody.py:"),
-    "unprintable": ("error", "Unprintable"),
-    "nan": ("invalid", "NaN"),
-    "shape": ("invalid", "not (1, 10)"),
-    "mixes": ("invalid", "same image in a batch"),
-    "exits": ("crashed", "exit 0 without a result"),
-    "leaves": ("crashed", "exit 3 without a result"),
-    "segfaults": ("crashed", "SIGSEGV"),
-    "needs-package": ("missing_dependency", "a_package_that_is_not_there"),
-    "out-of-memory": ("host_oom", "ran out of memory"),
-    "unsupported": ("unsupported", "no kernel for this"),
-    "leaves-child": ("ok", None),
-    "chatty": ("ok", None),
-}
-
-
-@pytest.mark.parametrize("mood", ENDINGS)
-def test_how_a_cell_ends(runner: Runner, mood: str) -> None:
-    row = runner.run(request(mood))
-    status, words = ENDINGS[mood]
-    assert row.status == status, (row.reason, row.log_tail)
-    assert words is None or words in (row.reason or "")
-    assert row.count is not None
-    assert (row.timing is not None) == (status in ("ok", "invalid"))
-    assert runner.run(request("fine")).status == "ok"
-
-
-@pytest.mark.parametrize("mood", ["hangs", "ignores-sigterm"])
-def test_a_cell_that_hangs_is_ended(runner: Runner, mood: str) -> None:
-    start = time.monotonic()
-    row = runner.run(request(mood, Settings(budget_s=0.2, timeout_s=3)))
-    assert row.status == "timeout"
-    assert time.monotonic() - start < 15
-    assert row.count is not None
-
-
 def test_nothing_of_a_cell_outlives_it(runner: Runner) -> None:
     runner.run(request("leaves-child"))
     commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
@@ -117,6 +79,21 @@ def test_nothing_is_alive_a_second_after_the_parent_was_killed(tmp_path: Path) -
     parent.stdout.close()
     _, alive = psutil.wait_procs(set(family), timeout=1)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no server elsewhere")
+def test_a_server_whose_parent_died_before_it_could_ask_to_be_told_ends_at_once() -> None:
+    command = [sys.executable, "-c", "import longvis_bench.server as s, sys; s.main(); print(*sys.modules)"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ours, theirs = os.pipe()
+    os.close(theirs)
+    try:
+        done = subprocess.run(
+            command, stdin=ours, capture_output=True, text=True, env=environment, check=True
+        )
+    finally:
+        os.close(ours)
+    assert "timm" not in done.stdout.split()
 
 
 def test_an_interrupt_ends_the_cell(runner: Runner) -> None:

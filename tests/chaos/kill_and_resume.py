@@ -2,8 +2,9 @@
 
     python tests/chaos/kill_and_resume.py --kills 200 --seed 1
 
-A sweep of 20 cells is started, killed at an instant drawn evenly from a whole sweep's time, started again with the same command, and so on until it completes; then the next sweep, until
-there were as many kills as asked for.  The model keeps a diary of the cells that really ran.  Checked:
+A sweep of 20 cells is started, killed at an instant drawn evenly from a whole sweep's time, started again
+with the same command, and so on until it completes; then the next sweep, until there were as many kills as
+asked for.  The model keeps a diary of the cells that really ran.  Checked:
 
     at each kill    every process of the sweep is gone a second later, those that left its session included
     at each resume  no cell that had its row runs again
