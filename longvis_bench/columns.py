@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from longvis_bench import stats, units
 from longvis_bench.peaks import peak_flops
+from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
 from longvis_bench.records import (
     AccuracyRecord,
     CountRecord,
@@ -716,16 +717,40 @@ _CONDITIONS = (
     ),
 )
 
+_PHASES = (
+    (
+        "start_s",
+        "From handing the cell over until its process measures; a sweep's first cell waits for torch too.",
+        (START,),
+    ),
+    ("import_s", "Reading the card and importing the module that builds the model.", (IMPORT,)),
+    ("build_s", "Building the model and loading its weights.", (BUILD,)),
+    ("other_s", "Loading data and starting kernel libraries in the cell's process.", (OTHER,)),
+    ("teardown_s", "From the finished row until the cell's process is gone.", (TEARDOWN,)),
+    (
+        "overhead_s",
+        "What goes to neither building nor measuring: `start_s` + `import_s` + `other_s` + `teardown_s`.",
+        HARNESS,
+    ),
+)
+
+
+def _phase(name: str, meaning: str, phases: tuple[str, ...]) -> Column:
+    return _seconds(name, meaning, lambda r: spent(r.overhead_s, *phases), why=_always("it never ran"))
+
+
 _RECORD = (
     _seconds("budget_s", "Seconds given for warm-up and samples.", lambda r: r.settings.budget_s),
     _ratio("precision", "Wanted half-width of the 95 % interval / median.", lambda r: r.settings.precision),
     _seconds(
         "timeout_s", "Seconds after which the cell would have been ended.", lambda r: r.settings.timeout_s
     ),
+    *(_phase(name, meaning, phases) for name, meaning, phases in _PHASES),
     _seconds(
-        "overhead_s",
-        "Seconds that the harness booked for this cell, measuring included.",
-        lambda r: sum(r.overhead_s.values()) if r.overhead_s else None,
+        "measure_s",
+        "Counting, compiling, timing, validity, accuracy; where the cell broke off, its last seconds too.",
+        lambda r: measuring(r.overhead_s),
+        why=_always("it never ran"),
     ),
     _text("notes", "Codes of the row's warnings.", note_codes, why=_always("no warnings")),
     _text(

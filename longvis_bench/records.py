@@ -102,6 +102,8 @@ class Request(_Record):
     working_dir: Path | None = None
     weights_path: Path | None = None
     predictions_path: Path | None = None
+    sent: float | None = None
+    """When it was handed to its process, on the monotonic clock."""
 
 
 class SizeRecord(_Record):
@@ -234,7 +236,7 @@ class Row(_Record):
     """Column or metric -> why it has no value."""
     notes: tuple[Note, ...] = ()
     overhead_s: dict[str, float] = {}
-    """Seconds the harness itself took: start, build, teardown."""
+    """Phase (`phases.py`) -> seconds: all of the time from handing the cell over to its process's end."""
     log_tail: str = ""
     """Last lines the model printed, kept for failures."""
 

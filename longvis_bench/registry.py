@@ -131,7 +131,7 @@ class Variant:
 
         self.require_packages()
         arguments = {**self.arguments, **self.plan(resolution).arguments}
-        factory = _load(self.factory, self.folder)
+        factory = self.load_factory()
         _check_call(factory, self, arguments)
         model = factory(resolution=resolution, num_classes=num_classes, in_chans=in_chans, **arguments)
         if not isinstance(model, nn.Module):
@@ -140,6 +140,14 @@ class Variant:
                 f"the factory {self.factory} of {self.name} returned {kind}, not a torch.nn.Module."
             )
         return model
+
+    def load_factory(self) -> Callable[..., Any]:
+        """Import what builds the model; a second time costs nothing.
+
+        Raises:
+            MissingDependency, CardError: see `build`.
+        """
+        return _load(self.factory, self.folder)
 
     def require_packages(self) -> None:
         """Raise MissingDependency for the first package that is not installed."""

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import IO, Any
 
 from longvis_bench.errors import LongvisError
+from longvis_bench.phases import finished
 from longvis_bench.privacy import without_paths
 from longvis_bench.records import Request, Row, Settings, Status
 from longvis_bench.server import Ended
@@ -63,17 +64,21 @@ class Runner:
         Raises:
             KeyboardInterrupt: after the worker has been ended; `interrupted_row` makes its row.
         """
+        sent = monotonic()
+        request = request.model_copy(update={"sent": sent})
         kills = _oom_kills()
         with tempfile.TemporaryDirectory(prefix="longvis-", ignore_cleanup_errors=True) as folder:
             files = _Files(Path(folder))
             ended = self._launcher.run(request, files, on_tick)
             row = files.result()
+            complete = row is not None
             if row is None:
                 started = files.so_far() or _empty_row(request)
                 status, reason = _classify(ended, request.settings, _oom_kills() - kills)
                 row = started.model_copy(update={"status": status, "reason": reason})
             tail = files.log_tail() if row.status in ("crashed", "error", "timeout", "invalid") else ""
-        return _without_paths(row.model_copy(update={"log_tail": tail}), ended)
+        overhead = finished(row.overhead_s, sent=sent, ended=monotonic(), complete=complete)
+        return _without_paths(row.model_copy(update={"log_tail": tail, "overhead_s": overhead}))
 
 
 def interrupted_row(request: Request) -> Row:
@@ -144,15 +149,12 @@ def _oom_counters() -> list[tuple[Path, str]]:
     return [*counters, (Path("/proc/vmstat"), "oom_kill")]
 
 
-def _without_paths(row: Row, ended: Ended) -> Row:
-    spent = sum(row.overhead_s.values())
-    overhead = {**row.overhead_s, "process": max(0.0, ended.seconds - spent)}
+def _without_paths(row: Row) -> Row:
     return row.model_copy(
         update={
             "reason": None if row.reason is None else without_paths(row.reason),
             "log_tail": without_paths(row.log_tail),
             "null_reasons": {name: without_paths(text) for name, text in row.null_reasons.items()},
-            "overhead_s": overhead,
         }
     )
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from longvis_bench.measure.iteration import DTYPES, make_iteration
 from longvis_bench.measure.noise import NoiseWatch, sensor_for
 from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
+from longvis_bench.phases import BUILD, IMPORT, START, Phases
 from longvis_bench.quality import notes_for
 from longvis_bench.records import Cell, NoiseRecord, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
@@ -74,9 +75,14 @@ class Draft:
             "overhead_s": {},
         }
         self.largest_output: int | None = None
+        seconds = self.values["overhead_s"]
+        if request.sent is not None:
+            seconds[START] = max(0.0, monotonic() - request.sent)
+        self.phases = Phases(seconds)
 
     def row(self) -> Row:
         """The row as it stands."""
+        self.phases.book()
         return Row.model_validate(self.values)
 
     def end(self, status: Status, reason: str | None = None) -> Row:
@@ -175,7 +181,10 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
     cell = request.cell
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
-    variant = Registry(request.models_dirs, request.working_dir).find(request.model or cell.model)
+    with _Timed(draft, IMPORT):
+        variant = Registry(request.models_dirs, request.working_dir).find(request.model or cell.model)
+        variant.require_packages()
+        variant.load_factory()
     plan = variant.plan(cell.resolution)
     draft.values["size"] = SizeRecord(
         reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments
@@ -211,7 +220,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         warm_up_scan(device)
     images = _images(cell, data, cell.batch_size)
     memory = _start_memory(images, draft) if "memory" in cell.metrics else None
-    with _Timed(draft, "build"):
+    with _Timed(draft, BUILD):
         model = _build(request, variant, draft)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
@@ -432,10 +441,10 @@ class _Timed:
     """Book the seconds of a phase under its name."""
 
     def __init__(self, draft: Draft, phase: str) -> None:
-        self._overhead, self._phase = draft.values["overhead_s"], phase
+        self._phases, self._phase = draft.phases, phase
 
     def __enter__(self) -> None:
-        self._start = perf_counter()
+        self._phases.enter(self._phase)
 
     def __exit__(self, *_: object) -> None:
-        self._overhead[self._phase] = perf_counter() - self._start
+        self._phases.leave()

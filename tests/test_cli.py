@@ -160,6 +160,19 @@ def test_report_makes_the_files_again(row: Row) -> None:
     assert Path("run/summary.csv").is_file()
 
 
+def test_report_shows_where_the_time_went(row: Row) -> None:
+    seconds = {"start": 0.04, "import": 0.1, "build": 1.0, "time": 5.0, "other": 0.05, "teardown": 0.01}
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row.model_copy(update={"overhead_s": seconds}))
+    code, out, _ = invoke("report", "run", "--overhead")
+    assert code == 0
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    wanted = ["40.0", "ms", "100", "ms", "50.0", "ms", "10.0", "ms", "200", "ms", "1.00", "s", "5.00", "s"]
+    assert lines["moody-fine"][2:] == lines["median"][1:] == wanted
+    assert "3.2 % of the time" in out
+    assert not Path("run/summary.csv").exists()
+
+
 def test_config_file_and_flags_over_it() -> None:
     Path("sweep.toml").write_text('models = ["vit-n"]\nresolutions = [64, 128]\ndevice = "cpu"\n')
     code, out, _ = invoke("bench", "--config", "sweep.toml", "--res", "32", "--dry-run", "--json")

@@ -14,14 +14,21 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default: into the run, if it is only one.")
     ] = None,
+    overhead: Annotated[
+        bool, typer.Option("--overhead", help="Show where the time of each cell went, and write nothing.")
+    ] = False,
 ) -> None:
     """Write summary.csv, summary.md and plots/ again, and print the table."""
+    from longvis_bench.overhead import overhead_table
     from longvis_bench.session import write_derived
     from longvis_bench.store import current, read_rows
     from longvis_bench.tables import terminal_table
 
     rows = current(row for run in runs for row in read_rows(run))
     console = Console(highlight=False)
+    if overhead:
+        console.print(overhead_table(rows))
+        return
     console.print(terminal_table(rows, console.width))
     folder = out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else None)
     if folder is None:
