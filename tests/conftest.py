@@ -17,6 +17,7 @@ ROOT = HERE.parent
 FAMILIES = HERE / "families"
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
+Pictures = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,29 @@ def longvis(tmp_path: Path) -> Longvis:
         )
 
     return run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    """Make a data set of random PNGs in `tmp_path / "pets"`: class -> training images, and held-out ones."""
+
+    def make(
+        classes: dict[str, int] | None = None, *, size: tuple[int, int] = (12, 10), val: int = 2
+    ) -> Path:
+        import numpy as np
+        from PIL import Image
+
+        random = np.random.default_rng(0)
+        for name, train in (classes or {"cat": 4, "dog": 3}).items():
+            for split, count in (("train", train), ("val", val)):
+                folder = tmp_path / "pets" / split / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{number:03}.png")
+        return tmp_path / "pets"
+
+    return make
 
 
 def _is_installed() -> bool:

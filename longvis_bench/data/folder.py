@@ -1,0 +1,250 @@
+"""`folder:PATH`: the user's own images, a folder a class under train/ and val/.
+
+    PATH/train/<class>/*.jpg          PATH/val/<class>/*.png          .jpg .jpeg .png .tif .tiff, any case
+
+Labels are the places of the class names in alphabetical order, as torchvision's ImageFolder gives them; with
+a list of classes only those count.  ImageNet with the list `imagenet100` is HR-ImageNet-100 of the Atlas
+paper (arXiv:2503.12355): the shorter side becomes the resolution, bicubic, and the centre is cut out without
+margin.
+
+The data set's name is `folder:<last part of PATH>-<hash>`; the hash covers the window and every file's class,
+name and size, so that two folders share a name only where they hold the same images.  Paths stay out of it.
+
+Not here: how a file becomes pixels (`decode.py`), and how pixels are brought to size (`resize.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from longvis_bench.data import BrokenImage, Split
+from longvis_bench.errors import DataError, UnknownName
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+SHIPPED_LISTS = ("imagenet100",)
+BROKEN_SHARE = 0.01
+"""More broken files than this share of a split are no accident."""
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels in 0-1, by channel: what published weights expect."""
+
+
+class _File(NamedTuple):
+    name: str
+    """Relative to the data set's folder, with forward slashes."""
+    label: int
+    bytes: int
+
+
+class Folder:
+    """Images in class folders; see the module's docstring.
+
+    Arguments:
+        path: the folder that holds train/ and val/.
+        classes: a shipped list or a file, a class name a line, `#` for comments; None for all classes.
+        window: the pixel values (low, high) that become 0 and 1, for images of more than 8 bits.
+
+    Raises:
+        UnknownName: a listed class has no folder.
+        DataError: train/ or val/ is missing, a class has no images, or there are fewer than two classes.
+    """
+
+    def __init__(
+        self, path: str, *, classes: str | None = None, window: tuple[float, float] | None = None
+    ) -> None:
+        if window is not None and not window[0] < window[1]:
+            raise DataError(f"the window {window[0]:g},{window[1]:g} is empty: LO has to be below HI.")
+        self._root, self._window = _root(path), window
+        self.classes = _chosen_classes(self._root, classes)
+        """Class names by label."""
+        splits: tuple[Split, ...] = get_args(Split)
+        self._files = {split: _files(self._root, split, self.classes) for split in splits}
+        self.name = f"folder:{self._root.resolve().name}-{self._hash()}"
+        self._broken: dict[str, str] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Classes with a folder, or those on the list."""
+        return len(self.classes)
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """See `ImageData.broken`."""
+        return self._broken
+
+    def size(self, split: Split) -> int:
+        """Image files in a split, broken ones included."""
+        return len(self._files[split])
+
+    def batch(
+        self,
+        split: Split,
+        indices: Sequence[int],
+        resolution: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels by their index in the split, without broken ones; see `ImageData.batch`."""
+        import torch
+
+        images, labels = [], []
+        for index in indices:
+            try:
+                image, label = self.load(split, index, resolution)
+            except BrokenImage as broken:
+                self.note_broken(split, {broken.name: broken.why})
+                continue
+            images.append(image)
+            labels.append(label)
+        batch = self.finish(images, resolution, device=device, dtype=dtype)
+        return batch, torch.tensor(labels, dtype=torch.int64, device=device)
+
+    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+        """One image of its own size; see `LoadableData.load`."""
+        import torch
+
+        from longvis_bench.data.decode import decode
+
+        file = self._files[split][index]
+        pixels = decode(self._root / file.name, file.name, self._window)
+        return torch.from_numpy(pixels), file.label
+
+    def fit(self, image: Tensor, resolution: int) -> Tensor:
+        """Shorter side to the resolution, then the centre; see `resize.fit`."""
+        from longvis_bench.data.resize import fit
+
+        return fit(image, resolution)
+
+    def finish(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        resolution: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """A normalised batch; see `LoadableData.finish`."""
+        from longvis_bench.data.resize import finish
+
+        return finish(images, resolution, MEAN, DEVIATION, device=device, dtype=dtype)
+
+    def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
+        """Count broken files; see `LoadableData.note_broken`."""
+        self._broken.update(broken)
+        found = [name for name in self._broken if name.startswith(f"{split}/")]
+        if len(found) > BROKEN_SHARE * self.size(split):
+            raise too_many_broken(len(found), self.size(split), found[-1], self._broken[found[-1]])
+
+    def _hash(self) -> str:
+        """Eight characters that differ where the images, their classes or the window do."""
+        files = {split: [(file.name, file.bytes) for file in found] for split, found in self._files.items()}
+        content = json.dumps([files, self._window], separators=(",", ":"))
+        return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
+    """The error of a data set that is damaged beyond 1 %."""
+    return DataError(
+        f"{count} of {of} images cannot be read, more than {BROKEN_SHARE:.0%}, the last of them {name} "
+        f"({why}); repair or remove them."
+    )
+
+
+def _root(path: str) -> Path:
+    if not path:
+        raise DataError("folder: needs a path, like folder:/data/imagenet.")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"there is no folder {path}; folder:PATH needs one that holds train/ and val/.")
+    missing = [split for split in get_args(Split) if not (root / split).is_dir()]
+    if missing:
+        names = " and no ".join(f"{split}/" for split in missing)
+        raise DataError(
+            f"{path} has no {names}: a data set is train/ and val/, with a folder a class in each."
+        )
+    return root
+
+
+def _chosen_classes(root: Path, spec: str | None) -> tuple[str, ...]:
+    """Class names in order: all folders of train/, or those of a list."""
+    there = _class_folders(root, "train")
+    unknown = sorted(set(_class_folders(root, "val")) - set(there))
+    if unknown and spec is None:
+        raise DataError(f"val/ has a class that train/ has not: {_few(unknown)}.")
+    chosen = there if spec is None else _read_list(spec)
+    for name in chosen:
+        if name not in there:
+            raise UnknownName("class", name, there, f"train/ has {len(there)} classes: {_few(there)}.")
+    if len(chosen) < 2:
+        found = f"one class only ({chosen[0]})" if chosen else "no class"
+        raise DataError(f"{spec or 'train/'} has {found}: telling classes apart takes two or more.")
+    return tuple(chosen)
+
+
+def _class_folders(root: Path, split: Split) -> list[str]:
+    with os.scandir(root / split) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(f"{split}/ has no class folders: images belong into {split}/<class>/.")
+    return names
+
+
+def _read_list(spec: str) -> list[str]:
+    """The class names of a shipped list or a file, in alphabetical order."""
+    path = Path(__file__).with_name(f"{spec}.txt") if spec in SHIPPED_LISTS else Path(spec)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        known = f"{', '.join(SHIPPED_LISTS)} ships, or give a file that lists a class a line."
+        raise UnknownName("list of classes", spec, SHIPPED_LISTS, known) from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text file"
+        raise DataError(f"cannot read the classes in {spec}: {why}.") from error
+    names = (line.partition("#")[0].strip() for line in lines)
+    return sorted({name for name in names if name})
+
+
+def _files(root: Path, split: Split, classes: Sequence[str]) -> list[_File]:
+    """Every image file of a split, by class and name."""
+    found: list[_File] = []
+    for label, name in enumerate(classes):
+        folder = f"{split}/{name}"
+        files = sorted(_walk(root / folder, folder)) if (root / folder).is_dir() else []
+        if not files:
+            raise DataError(f"the class {name} has no images in {split}/ ({', '.join(SUFFIXES)}).")
+        found += [_File(file, label, size) for file, size in files]
+    return found
+
+
+def _walk(folder: Path, name: str) -> Iterator[tuple[str, int]]:
+    """Image files at any depth: names relative to the root, and bytes.  Hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), f"{name}/{entry.name}")
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield f"{name}/{entry.name}", _size(entry)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    """Bytes; 0 for a link to nothing, which decoding will name as broken."""
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0
+
+
+def _few(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,291 @@
+"""Epochs of batches, decoded ahead by worker processes: what training and long evaluations read from.
+
+    loader = Loader(data, "train", resolution=1024, batch_size=16, seed=0, workers=4, device="cuda")
+    for images, labels, indices in loader.epoch(3, start=0): ...
+
+**Order.**  "train" is shuffled by `seed` and the epoch's number and by nothing else; "val" keeps its order.
+The number of workers, the device and earlier epochs change no image, and torch's global random state is left
+as it was.
+
+**Continuing.**  `epoch(number, start=k)` gives what `epoch(number)` gives from its batch k on (0-based); the
+batches before it are not decoded.
+
+**Several processes.**  Each makes a Loader with its `rank` and the `world_size`.  `batch_size` is for one
+rank: a step takes the next `batch_size * world_size` images of the one order, and each rank its part of them,
+so that all ranks together see what a single process with that batch would.  In training, the last step of an
+epoch is filled up with the epoch's first images where it does not divide by the ranks, so that all have
+batches of one size; in "val" nothing is repeated, and ranks may differ by an image or have an empty batch.
+
+**Augmentation.**  `augment` takes and returns an RGB PIL image of resolution x resolution, 8 bits a channel,
+before normalisation.  It may draw from `random`, `numpy.random` and torch: they are seeded for each image by
+seed, epoch and index, and put back.  With several workers it has to be picklable on macOS and Windows.
+
+**Where images are resized.**  Smaller images go to the device as they are and grow there; larger ones shrink
+on the worker, which sends less and needs no memory of the device.  On the CPU, and with `augment`, the
+workers do all of it.
+
+**Broken files.**  In training the next readable image of the split takes the place, so that batches keep
+their size; in "val" a batch is that much shorter, possibly empty.  `data.broken` names them, and
+over 1 % of the split stops with a DataError.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from longvis_bench.data import BrokenImage, LoadableData, Split
+from longvis_bench.errors import DataError
+
+Augment = Callable[[Image.Image], Image.Image]
+PREFETCH = 2
+"""Batches each worker keeps ready."""
+
+
+class Batch(NamedTuple):
+    """What an epoch gives."""
+
+    images: Tensor
+    """(batch, 3, resolution, resolution), normalised, on the device."""
+    labels: Tensor
+    """(batch), int64, on the device."""
+    indices: tuple[int, ...]
+    """Which images of the split these are."""
+
+
+class Loader:
+    """Epochs over one split; see the module's docstring.
+
+    Arguments:
+        data: the images.
+        split: "train" is shuffled, "val" is not.
+        resolution: pixels per side.
+        batch_size: images a batch of this rank; the last of an epoch takes what is left.
+        seed: of the order and of the augmentation.
+        workers: processes that decode ahead; 0 for none.
+        device: where batches end.
+        dtype: of the images; float32 unless given.
+        augment: applied to each image; see above.
+        rank: of this process, from 0.
+        world_size: processes that share an epoch.
+        drop_last: leave out the last step of an epoch where it is not full.
+
+    Raises:
+        ValueError: rank or batch size is out of range.
+    """
+
+    waited_s: float
+    """Seconds the consumer has waited for batches in the current epoch, sending and resizing included.  With
+    no workers that is all of the loading; near the time of the epoch, the loader is the limit."""
+
+    def __init__(
+        self,
+        data: LoadableData,
+        split: Split,
+        *,
+        resolution: int,
+        batch_size: int,
+        seed: int = 0,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        augment: Augment | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        if not 0 <= rank < world_size or batch_size < 1:
+            raise ValueError(f"rank {rank} of {world_size} with batches of {batch_size} makes no sense.")
+        self._data, self._split, self._resolution = data, split, resolution
+        self._device, self._dtype = torch.device(device), dtype
+        self._steps = _Steps(data.size(split), split, batch_size, seed, rank, world_size, drop_last)
+        grows_there = self._device.type != "cpu"
+        items = _Items(data, split, resolution, seed, augment, grows_there)
+        self._batches: DataLoader[_Loaded] = DataLoader(
+            items,
+            sampler=self._steps,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self._device.type == "cuda",
+            prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # or every epoch would draw from the global one
+        )
+        self.waited_s = 0.0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch of this rank; the same for all ranks."""
+        return self._steps.count
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch `start` on.
+
+        Raises:
+            DataError: more than 1 % of the split's files are broken.
+        """
+        self._steps.number, self._steps.start = number, start
+        self.waited_s = 0.0
+        begun = perf_counter()
+        for loaded in _started(self._batches):
+            batch = self._ready(loaded)
+            self.waited_s += perf_counter() - begun
+            yield batch
+            begun = perf_counter()
+
+    def _ready(self, loaded: _Loaded) -> Batch:
+        """A loaded batch on the device."""
+        if loaded.broken:
+            self._data.note_broken(self._split, loaded.broken)
+        images = self._data.finish(loaded.images, self._resolution, device=self._device, dtype=self._dtype)
+        labels = torch.tensor(loaded.labels, dtype=torch.int64)
+        return Batch(images, labels.to(self._device, non_blocking=True), tuple(loaded.indices))
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
+    """The shuffled places 0 to `size` - 1 of an epoch."""
+    generator = torch.Generator().manual_seed(_seed(seed, epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+class _Loaded(NamedTuple):
+    """What a worker sends."""
+
+    images: list[Tensor] | Tensor
+    labels: list[int]
+    indices: list[int]
+    broken: dict[str, str]
+
+
+class _Steps(Sampler[tuple[int, list[int]]]):
+    """The epoch's number and the indices of each step of one rank."""
+
+    def __init__(
+        self, size: int, split: Split, batch_size: int, seed: int, rank: int, world_size: int, drop_last: bool
+    ) -> None:
+        self._size, self._shuffled, self._seed = size, split == "train", seed
+        self._rank, self._world_size, self._step = rank, world_size, batch_size * world_size
+        self.count = size // self._step if drop_last else ceil(size / self._step)
+        self.number = self.start = 0
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        order = epoch_order(self._size, self._seed, self.number) if self._shuffled else range(self._size)
+        for step in range(self.start, self.count):
+            yield self.number, self._part(order, step)
+
+    def _part(self, order: list[int] | range, step: int) -> list[int]:
+        """This rank's images of a step: every `world_size`-th, so that unequal ranks differ by one."""
+        images = list(order[step * self._step : (step + 1) * self._step])
+        if self._shuffled:
+            missing = -len(images) % self._world_size
+            images += [order[place % self._size] for place in range(missing)]
+        return images[self._rank :: self._world_size]
+
+    def __len__(self) -> int:
+        return self.count - self.start
+
+
+class _Items(Dataset[_Loaded]):
+    """Loads whole batches; lives in the workers."""
+
+    def __init__(
+        self,
+        data: LoadableData,
+        split: Split,
+        resolution: int,
+        seed: int,
+        augment: Augment | None,
+        grows_there: bool,
+    ) -> None:
+        self._data, self._split, self._resolution = data, split, resolution
+        self._seed, self._augment, self._grows_there = seed, augment, grows_there
+
+    def __getitem__(self, key: tuple[int, list[int]]) -> _Loaded:
+        epoch, indices = key
+        loaded = _Loaded([], [], [], {})
+        for index in indices:
+            found = self._readable(index, loaded.broken)
+            if found is None:
+                continue
+            place, image, label = found
+            loaded.images.append(self._prepared(image, epoch, place))  # type: ignore[union-attr]
+            loaded.labels.append(label)
+            loaded.indices.append(place)
+        if len({image.shape for image in loaded.images} | {None}) == 2:
+            return loaded._replace(images=torch.stack(list(loaded.images)))
+        return loaded
+
+    def _readable(self, index: int, broken: dict[str, str]) -> tuple[int, Tensor, int] | None:
+        """The image, or in training the first readable one after it, with its index and label."""
+        size = self._data.size(self._split)
+        for place in range(index, index + size):
+            try:
+                return place % size, *self._data.load(self._split, place % size, self._resolution)
+            except BrokenImage as error:
+                broken[error.name] = error.why
+                if self._split == "val":
+                    return None
+        raise DataError(f"no image of {self._split}/ can be read.")
+
+    def _prepared(self, image: Tensor, epoch: int, index: int) -> Tensor:
+        """At its size, unless it is to grow on the device; augmented."""
+        if self._augment is not None:
+            fitted = self._data.fit(image, self._resolution)
+            with _seeded(_seed(self._seed, epoch, index)):
+                return _from_picture(self._augment(_as_picture(fitted)))
+        if self._grows_there and min(image.shape[-2:]) < self._resolution:
+            return image
+        return self._data.fit(image, self._resolution)
+
+
+def _seed(*parts: int) -> int:
+    """One seed from several, such that neighbours share nothing."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Every source of randomness an augmentation may use, seeded and put back."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+def _as_picture(image: Tensor) -> Image.Image:
+    """(1 or 3, side, side), uint8 or float in 0-1 -> RGB."""
+    if image.is_floating_point():
+        image = image.clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels)
+
+
+def _from_picture(picture: Image.Image) -> Tensor:
+    pixels: NDArray[Any] = np.array(picture.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _started(batches: DataLoader[_Loaded]) -> Iterator[_Loaded]:
+    """Its iterator, with workers running.  Python warns of forking beside torch's threads, which they do not
+    use: torch gives each worker one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        return iter(batches)

@@ -1,0 +1,297 @@
+"""`pairs`: whether two small digits, far apart on a large canvas, are the same digit.
+
+Two of scikit-learn's real handwritten digits are drawn 28-40 px tall at random places of an R x R canvas,
+over a mild texture and among a few glyphs that are no digits. The label is 1 where both are the same digit
+(in different drawings), else 0; half of the images are of each. The glyphs keep their size in pixels
+whatever R is, and their places scale with R: the answer takes native detail and long range together, and
+2048 px is harder than 512 px in both.
+
+An image is a function of seed, split, index and R alone.  The scene (digits, places, distractors) does not
+depend on R.  The distance between the two, as a share of the side, is uniform over `DISTANCE`; `distances`
+gives it, so that accuracy can be plotted against it.
+
+Split: training scenes are made of the training digits of `digits`, held-out scenes of its held-out ones, by
+other writers.  README.md beside this file has the shortcuts that were tried on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import cos, hypot, pi, sin
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longvis_bench.data import Split
+from longvis_bench.errors import IllegalSize
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+TRAIN_IMAGES, VAL_IMAGES = 4000, 1000
+SEED = 2026
+SMALLEST, LARGEST = 256, 4096
+"""Pixels per side: below, glyphs would touch."""
+GLYPH = (28, 40)
+"""Pixels per side of a glyph, lowest and highest."""
+MARGIN = 24
+"""Pixels between a glyph's centre and the border, at least."""
+DISTANCE = (0.2, 1.0)
+"""Between the centres of the two digits, as a share of the canvas inside the margins."""
+APART = 0.2
+"""Between a distractor and any other glyph, at least; the same share."""
+BLOB = 32
+"""Pixels from one node of the texture's smooth part to the next."""
+BACKGROUND, BLOBS, GRAIN = 0.25, 0.08, 0.05
+"""Brightness of the canvas in 0-1, and how far its smooth and its grainy part reach up and down."""
+MEAN, DEVIATION = 0.25, 0.15
+"""What images are normalised with: about the canvas, and a fifth of the way to a glyph."""
+DISTRACTORS = (
+    "........ ...##... ...##... .######. .######. ...##... ...##... ........",
+    "........ .##..##. .######. ..####.. ..####.. .######. .##..##. ........",
+    "........ .######. .######. ........ ........ .######. .######. ........",
+    "........ ...##... ..####.. .##..##. .#....#. ........ ........ ........",
+    "........ .##..##. .##..##. ........ ........ .##..##. .##..##. ........",
+)
+"""8 x 8 drawings that are no digits: plus, cross, two bars, roof, four dots."""
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """Something drawn on the canvas."""
+
+    drawing: int
+    """Place among the split's digits; of a distractor, its place in `DISTRACTORS`."""
+    x: float
+    """Centre, as a share of the canvas inside the margins; likewise `y`."""
+    y: float
+    pixels: int
+    """Per side."""
+    brightness: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an image shows; the same at every resolution."""
+
+    same: bool
+    digits: tuple[Glyph, Glyph]
+    distractors: tuple[Glyph, ...]
+
+    @property
+    def distance(self) -> float:
+        """Between the centres of the two digits, as a share of the canvas inside the margins."""
+        first, second = self.digits
+        return hypot(first.x - second.x, first.y - second.y)
+
+
+class Pairs:
+    """Same or different digits; see the module's docstring.
+
+    Arguments:
+        train_images: scenes for training.
+        val_images: held-out scenes; the first ones do not depend on how many there are.
+        seed: of all scenes; difficulty is judged on another one than is reported.
+        classes: the digits that occur.
+        distractors: glyphs beside the two digits.
+    """
+
+    num_classes = 2
+    broken: Mapping[str, str] = {}
+
+    def __init__(
+        self,
+        train_images: int = TRAIN_IMAGES,
+        val_images: int = VAL_IMAGES,
+        *,
+        seed: int = SEED,
+        classes: Sequence[int] = tuple(range(10)),
+        distractors: int = 3,
+    ) -> None:
+        self._sizes = {"train": train_images, "val": val_images}
+        self._seed, self._classes, self._distractors = seed, tuple(classes), distractors
+
+    @property
+    def name(self) -> str:
+        """`pairs`, and what was changed of it."""
+        usual = Pairs()
+        changed = {key: value for key, value in vars(self).items() if value != vars(usual)[key]}
+        if not changed:
+            return "pairs"
+        from longvis_bench.records import digest
+
+        return f"pairs-{digest(changed)[:8]}"
+
+    def size(self, split: Split) -> int:
+        """Scenes in a split."""
+        return self._sizes[split]
+
+    def scene(self, split: Split, index: int) -> Scene:
+        """What an image shows.
+
+        Raises:
+            IndexError: beyond the split.
+        """
+        if not 0 <= index < self._sizes[split]:
+            raise IndexError(f"{split} has {self._sizes[split]} images; there is no {index}.")
+        random = self._random(split, index)
+        same = self._same(split, index)
+        kinds = random.choice(self._classes, size=2, replace=False)
+        chosen = [self._drawing(split, int(kinds[0]), random)]
+        while len(chosen) < 2:
+            drawing = self._drawing(split, int(kinds[0 if same else 1]), random)
+            chosen += [drawing] if drawing not in chosen else []
+        places = _places(random, self._distractors)
+        drawn = random.integers(len(DISTRACTORS), size=self._distractors).tolist()
+        glyphs = [
+            Glyph(
+                drawing, *place, int(random.integers(GLYPH[0], GLYPH[1] + 1)), float(random.uniform(0.8, 1))
+            )
+            for drawing, place in zip([*chosen, *drawn], places, strict=True)
+        ]
+        return Scene(same, (glyphs[0], glyphs[1]), tuple(glyphs[2:]))
+
+    def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
+        """Pixels between the centres of the two digits, for each image."""
+        inside = resolution - 2 * MARGIN
+        return [self.scene(split, index).distance * inside for index in indices]
+
+    def batch(
+        self,
+        split: Split,
+        indices: Sequence[int],
+        resolution: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels by their index in the split; see `ImageData.batch`."""
+        import torch
+
+        loaded = [self.load(split, index, resolution) for index in indices]
+        images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
+        return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
+
+    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+        """One image (1, resolution, resolution), uint8, and its label; see `LoadableData.load`.
+
+        Raises:
+            IllegalSize: the canvas is too small for the glyphs, or above 4096 px.
+        """
+        import torch
+
+        if not SMALLEST <= resolution <= LARGEST:
+            near = [min(max(resolution, SMALLEST), LARGEST)]
+            raise IllegalSize(resolution, f"pairs is drawn at {SMALLEST} to {LARGEST} px", near)
+        scene = self.scene(split, index)
+        canvas = _texture(self._random(split, index, 1), resolution)
+        for glyph in scene.digits:
+            _draw(canvas, _digits(split)[0][glyph.drawing], glyph)
+        for glyph in scene.distractors:
+            _draw(canvas, _distractors()[glyph.drawing], glyph)
+        pixels = canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        return pixels[None], int(scene.same)
+
+    def fit(self, image: Tensor, resolution: int) -> Tensor:
+        """It is drawn at its size."""
+        return image
+
+    def finish(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        resolution: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """A normalised batch; see `LoadableData.finish`."""
+        from longvis_bench.data.resize import finish
+
+        return finish(images, resolution, [MEAN] * 3, [DEVIATION] * 3, device=device, dtype=dtype)
+
+    def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
+        """Nothing to count: nothing is read."""
+
+    def _random(self, split: Split, index: int, part: int = 0) -> np.random.Generator:
+        parts = (self._seed, ("train", "val").index(split), index, part)
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(parts)))
+
+    def _same(self, split: Split, index: int) -> bool:
+        """One of images 2k and 2k + 1, by chance: any even number from the start is balanced."""
+        first = bool(self._random(split, index // 2, 2).integers(2))
+        return first == (index % 2 == 0)
+
+    def _drawing(self, split: Split, kind: int, random: np.random.Generator) -> int:
+        """A drawing of a digit, as its place in the split."""
+        places = _digits(split)[1][kind]
+        return int(places[random.integers(len(places))])
+
+
+def _places(random: np.random.Generator, distractors: int) -> list[tuple[float, float]]:
+    """Centres in 0-1: the two digits at a uniform distance, then distractors apart from all others."""
+    distance = random.uniform(*DISTANCE)
+    while True:
+        (x, y), angle = random.random(2), random.uniform(0, 2 * pi)
+        other = (x + distance * cos(angle), y + distance * sin(angle))
+        if min(other) >= 0 and max(other) <= 1:
+            break
+    places = [(float(x), float(y)), other]
+    while len(places) < 2 + distractors:
+        x, y = random.random(2).tolist()
+        if all(hypot(x - a, y - b) >= APART for a, b in places):
+            places.append((x, y))
+    return places
+
+
+def _texture(random: np.random.Generator, resolution: int) -> Tensor:
+    """A canvas (resolution, resolution), float32: smooth blobs and grain around `BACKGROUND`."""
+    import torch
+    from torch.nn import functional as F
+
+    nodes = resolution // BLOB + 2
+    coarse = torch.from_numpy(random.random((1, 1, nodes, nodes), dtype=np.float32) * 2 - 1)
+    size = (nodes * BLOB, nodes * BLOB)
+    smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)[0, 0]
+    grain = torch.from_numpy(random.integers(0, 256, (resolution, resolution), dtype=np.uint8))
+    canvas = grain.float().mul_(2 * GRAIN / 255).add_(BACKGROUND - GRAIN)
+    return canvas.add_(smooth[:resolution, :resolution], alpha=BLOBS)
+
+
+def _draw(canvas: Tensor, drawing: Tensor, glyph: Glyph) -> None:
+    """Lay a drawing (8, 8), 0-1, over the canvas."""
+    from torch.nn import functional as F
+
+    size = (glyph.pixels, glyph.pixels)
+    ink = F.interpolate(drawing[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp_(0, 1)
+    inside = canvas.shape[-1] - 2 * MARGIN
+    top, left = (round(MARGIN + place * inside - glyph.pixels / 2) for place in (glyph.y, glyph.x))
+    part = canvas[top : top + glyph.pixels, left : left + glyph.pixels]
+    part.lerp_(part.new_tensor(glyph.brightness), ink)
+
+
+@cache
+def _digits(split: Split) -> tuple[Tensor, tuple[NDArray[Any], ...]]:
+    """The split's drawings (images, 8, 8), 0-1, and the places of each digit."""
+    from longvis_bench.data.digits import Digits
+
+    digits = Digits()
+    loaded = [digits.load(split, index, 8) for index in range(digits.size(split))]
+    import torch
+
+    labels = np.array([label for _, label in loaded])
+    places = tuple(np.flatnonzero(labels == kind) for kind in range(10))
+    return torch.stack([image[0] for image, _ in loaded]), places
+
+
+@cache
+def _distractors() -> Tensor:
+    """All distractors (5, 8, 8), 0-1."""
+    import torch
+
+    return torch.tensor(
+        [[[float(dot == "#") for dot in line] for line in each.split()] for each in DISTRACTORS]
+    )

@@ -1,0 +1,126 @@
+"""Pairs: reproducible, balanced, of the right digits, with distances that are true."""
+
+from __future__ import annotations
+
+from math import hypot
+
+import numpy as np
+import pytest
+import torch
+
+from longvis_bench.data import open_data
+from longvis_bench.data.digits import Digits
+from longvis_bench.data.pairs import APART, DISTANCE, DISTRACTORS, GLYPH, MARGIN, Pairs
+from longvis_bench.errors import IllegalSize
+
+DATA = Pairs()
+
+
+def _labels(split: str) -> list[int]:
+    digits = Digits()
+    return [digits.load(split, index, 8)[1] for index in range(digits.size(split))]  # type: ignore[arg-type]
+
+
+def test_it_opens_by_name() -> None:
+    data = open_data("pairs")
+    assert (data.name, data.num_classes) == ("pairs", 2)
+    assert (data.size("train"), data.size("val")) == (4000, 1000)
+    assert Pairs(100).name != "pairs"
+    assert Pairs(100).name != Pairs(100, seed=3).name
+
+
+def test_images_depend_on_seed_split_index_and_size_only() -> None:
+    first, label = DATA.load("val", 5, 256)
+    assert (first.shape, first.dtype) == ((1, 256, 256), torch.uint8)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(Pairs(10, 6).load("val", 5, 256)[0], first)
+    for other in (Pairs(seed=1).load("val", 5, 256), DATA.load("train", 5, 256), DATA.load("val", 4, 256)):
+        assert not torch.equal(other[0], first)
+    images, labels = DATA.batch("val", [4, 5], 256)
+    assert images.shape == (2, 3, 256, 256)
+    assert int(labels[1]) == label
+    assert torch.equal(images[1, 0], images[1, 2])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_label_says_whether_the_digits_are_the_same(split: str) -> None:
+    truth = _labels(split)
+    for index in range(60):
+        scene = DATA.scene(split, index)  # type: ignore[arg-type]
+        first, second = (glyph.drawing for glyph in scene.digits)
+        assert first != second
+        assert scene.same == (truth[first] == truth[second])
+
+
+def test_labels_are_balanced_and_no_digit_tells_them() -> None:
+    truth, scenes = _labels("train"), [DATA.scene("train", index) for index in range(2000)]
+    same = np.array([scene.same for scene in scenes])
+    assert all(same[start : start + 100].sum() == 50 for start in range(0, 2000, 100))
+    assert 0.4 < same[::2].mean() < 0.6
+    for place in (0, 1):
+        kinds = np.array([truth[scene.digits[place].drawing] for scene in scenes])
+        for kind in range(10):
+            count = (kinds == kind).sum()
+            assert 140 < count < 260
+            assert abs(same[kinds == kind].mean() - 0.5) < 4 * 0.5 / count**0.5
+
+
+def test_distances_are_spread_evenly_and_measured_on_the_canvas() -> None:
+    shares = [DATA.scene("val", index).distance for index in range(1000)]
+    assert DISTANCE[0] <= min(shares)
+    assert max(shares) <= DISTANCE[1]
+    quarters = np.histogram(shares, 4, DISTANCE)[0]
+    assert quarters.min() > 190
+    for resolution in (256, 1024):
+        expected = shares[7] * (resolution - 2 * MARGIN)
+        assert DATA.distances("val", [7], resolution) == [pytest.approx(expected)]
+
+
+def test_same_and_different_are_equally_far_apart() -> None:
+    scenes = [DATA.scene("val", index) for index in range(1000)]
+    same, other = ([s.distance for s in scenes if s.same is kind] for kind in (True, False))
+    assert abs(np.mean(same) - np.mean(other)) < 4 * 0.23 * (2 / 500) ** 0.5
+
+
+def test_glyphs_stand_where_the_scene_says_and_apart() -> None:
+    scene = DATA.scene("val", 3)
+    image = DATA.load("val", 3, 512)[0][0]
+    bright = image > 140
+    for glyph in (*scene.digits, *scene.distractors):
+        assert GLYPH[0] <= glyph.pixels <= GLYPH[1]
+        x, y = (round(MARGIN + place * (512 - 2 * MARGIN)) for place in (glyph.x, glyph.y))
+        half = glyph.pixels // 2 + 1
+        part = bright[max(0, y - half) : y + half, max(0, x - half) : x + half]
+        assert part.float().mean() > 0.05
+        part[:] = False
+    assert not bright.any()
+    assert len(scene.distractors) == 3
+    for glyph in scene.distractors:
+        assert 0 <= glyph.drawing < len(DISTRACTORS)
+        others = [other for other in (*scene.digits, *scene.distractors) if other is not glyph]
+        assert all(hypot(glyph.x - other.x, glyph.y - other.y) >= APART for other in others)
+
+
+def test_the_scene_is_the_same_at_every_size() -> None:
+    assert DATA.load("train", 1, 256)[1] == DATA.load("train", 1, 600)[1]
+    assert DATA.load("train", 1, 600)[0].shape == (1, 600, 600)
+
+
+@pytest.mark.parametrize("resolution", [255, 4097])
+def test_sizes_have_limits(resolution: int) -> None:
+    with pytest.raises(IllegalSize, match="pairs is drawn at 256 to 4096 px"):
+        DATA.load("val", 0, resolution)
+
+
+def test_digits_can_be_fewer() -> None:
+    easy, truth = Pairs(classes=(0, 1), distractors=0), _labels("train")
+    for index in range(20):
+        scene = easy.scene("train", index)
+        assert {truth[glyph.drawing] for glyph in scene.digits} <= {0, 1}
+        assert scene.distractors == ()
+
+
+def test_an_index_beyond_the_split_is_refused() -> None:
+    with pytest.raises(IndexError, match="val has 1000 images"):
+        DATA.batch("val", [1000], 256)
