@@ -23,6 +23,7 @@ from longvis_bench.records import (
     NoiseRecord,
     Row,
     SizeRecord,
+    TensorRecord,
     TimingRecord,
     ValidityRecord,
 )
@@ -126,6 +127,10 @@ def _count(row: Row) -> CountRecord | None:
 
 def _timing(row: Row) -> TimingRecord | None:
     return row.timing
+
+
+def _tensors(row: Row) -> TensorRecord | None:
+    return row.tensors
 
 
 def _memory(row: Row) -> MemoryRecord | None:
@@ -437,8 +442,17 @@ _COST = (
     ),
     _bytes(
         "peak_memory_bytes",
-        "Highest memory while building and running the model, above what the process held before.",
+        "Highest memory while one iteration runs in the steady state, above what the process held before the "
+        "model was built.",
         _of(_memory, lambda m: m.peak_bytes),
+    ),
+    _bytes(
+        "tensor_peak_bytes",
+        "Highest memory of the tensors alone, by executing one iteration's shapes without running it; known "
+        "where the cell does not fit, too. The measured peak also holds what is no tensor: workspace of "
+        "convolutions and other kernels, the allocator's rounding and fragments, threads' caches. It can be "
+        "lower on a CPU, where memory that was never written to is not held.",
+        _of(_tensors, lambda t: t.peak_bytes),
     ),
 )
 
@@ -601,17 +615,21 @@ _MORE_MEMORY = (
         for part, meaning in {
             "weights": "parameters",
             "buffers": "buffers",
-            "gradients": "gradients",
+            "gradients": "gradients alive when the tensors peak",
             "optimizer": "state of the optimizer",
             "input": "the batch of images",
-            "rest": "everything else: activations, workspace of the kernels",
+            "activations": "all other tensors alive when the tensors peak",
+            "workspace": "by how much the workspace of convolutions, watched in an iteration of its own, "
+            "raises the peak above that of the tensors",
+            "rest": "what remains: the allocator, other kernels' workspace, threads' caches, building",
         }.items()
     ),
     _bytes(
         "reserved_memory_bytes",
-        "What the allocator held at most.",
+        "What the process (on a GPU: the allocator) held at most above the baseline, building and freed "
+        "memory that it keeps included.",
         _of(_memory, lambda m: m.reserved_bytes),
-        why=_always("this device's allocator does not tell"),
+        why=_always("not recorded by this version"),
     ),
     _bytes(
         "baseline_memory_bytes",
@@ -705,6 +723,11 @@ _CONDITIONS = (
     _int("threads", "", "Processor threads.", lambda r: r.cell.threads),
     _text("memory_format", "Layout of images and convolution weights.", lambda r: r.cell.memory_format),
     _text("fused", "`yes` where batch norms were folded into convolutions.", lambda r: _yes(r.cell.fuse)),
+    _text(
+        "grad_checkpointing",
+        "`yes` where training keeps blocks' inputs only and computes the rest again.",
+        lambda r: _yes(r.cell.grad_checkpointing),
+    ),
     _text("compiled", "`yes` where the model ran through torch.compile.", lambda r: _yes(r.cell.compile)),
     _text("data", "Images that were fed.", lambda r: r.cell.data),
     _int("seed", "", "Seed of fresh weights and labels.", lambda r: r.cell.seed),

@@ -2,7 +2,7 @@
 
 History of the row schema, newest first; `migration.py` makes rows of the older ones current on reading:
 
-    2   `Row.code`: hash of the measuring sources
+    2   `Row.tensors` and `Cell.grad_checkpointing`; `Row.code`: hash of the measuring sources
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -65,6 +65,8 @@ class Cell(_Record):
     fuse: bool = False
     """Batch norms folded into the convolutions before them."""
     compile: bool = False
+    grad_checkpointing: bool = False
+    """In training, activations inside a block are computed again in the backward instead of kept."""
     data: str = "digits"
     num_classes: int = Field(10, ge=1)
     images: int = Field(128, ge=1)
@@ -161,6 +163,14 @@ class TimingRecord(_Record):
     noise: NoiseRecord = NoiseRecord()
 
 
+class TensorRecord(_Record):
+    """Bytes of the tensors alone, found by executing shapes; known even where the cell does not fit."""
+
+    peak_bytes: int
+    parts_bytes: dict[str, int] = {}
+    """Of what was alive at the peak; the parts sum to it."""
+
+
 class MemoryRecord(_Record):
     """Bytes above what the process held before the model was built."""
 
@@ -170,6 +180,7 @@ class MemoryRecord(_Record):
     """How it was read, e.g. "VmHWM - RssFile" or "torch.cuda.max_memory_allocated"."""
     reserved_bytes: int | None = None
     parts_bytes: dict[str, int] = {}
+    """What the peak is made of; the parts sum to it."""
 
 
 class AccuracyRecord(_Record):
@@ -227,6 +238,7 @@ class Row(_Record):
     size: SizeRecord | None = None
     count: CountRecord | None = None
     timing: TimingRecord | None = None
+    tensors: TensorRecord | None = None
     memory: MemoryRecord | None = None
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None

@@ -21,6 +21,7 @@ CONDITIONS = (
     "memory_format",
     "fused",
     "compiled",
+    "grad_checkpointing",
     "dataset",
     "num_classes",
     "seed",
@@ -29,6 +30,7 @@ CONDITIONS = (
 )
 """Columns in which two rows of one model and size can differ; tables show those that vary."""
 
+_FLAGS = {"fused": "fused", "compiled": "compiled", "grad_checkpointing": "gradient checkpointing"}
 _WORDS = {
     "batch_size": "batch {}",
     "threads": "{} threads",
@@ -45,8 +47,8 @@ def varying(rows: Sequence[Row]) -> list[str]:
 
 def in_words(name: str, value: Value) -> str | None:
     """A condition for people: "batch 8", "2 threads"; None where there is nothing to say."""
-    if name in ("fused", "compiled"):
-        return name if value == "yes" else None
+    if name in _FLAGS:
+        return _FLAGS[name] if value == "yes" else None
     if value is None or (name in ("seed", "round") and value == 0):
         return None
     if name == "threads" and value == 1:

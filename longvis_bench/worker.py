@@ -31,13 +31,22 @@ from longvis_bench.errors import (
 )
 from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
-from longvis_bench.measure.iteration import DTYPES, make_iteration
+from longvis_bench.measure.iteration import (
+    DTYPES,
+    Step,
+    checkpoint_gradients,
+    make_iteration,
+    make_optimizer,
+)
+from longvis_bench.measure.memory import PeakMemory, held_bytes, tight_heap, with_parts
 from longvis_bench.measure.noise import NoiseWatch, sensor_for
+from longvis_bench.measure.shapes import TensorPeak, tensor_peak
+from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, IMPORT, START, Phases
 from longvis_bench.quality import notes_for
-from longvis_bench.records import Cell, NoiseRecord, Note, Request, Row, SizeRecord, Status
+from longvis_bench.records import Cell, MemoryRecord, NoiseRecord, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.stats import median
 
@@ -49,6 +58,8 @@ REFERENCE_TENSORS = 3
 """How many of its largest tensors, attention scores, the reference holds at once."""
 BATCH_COST = 3
 """Iterations' time of an image in a batch of two, and alone."""
+WATCH_LIMIT_S = 10.0
+"""Longest iteration that is run once more to watch its convolutions' workspace."""
 DEVICE_OOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 HOST_OOM = ("can't allocate memory", "not enough memory: you tried to allocate")
 """torch's words for running out of memory where it has no exception type of its own."""
@@ -75,6 +86,7 @@ class Draft:
             "overhead_s": {},
         }
         self.largest_output: int | None = None
+        self.tensors: TensorPeak | None = None
         seconds = self.values["overhead_s"]
         if request.sent is not None:
             seconds[START] = max(0.0, monotonic() - request.sent)
@@ -193,7 +205,28 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
         with _Timed(draft, "count"):
             _count(variant, cell, draft)
         publish(draft.row())
+    if "memory" in cell.metrics:
+        with _Timed(draft, "shapes"):
+            _execute_shapes(variant, cell, draft)
+        publish(draft.row())
     _measure_real(request, variant, draft, publish)
+
+
+def _execute_shapes(variant: Variant, cell: Cell, draft: Draft) -> None:
+    """The tensor peak; where it cannot be had, the row says why."""
+    if cell.compile:
+        draft.values["null_reasons"]["tensor_peak_bytes"] = "torch.compile decides which tensors there are"
+        return
+    try:
+        draft.tensors = tensor_peak(variant, cell)
+    except (IllegalSize, MissingDependency, CardError, Unsupported):
+        raise
+    except Exception as error:
+        draft.values["null_reasons"]["tensor_peak_bytes"] = (
+            f"the model does not run without data: {classify(error)[1]}"
+        )
+        return
+    draft.values["tensors"] = draft.tensors.to_record()
 
 
 def _count(variant: Variant, cell: Cell, draft: Draft) -> None:
@@ -222,12 +255,16 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     memory = _start_memory(images, draft) if "memory" in cell.metrics else None
     with _Timed(draft, BUILD):
         model = _build(request, variant, draft)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6) if cell.mode == "train" else None
+    optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
     with _Timed(draft, "time"):
         _time(request, draft, iteration, parts)
     if memory is not None:
-        draft.values["memory"] = memory.read(model, optimizer)
+        with _Timed(draft, "memory"):
+            record = memory.read(iteration)
+            held = held_bytes(model, images, optimizer)
+            watched, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
+            draft.values["memory"] = _explain(draft, record, held, watched, memory)
     draft.values["backends"] |= _backends(model, device, draft)
     publish(draft.row())
     if cell.mode == "infer":
@@ -249,9 +286,26 @@ def _scans(draft: Draft) -> bool:
     return count is not None and count.scan_flops > 0
 
 
-def _start_memory(images: Tensor, draft: Draft) -> Any:
-    from longvis_bench.measure.memory import PeakMemory
+def _explain(
+    draft: Draft, record: MemoryRecord, held: dict[str, int], iteration: Step, memory: PeakMemory
+) -> MemoryRecord:
+    """The peak with its parts."""
+    reasons = draft.values["null_reasons"]
+    if draft.tensors is None:
+        unknown = "gradients", "activations", "workspace"
+        reasons |= {f"{name}_memory_bytes": reasons["tensor_peak_bytes"] for name in unknown}
+        return with_parts(record, held)
+    if _latency(draft) > WATCH_LIMIT_S:
+        reasons["workspace_memory_bytes"] = (
+            f"not watched: another iteration would take {units.seconds(_latency(draft))}"
+        )
+        return with_parts(record, draft.tensors.parts_bytes)
+    with tight_heap():
+        workspace = convolution_workspace(draft.tensors, iteration, memory.meter)
+    return with_parts(record, draft.tensors.parts_bytes, workspace)
 
+
+def _start_memory(images: Tensor, draft: Draft) -> PeakMemory | None:
     try:
         return PeakMemory(images)
     except Unsupported as error:
@@ -267,6 +321,8 @@ def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
     if request.weights_path is not None:
         _load(request.weights_path, model, draft)
     model.train(cell.mode == "train")
+    if cell.grad_checkpointing:
+        checkpoint_gradients(model, cell.model)
     if cell.fuse:
         draft.values["backends"]["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
     if cell.mode == "infer":
@@ -299,7 +355,7 @@ def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
 def _time(
     request: Request, draft: Draft, iteration: Callable[[], object], parts: dict[str, Callable[[], object]]
 ) -> None:
-    """Latency samples; where time is not asked for, one run, so that memory has a peak to read."""
+    """Latency samples; where time is not asked for, one run, so that memory is read in the steady state."""
     from longvis_bench.measure.timing import measure_latency
 
     clock = clock_for(torch.device(request.cell.device))

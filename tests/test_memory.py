@@ -1,64 +1,185 @@
-"""Peak memory against models whose peak is known, each in a process of its own."""
+"""Peak memory against models whose peak can be written down, each cell in a process of its own.
+
+Everything is in float32: a matrix product of b rows by n columns takes 4 b n bytes for its output.
+"""
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from longvis_bench.measure.memory import with_parts
+from longvis_bench.records import Cell, MemoryRecord, Request, Row, Settings
+from longvis_bench.runner import Runner
+
 MIB = 1 << 20
+FAMILIES = Path(__file__).parent / "families"
+PARTS = {"weights", "buffers", "gradients", "optimizer", "input", "activations", "workspace", "rest"}
 
-PROGRAM = """
-import sys
-import torch
-from torch import nn
-from longvis_bench.measure.memory import PeakMemory
-
-torch.set_num_threads(1)
-torch.zeros(64, 64) @ torch.zeros(64, 64)
-memory = PeakMemory(torch.zeros(1))
-{body}
-record = memory.read(model)
-print(record.peak_bytes, record.parts_bytes["weights"], record.parts_bytes["gradients"])
-"""
-
-
-def peak(body: str) -> tuple[int, int, int]:
-    code = PROGRAM.format(body=body)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    first, second, third = map(int, done.stdout.split())
-    return first, second, third
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a process its peak on Linux only")
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        # one weight of 64 MiB, input and output of 4 KiB
-        ("model = nn.Linear(4096, 4096, bias=False); model(torch.zeros(1, 4096))", 64 * MIB),
-        # a single huge activation: 1 MiB in, 256 MiB out
-        (
-            "model = nn.Linear(16, 4096, bias=False)\n"
-            "with torch.inference_mode(): model(torch.zeros(16384, 16))",
-            257.25 * MIB,
-        ),
-        # four layers of 16 MiB in training: weights, gradients, and five activations of 8 MiB kept
-        (
-            "model = nn.Sequential(*[nn.Linear(2048, 2048, bias=False) for _ in range(4)])\n"
-            "model(torch.zeros(1024, 2048)).sum().backward()",
-            (4 * 16 + 4 * 16 + 5 * 8 + 8) * MIB,
-        ),
-    ],
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the kernel tells a process its peak on Linux only"
 )
-def test_known_peaks(body: str, expected: float) -> None:
-    measured, _, _ = peak(body)
-    assert measured == pytest.approx(expected, rel=0.10, abs=12 * MIB)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a process its peak on Linux only")
-def test_parts_are_named() -> None:
-    body = "model = nn.Linear(2048, 2048, bias=False); model(torch.zeros(4, 2048)).sum().backward()"
-    measured, weights, gradients = peak(body)
-    assert weights == gradients == 16 * MIB
-    assert measured >= weights + gradients
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner() as runner:
+        yield runner
+
+
+def measure(runner: Runner, variant: str, *, family: str = "chains", **condition: object) -> Row:
+    cell = Cell(
+        model=variant,
+        family=family,
+        variant=variant,
+        implementation="user",
+        resolution=16,
+        threads=2,
+        memory_format="contiguous",
+        metrics=("memory",),
+    ).model_copy(update=condition)
+    row = runner.run(Request(cell=cell, settings=Settings(budget_s=0.1), models_dirs=(FAMILIES,)))
+    assert row.status == "ok", row.reason
+    assert row.memory is not None
+    assert row.memory.peak_bytes == sum(row.memory.parts_bytes.values())
+    return row
+
+
+def floats(rows: int, width: int) -> int:
+    return 4 * rows * width
+
+
+PIXELS, CLASSES = 3 * 16 * 16, 10
+
+
+def weights(width: int, depth: int) -> int:
+    return floats(PIXELS, width) + (depth - 1) * floats(width, width) + floats(width, CLASSES)
+
+
+WITNESSES = {
+    # weights, input, what a layer reads and what it writes
+    "a chain in inference": (
+        "chains-heavy",
+        "infer",
+        2048,
+        weights(2048, 4) + floats(2048, PIXELS) + 2 * floats(2048, 2048),
+    ),
+    # weights and twice as much state; input, all activations and the gradient of the last one; the gradients
+    # of the head and of the logits, and the labels, which are whole numbers of 8 bytes
+    "a chain in training": (
+        "chains-n",
+        "train",
+        4096,
+        3 * weights(256, 48)
+        + floats(4096, PIXELS)
+        + 49 * floats(4096, 256)
+        + floats(256, CLASSES)
+        + floats(4096, CLASSES)
+        + 8 * 4096,
+    ),
+    "one huge activation": (
+        "chains-wide",
+        "infer",
+        16384,
+        weights(2048, 1) + floats(16384, PIXELS) + floats(16384, 2048) + floats(16384, CLASSES),
+    ),
+}
+
+
+@pytest.mark.parametrize("witness", WITNESSES)
+def test_known_peaks(runner: Runner, witness: str) -> None:
+    variant, mode, batch, expected = WITNESSES[witness]
+    row = measure(runner, variant, mode=mode, batch_size=batch)
+    assert row.memory is not None
+    assert row.tensors is not None
+    print(witness, expected / MIB, row.memory.peak_bytes / MIB, row.tensors.peak_bytes / MIB)
+    assert row.tensors.peak_bytes == pytest.approx(expected, abs=MIB)
+    assert row.memory.peak_bytes == pytest.approx(expected, rel=0.02, abs=8 * MIB)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_parts_sum_to_the_peak(runner: Runner, mode: str) -> None:
+    row = measure(runner, "moody-fine", family="moody", mode=mode, resolution=512)
+    assert row.memory is not None
+    assert row.tensors is not None
+    parts = row.memory.parts_bytes
+    assert parts.keys() == PARTS
+    assert parts["input"] == 3 * 512 * 512 * 4
+    assert parts["activations"] > 0
+    assert row.tensors.peak_bytes == sum(row.tensors.parts_bytes.values())
+    if mode == "train":
+        assert parts["optimizer"] >= 2 * parts["weights"]
+
+
+def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> None:
+    import torch
+    from torch import nn
+
+    from longvis_bench.measure.memory import PeakMemory, tight_heap
+    from longvis_bench.measure.shapes import TensorPeak
+    from longvis_bench.measure.workspace import convolution_workspace
+
+    images = torch.zeros(1, 32, 128, 128, dtype=torch.float64)  # oneDNN leaves float64 to im2col
+    convolution = nn.Conv2d(32, 4, 5, padding=2, dtype=torch.float64)
+    memory = PeakMemory(images)
+    nothing = TensorPeak(0, {}, {})
+    with torch.no_grad(), tight_heap():
+        found = convolution_workspace(nothing, lambda: convolution(images), memory.meter)
+    assert found == pytest.approx(8 * 32 * 5 * 5 * 128 * 128, rel=0.05)
+    held = TensorPeak(found, {}, {})
+    with torch.no_grad(), tight_heap():
+        assert convolution_workspace(held, lambda: convolution(images), memory.meter) < 0.05 * found
+
+
+def test_parts_are_cut_where_less_was_held_than_the_tensors_say() -> None:
+    record = MemoryRecord(peak_bytes=100, baseline_bytes=0, source="test")
+    tensors = {"weights": 60, "activations": 70, "input": 10}
+    parts = with_parts(record, tensors, workspace=5).parts_bytes
+    assert parts == {"weights": 60, "input": 10, "activations": 30, "workspace": 0, "rest": 0}
+    assert with_parts(record, {"weights": 60}).parts_bytes == {"weights": 60, "rest": 40}
+
+
+def test_a_model_that_reads_values_has_no_tensor_peak_and_says_why(tmp_path: Path, runner: Runner) -> None:
+    (tmp_path / "branchy.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, n)\n"
+        "    def forward(self, x):\n"
+        "        x = x.mean(dim=(2, 3))\n"
+        "        return self.head(x if x.sum().item() > 0 else -x)\n"
+        "def build(*, resolution, num_classes, in_chans=3):\n"
+        "    return Net(num_classes)\n"
+    )
+    cell = Cell(
+        model="branchy.py:build",
+        family="branchy",
+        variant="branchy",
+        implementation="user",
+        resolution=64,
+        metrics=("memory",),
+    )
+    row = runner.run(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=tmp_path))
+    assert row.memory is not None
+    assert row.tensors is None
+    assert "does not run without data" in row.null_reasons["tensor_peak_bytes"]
+    assert "activations_memory_bytes" in row.null_reasons
+    assert row.memory.peak_bytes == sum(row.memory.parts_bytes.values())
+
+
+def test_a_cell_that_does_not_fit_keeps_its_tensor_peak(runner: Runner) -> None:
+    cell = Cell(
+        model="moody-out-of-memory",
+        family="moody",
+        variant="moody-out-of-memory",
+        implementation="user",
+        resolution=64,
+    )
+    row = runner.run(Request(cell=cell, settings=Settings(budget_s=0.1), models_dirs=(FAMILIES,)))
+    assert row.status == "host_oom"
+    assert row.memory is None
+    assert row.tensors is not None

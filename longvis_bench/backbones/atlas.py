@@ -38,6 +38,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from longvis_bench import sizes
+from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.windows import cut, join
 from longvis_bench.sizes import ATLAS_PATCH, Scale
 
@@ -137,6 +138,10 @@ class Atlas(nn.Module):
         self.head_norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
+        set_grad_checkpointing(self, enable)
+
     def tokens(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, height, width) -> tokens of the coarsest scale (batch, tokens, dim)."""
         if image.shape[-2:] != self.size:
@@ -234,15 +239,14 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(
-            [MultiScaleBlock(scales, dim, heads, stride, rate, window_order) for rate in rates]
+        self.blocks = Blocks(
+            *[MultiScaleBlock(scales, dim, heads, stride, rate, window_order) for rate in rates]
         )
 
     def forward(self, tokens: list[Tensor]) -> list[Tensor]:
         """Windows of each scale, finest first -> the same."""
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
+        out: list[Tensor] = self.blocks(tokens)
+        return out
 
 
 class MultiScaleBlock(nn.Module):

@@ -31,6 +31,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench import sizes
+from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.dilated_attention import dilated_attention
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class LongViT(nn.Module):
         self.resolution = resolution
         self.patch_embed = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, (resolution // patch_size) ** 2, dim))
-        self.layers = nn.Sequential(
+        self.layers = Blocks(
             *[
                 Block(
                     DilatedAttention(
@@ -139,6 +140,10 @@ class LongViT(nn.Module):
         self.head = nn.Linear(dim, num_classes)
         nn.init.trunc_normal_(self.pos_embed, std=0.02, a=-0.02, b=0.02)
         self.apply(_initialise)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
+        set_grad_checkpointing(self, enable)
 
     def tokens(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, resolution, resolution) -> last tokens (batch, patches, dim)."""

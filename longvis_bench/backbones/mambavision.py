@@ -36,6 +36,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench import sizes
+from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.selective_scan import selective_scan
 from longvis_bench.ops.windows import cut, join, pad_to_whole
 
@@ -133,6 +134,10 @@ class MambaVision(nn.Module):
         self.head = nn.Linear(widths[3], num_classes)
         self.apply(_initialise)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
+        set_grad_checkpointing(self, enable)
+
     def features(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, height, width) -> normalised map (batch, 8 dim, height/32, width/32)."""
         x: Tensor = self.stem(image)
@@ -155,7 +160,7 @@ class ConvStage(nn.Module):
 
     def __init__(self, width: int, drop_rates: Sequence[float]) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*[ConvBlock(width, rate) for rate in drop_rates])
+        self.blocks = Blocks(*[ConvBlock(width, rate) for rate in drop_rates])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width of map) -> the same."""
@@ -200,7 +205,7 @@ class WindowStage(nn.Module):
         mixers = [
             MambaMixer(width) if i < scans else SelfAttention(width, heads) for i in range(len(drop_rates))
         ]
-        self.blocks = nn.Sequential(
+        self.blocks = Blocks(
             *[
                 Block(width, mixer, mlp_ratio, layer_scale, rate)
                 for mixer, rate in zip(mixers, drop_rates, strict=True)

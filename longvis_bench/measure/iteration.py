@@ -1,7 +1,9 @@
 """What is timed: one iteration of a cell, a forward in eval mode or a whole training step.
 
 In inference the model itself is in the cell's dtype.  In training its weights stay float32 and the forward
-runs under autocast, as mixed-precision training does.
+runs under autocast, as mixed-precision training does; in fp16 the loss is scaled, so that small gradients do
+not vanish, and the optimizer step includes unscaling and the search for infinities.  Gradients are freed
+after each step, which is PyTorch's default.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longvis_bench.errors import Unsupported
 from longvis_bench.measure.validity import check_shape
 from longvis_bench.records import Cell
 
@@ -22,7 +25,11 @@ Step = Callable[[], object]
 
 
 def make_iteration(
-    cell: Cell, model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None
+    cell: Cell,
+    model: nn.Module,
+    images: Tensor,
+    optimizer: torch.optim.Optimizer | None,
+    no_gradients: Callable[[], AbstractContextManager[object]] = torch.inference_mode,
 ) -> tuple[Step, dict[str, Step]]:
     """One iteration, and in train mode its parts in the order they must run.
 
@@ -31,11 +38,12 @@ def make_iteration(
         model: on the device, in the mode it is timed in.
         images: (batch, channels, height, width) on the same device.
         optimizer: of the model's parameters, in train mode.
+        no_gradients: what a forward in inference runs under.
     """
     if optimizer is None:
 
         def infer() -> Tensor:
-            with torch.inference_mode():
+            with no_gradients():
                 return check_shape(model(images), cell.batch_size, cell.num_classes)
 
         return infer, {}
@@ -52,6 +60,7 @@ class TrainStep:
         self.cell, self.model, self.images, self.optimizer = cell, model, images, optimizer
         self.labels = torch.randint(cell.num_classes, (cell.batch_size,), device=images.device)
         self.loss = torch.zeros(())
+        self.scaler = torch.amp.GradScaler(images.device.type, enabled=cell.dtype == "fp16")
 
     def forward(self) -> None:
         """Logits and cross-entropy."""
@@ -60,19 +69,43 @@ class TrainStep:
         self.loss = F.cross_entropy(logits.float(), self.labels)
 
     def backward(self) -> None:
-        """Gradients of all parameters, added to what is there."""
-        self.loss.backward()  # type: ignore[no-untyped-call]
+        """Gradients of all parameters."""
+        self.scaler.scale(self.loss).backward()  # type: ignore[no-untyped-call]
 
     def optimize(self) -> None:
-        """Update, and gradients back to zero; their memory stays, as it does between real steps."""
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        """Update the weights and free the gradients."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
 
     def run(self) -> None:
         """All three."""
         self.forward()
         self.backward()
         self.optimize()
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, whose state is twice the weights; the rate is too small to change what is computed."""
+    return torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+
+def checkpoint_gradients(model: nn.Module, name: str) -> None:
+    """Make a model keep its blocks' inputs only and compute the rest again in the backward.
+
+    Raises:
+        Unsupported: the model has no such form; timm's `set_grad_checkpointing` is how one says it has.
+    """
+    setter = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if setter is None:
+            raise AssertionError
+        setter(True)
+    except AssertionError as error:
+        raise Unsupported(
+            f"{name} has no gradient checkpointing (no set_grad_checkpointing of its own); "
+            "leave out --grad-checkpointing or try a smaller batch."
+        ) from error
 
 
 def _autocast(cell: Cell) -> AbstractContextManager[object]:
