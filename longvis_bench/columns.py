@@ -446,14 +446,6 @@ _COST = (
         "model was built.",
         _of(_memory, lambda m: m.peak_bytes),
     ),
-    _bytes(
-        "tensor_peak_bytes",
-        "Highest memory of the tensors alone, by executing one iteration's shapes without running it; known "
-        "where the cell does not fit, too. The measured peak also holds what is no tensor: workspace of "
-        "convolutions and other kernels, the allocator's rounding and fragments, threads' caches. It can be "
-        "lower on a CPU, where memory that was never written to is not held.",
-        _of(_tensors, lambda t: t.peak_bytes),
-    ),
 )
 
 _QUALITY = (
@@ -605,6 +597,14 @@ _MORE_TIME = (
 )
 
 _MORE_MEMORY = (
+    _bytes(
+        "tensor_peak_bytes",
+        "Highest memory of the tensors alone, by executing one iteration's shapes without running it; known "
+        "where the cell does not fit, too. The measured peak also holds what is no tensor: workspace of "
+        "convolutions and other kernels, the allocator's rounding and fragments, threads' caches. It can be "
+        "lower on a CPU, where memory that was never written to is not held.",
+        _of(_tensors, lambda t: t.peak_bytes),
+    ),
     *(
         _bytes(
             f"{part}_memory_bytes",

@@ -35,6 +35,9 @@ DESIGN = [
 """The promised columns (shared/DESIGN.md section 4), in their order."""
 
 
+MEMORY_PARTS = ["weights", "buffers", "gradients", "optimizer", "input", "activations", "workspace", "rest"]
+
+
 def plain_row(**more: Any) -> Row:
     """The least a row can hold, and what is given besides."""
     least = {
@@ -98,8 +101,9 @@ def full_row() -> Row:
             baseline_bytes=50,
             source="torch",
             reserved_bytes=120,
-            parts_bytes=dict.fromkeys(["weights", "buffers", "gradients", "optimizer", "input", "rest"], 10),
+            parts_bytes=dict.fromkeys(MEMORY_PARTS, 10),
         ),
+        tensors=records.TensorRecord(peak_bytes=80, parts_bytes={"activations": 80}),
         accuracy=records.AccuracyRecord(
             correct_top1=90,
             correct_top5=99,

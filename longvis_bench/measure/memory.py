@@ -14,8 +14,8 @@ and while building, is `reserved_bytes`, as CUDA's allocator has its reserve.
 The peak is explained by its parts, which sum to it: the tensors alive at the peak of the same iteration
 executed by shape (`shapes.py`: weights, buffers, gradients, optimizer, input, activations), what convolutions
 take besides (`workspace.py`), and the rest: the allocator's rounding and fragments, workspace of other
-kernels, threads' stacks and what libraries keep.  Where tensors were never touched, and so take no memory, the
-measured peak can be below that of the tensors: activations are then what is left for them.
+kernels, threads' stacks and what libraries keep.  Where tensors were never touched, and so take no memory,
+the measured peak can be below that of the tensors: activations are then what is left for them.
 """
 
 from __future__ import annotations

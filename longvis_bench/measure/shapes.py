@@ -79,20 +79,20 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
 
 
 def _train(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages) -> None:
-    """An optimizer step with all gradients, which makes the state; then a forward and a backward."""
+    """One step of the steady state: the optimizer has its state from a step before."""
     optimizer = make_optimizer(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(storages.take_gradient)  # type: ignore[no-untyped-call]
             parameter.grad = torch.empty_like(parameter)
-            storages.take_gradient(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    storages.take_state(optimizer)
     with storages:
-        optimizer.step()
-        optimizer.zero_grad()
-        storages.take_state(optimizer)
         step = TrainStep(cell, model, images, optimizer)
         step.forward()
         step.backward()
+        optimizer.step()
 
 
 def _on_device(model: nn.Module, cell: Cell) -> nn.Module:
