@@ -75,6 +75,21 @@ def test_lists_of_modules_add_up_too() -> None:
     assert result.by_module["blocks"] == 2 * result.by_module["blocks.0"] == result.macs
 
 
+def test_a_module_may_be_given_a_parameter() -> None:
+    """As CaiT and PiT give theirs class tokens."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.embed = nn.Parameter(torch.zeros(1, 1, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.embed(self.token)  # type: ignore[no-any-return]
+
+    result = count(Tokens(), 8)
+    assert result.by_module == {"": 16, "embed": 16}
+
+
 def test_counting_leaves_the_model_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

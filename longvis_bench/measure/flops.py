@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.module_tracker import ModuleTracker
 
 from longvis_bench.errors import Unsupported
 from longvis_bench.measure import flex_attention
@@ -47,7 +47,7 @@ class Count:
     by_operator: dict[str, int]
     """MACs by operator."""
     by_module: dict[str, int]
-    """MACs by module path, each module's sum over all it holds; "" is the model."""
+    """MACs by module path, each path's sum over all that it holds; "" is the model."""
     ledger: Ledger
     largest_output: int
     """Elements of the largest tensor any operator made, with unfused attention: its scores, often."""
@@ -111,15 +111,14 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
         Unsupported: the model does not run on the meta device.
     """
     shadow = on_meta(model).eval()
-    tracker, counter = ModuleTracker(), _Counter()
-    counter.parents = lambda: tracker.parents
+    counter = _Counter()
     image = torch.empty(1, in_chans, resolution, resolution, device="meta")
     try:
-        with torch.no_grad(), tracker, _as_written(counter), counter:
+        with torch.no_grad(), _Paths(shadow) as counter.paths, _as_written(counter), counter:
             shadow(image)
     except NotImplementedError as error:
         raise Unsupported(f"the model does not run on the meta device: {error}") from error
-    return counter.result(sum(p.numel() for p in model.parameters()), type(shadow).__name__)
+    return counter.result(sum(p.numel() for p in model.parameters()))
 
 
 @contextmanager
@@ -154,7 +153,7 @@ def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the formulas of all operators that are dispatched while it is active."""
 
-    parents: Callable[[], set[str]] = set
+    paths: _Paths | None = None
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -221,14 +220,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _book_macs(self, name: str, macs: int, outputs: int) -> None:
         self._cover(name, outputs)
         self.operators[name] += macs
-        for module in sorted(self.parents(), key=len):  # a set, whose order is not that of the model
-            self.modules[module] += macs
+        for path in self.paths.here() if self.paths else ():
+            self.modules[path] += macs
 
     def _cover(self, name: str, outputs: int) -> None:
         self.ledger.formula[name] += 1
         self.covered += outputs
 
-    def result(self, params: int, root: str) -> Count:
+    def result(self, params: int) -> Count:
         every = self.covered + self.ledger.unknown.total()
         return Count(
             params=params,
@@ -236,33 +235,41 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             scan_flops=self.scan_flops,
             coverage=self.covered / every if every else None,
             by_operator=dict(self.operators.most_common()),
-            by_module=_module_paths(self.modules, root),
+            by_module=dict(self.modules),
             ledger=self.ledger,
             largest_output=self.largest,
         )
 
 
-def _module_paths(modules: Counter[str], root: str) -> dict[str, int]:
-    """`Model.stage.0` of the tracker -> `stage.0`; lists of modules, which are never called, are added up."""
-    called = {
-        name.removeprefix(root).removeprefix("."): macs for name, macs in modules.items() if name != "Global"
-    }
-    paths: Counter[str] = Counter()
-    for path, macs in called.items():
-        for parent in _uncalled_parents(path, called):
-            paths[parent] += macs
-        paths[path] += macs
-    return dict(paths)
+class _Paths:
+    """Which module of a model is running, by its path in the model."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._running: list[str] = []
 
-def _uncalled_parents(path: str, called: Mapping[str, int]) -> list[str]:
-    """Containers right above a module, up to the first that was called itself; outermost first."""
-    parents: list[str] = []
-    parent = path.rpartition(".")[0]
-    while parent and parent not in called:
-        parents.insert(0, parent)
-        parent = parent.rpartition(".")[0]
-    return parents
+    def __enter__(self) -> _Paths:
+        self._hooks = (
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, module: nn.Module, inputs: object) -> None:
+        here = self._running[-1] if self._running else ""
+        self._running.append(self._names.get(id(module), here))
+
+    def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
+        self._running.pop()
+
+    def here(self) -> list[str]:
+        """The running module's path and all that hold it, outermost first: "", "blocks", "blocks.0"."""
+        parts = self._running[-1].split(".") if self._running and self._running[-1] else []
+        return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
