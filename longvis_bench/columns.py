@@ -515,6 +515,21 @@ _MORE_TIME = (
         why=_always("no drift was found"),
     ),
     _int(
+        "rounds",
+        "",
+        "Rounds of this cell that were timed (`--repeats`); every one is a row.",
+        lambda r: len(r.rounds_s) or 1 if r.timing and r.timing.samples_s else None,
+        metric="time",
+        why=_no_samples,
+    ),
+    _ratio(
+        "round_spread",
+        "Largest - smallest of the rounds' median latencies / their median; the same in all rounds' rows.",
+        lambda r: stats.spread(r.rounds_s),
+        metric="time",
+        why=_always("needs two rounds that were timed (--repeats)"),
+    ),
+    _int(
         "warmup_samples",
         "",
         "Iterations before the counted ones.",
@@ -530,7 +545,7 @@ _MORE_TIME = (
     ),
     _seconds(
         "compile_s",
-        "Compiling (`torch.compile`), before the first iteration and outside the budget.",
+        "Compiling (`torch.compile`, the kernels of selective scans), before the first iteration.",
         lambda r: r.overhead_s.get("compile"),
         why=_always("not compiled"),
     ),

@@ -19,6 +19,8 @@ STEAL_LIMIT = 0.02
 """Share of the time that a hypervisor may take while a cell is timed."""
 CLOCK_LIMIT = 0.05
 """Share by which a processor's or GPU's clock may change while a cell is timed."""
+ROUNDS_LIMIT = 0.02
+"""Spread between rounds, as a share of their median, that goes without a warning."""
 TEMPERATURE_MARGIN_C = 5.0
 """Degrees below its slow-down temperature from which on a device is called hot."""
 PADDING_LIMIT = 0.5
@@ -64,6 +66,11 @@ class Warn(Enum):
     THROTTLED = Kind(
         "throttled", "latency_median_s", "Cool the device or lift its power limit, then measure again."
     )
+    ROUNDS = Kind(
+        "rounds",
+        "latency_median_s",
+        "Believe the spread between rounds, not the interval within one; take more rounds (--repeats).",
+    )
     COVERAGE = Kind(
         "coverage",
         "macs",
@@ -98,6 +105,8 @@ def notes_for(
     temperature_c: float | None = None,
     temperature_limit_c: float | None = None,
     throttle: Sequence[str] = (),
+    rounds_s: Sequence[float] = (),
+    within_round: float | None = None,
     coverage: float | None = None,
     unknown: Mapping[str, int] | None = None,
     padding_ratio: float | None = None,
@@ -118,6 +127,8 @@ def notes_for(
         temperature_c: highest temperature of the device meanwhile, degrees Celsius.
         temperature_limit_c: where the device begins to slow itself down.
         throttle: reasons the device gave for slowing down, in its words.
+        rounds_s: median latencies of all rounds of the cell.
+        within_round: width of the widest interval of one round, as a share of its median.
         coverage: `flops_coverage`.
         unknown: operators without a formula -> output elements.
         padding_ratio: tokens of padding for each token of image.
@@ -131,6 +142,7 @@ def notes_for(
         *_samples(samples_s, precision),
         *_machine(load, steal, clock_change),
         *_device(temperature_c, temperature_limit_c, throttle),
+        *_rounds(rounds_s, within_round),
         *_coverage(coverage, unknown or {}),
         *_padding(padding_ratio),
         *_accuracy(correct_top1, images),
@@ -176,6 +188,15 @@ def _device(temperature: float | None, limit: float | None, throttle: Sequence[s
         )
     if throttle:
         yield Warn.THROTTLED.value.note(f"the device slowed itself down ({', '.join(throttle)})")
+
+
+def _rounds(medians: Sequence[float], within: float | None) -> Iterator[Note]:
+    between = stats.spread(medians)
+    if between is not None and within is not None and between > max(within, ROUNDS_LIMIT):
+        yield Warn.ROUNDS.value.note(
+            f"the medians of {len(medians)} rounds are {units.percent(between)} apart, "
+            f"and the interval within one is at most {units.percent(within)} wide"
+        )
 
 
 def _coverage(coverage: float | None, unknown: Mapping[str, int]) -> Iterator[Note]:

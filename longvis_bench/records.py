@@ -251,6 +251,8 @@ class Row(_Record):
     """Phase (`phases.py`) -> seconds: all of the time from handing the cell over to its process's end."""
     log_tail: str = ""
     """Last lines the model printed, kept for failures."""
+    rounds_s: tuple[float, ...] = Field((), exclude=True)
+    """Median latency of every round of this cell; never stored, `rounds.py` adds it when rows are read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

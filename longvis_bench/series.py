@@ -41,7 +41,13 @@ _WORDS = {
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
-    """The conditions that are not the same in all rows."""
+    """The conditions that differ among the rows; the round only where it alone tells two rows apart."""
+    names = _differing(rows)
+    others = [(row.cell.model, row.cell.resolution, *_conditions(row, without="round")) for row in rows]
+    return names if len(set(others)) < len(rows) else [name for name in names if name != "round"]
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
     return [name for name in CONDITIONS if len({BY_NAME[name].value(row) for row in rows}) > 1]
 
 
@@ -58,7 +64,8 @@ def in_words(name: str, value: Value) -> str | None:
 
 def shared_conditions(rows: Sequence[Row]) -> str:
     """What all rows have in common, e.g. "batch 1, infer, fp32, cpu, 2 threads"."""
-    names = [name for name in CONDITIONS if name not in varying(rows)]
+    differing = _differing(rows)
+    names = [name for name in CONDITIONS if name not in differing]
     words = [in_words(name, BY_NAME[name].value(rows[0])) for name in names] if rows else []
     return ", ".join(word for word in words if word)
 
@@ -103,6 +110,6 @@ def growth(rows: Sequence[Row], column: str) -> Growth | None:
     return growth_exponent(list(values), list(values.values()))
 
 
-def _conditions(row: Row) -> tuple[str, ...]:
+def _conditions(row: Row, without: str = "") -> tuple[str, ...]:
     """Numbers padded, so that batch 8 comes before batch 16."""
-    return tuple(str(BY_NAME[name].value(row)).rjust(12) for name in CONDITIONS)
+    return tuple(str(BY_NAME[name].value(row)).rjust(12) for name in CONDITIONS if name != without)

@@ -131,6 +131,11 @@ def quantile(samples: Sequence[float], q: float) -> float | None:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
+def spread(values: Sequence[float]) -> float | None:
+    """(Largest - smallest) / median; None under two values or for a median of 0."""
+    return _share(max(values) - min(values), _median(values)) if len(values) > 1 else None
+
+
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval | None:
     """Wilson's score interval of a proportion; None for n = 0."""
     if n == 0:

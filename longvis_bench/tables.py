@@ -26,6 +26,7 @@ from longvis_bench import units
 from longvis_bench.columns import BY_NAME, COLUMNS, Column, Value, null_reason
 from longvis_bench.quality import KINDS
 from longvis_bench.records import ACCEPTED, Row
+from longvis_bench.rounds import once, with_rounds
 from longvis_bench.series import growth, in_order, series, shared_conditions, varying
 
 _DTYPES = {"text": "string", "int": "Int64", "float": "Float64"}
@@ -37,6 +38,7 @@ _GAP = 2
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line a row in the order given, every declared column always, <NA> for what is not known."""
+    rows = with_rounds(rows)
     values = {column.name: [column.value(row) for row in rows] for column in COLUMNS}
     return pd.DataFrame(values, dtype="object").astype({c.name: _DTYPES[c.kind] for c in COLUMNS})
 
@@ -46,7 +48,7 @@ def summary_csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in COLUMNS])
-    for row in in_order(rows):
+    for row in in_order(with_rounds(rows)):
         writer.writerow([_csv_cell(column.value(row)) for column in COLUMNS])
     return text.getvalue()
 
@@ -98,6 +100,7 @@ NUMBERS = (
     Shown("params", "params"),
     Shown("top1", "top-1 [95 %]", ("top1_low", "top1_high"), "top-1"),
     Shown("latency_median_s", "latency [95 %]", ("latency_low_s", "latency_high_s"), "latency"),
+    Shown("round_spread", "between rounds"),
     Shown("verdict", "verdict"),
     Shown("samples", "samples"),
     Shown("scan_flops", "scan FLOPs"),
@@ -116,6 +119,7 @@ ORDER = (
     "img/s",
     "latency",
     "latency [95 %]",
+    "between rounds",
     "p90",
     "verdict",
     "samples",
@@ -133,6 +137,7 @@ SUMMARY = (
     "top-1 [95 %]",
     "img/s",
     "latency [95 %]",
+    "between rounds",
     "verdict",
     "memory",
     "MACs",
@@ -140,7 +145,7 @@ SUMMARY = (
     "params",
     "MFU",
 )
-OPTIONAL = {"scan FLOPs", "MFU", "top-5", "p90", "padding", "FLOP coverage"}
+OPTIONAL = {"between rounds", "scan FLOPs", "MFU", "top-5", "p90", "padding", "FLOP coverage"}
 """Shown only where some row has a value that says something."""
 
 
@@ -290,6 +295,19 @@ def _condition_columns(rows: Sequence[Row]) -> list[Shown]:
     return [Shown(name, name.removesuffix("_size").replace("_", " ")) for name in varying(rows)]
 
 
+def _legend(columns: Sequence[Shown], rows: Sequence[Row]) -> str:
+    """Whose intervals they are and how they were had; which round is shown, where there are several."""
+    methods = {"latency_median_s": "of the median by order statistics", "top1": "of top-1 by Wilson's score"}
+    there = [methods[shown.column] for shown in columns if shown.interval]
+    lines = [f"[95 %]: interval {' and '.join(there)}."] if there else []
+    if any(row.rounds_s for row in rows):
+        lines.append(
+            "A cell of several rounds is shown once, by the round of middle latency; "
+            "between rounds: (largest - smallest) / median of their latencies."
+        )
+    return " ".join(lines)
+
+
 def _tally(rows: Sequence[Row]) -> str:
     """How many cells there are and how they ended: 21 cells: 19 ok, 1 oom, 1 timeout."""
     counts = Counter(row.status for row in rows)
@@ -304,7 +322,7 @@ def terminal_table(rows: Sequence[Row], width: int) -> RenderableType:
     """A table for `width` columns: the most wanted columns that fit, never cut off, with its footnotes."""
     if not rows:
         return Text("No rows yet.")
-    rows = in_order(rows)
+    rows = in_order(once(with_rounds(rows)))
     columns = _that_fit(rows, width)
     notes = Footnotes()
     entries = [_entries(shown, rows, columns, notes) for shown in columns]
@@ -320,7 +338,8 @@ def terminal_table(rows: Sequence[Row], width: int) -> RenderableType:
         ]
         table.add_row(*cells, end_section=last)
     heading = Text(f"{_tally(rows)}  ({clean(shared_conditions(rows))})")
-    return Group(heading, Text(), table, *_rich_lines(notes))
+    legend = [Text(), Text(_legend(columns, rows))] if _legend(columns, rows) else []
+    return Group(heading, Text(), table, *_rich_lines(notes), *legend)
 
 
 def _that_fit(rows: Sequence[Row], width: int) -> list[Shown]:
@@ -410,14 +429,15 @@ def summary_markdown(rows: Sequence[Row]) -> str:
     """The main columns, a table for each resolution, growth with the resolution, and the footnotes."""
     if not rows:
         return "# Summary\n\nNo rows yet.\n"
-    rows = in_order(rows)
+    every, rows = rows, in_order(once(with_rounds(rows)))
     lines = ["# Summary", "", f"{_tally(rows)}.", f"All: {escape(shared_conditions(rows))}.", ""]
     wanted = [shown for name in SUMMARY for shown in NUMBERS if shown.heading == name]
     columns = [MODEL, *_condition_columns(rows), STATUS, *(s for s in wanted if _says_something(s, rows))]
+    lines += [legend, ""] if (legend := _legend(columns, rows)) else []
     notes = Footnotes()
     for size in sorted({row.cell.resolution for row in rows}):
         lines += [f"## {size} px", "", *_markdown_table(columns, rows, size, notes), ""]
-    lines += _growth_table(rows)
+    lines += _growth_table(every)
     if notes.lines:
         lines += ["## Notes", ""]
         lines += [f"{number}. {escape(line)}" for number, line in enumerate(notes.lines, 1)]

@@ -44,7 +44,7 @@ from longvis_bench.measure.shapes import TensorPeak, tensor_peak
 from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
-from longvis_bench.phases import BUILD, IMPORT, START, Phases
+from longvis_bench.phases import BUILD, COMPILE, IMPORT, START, Phases
 from longvis_bench.quality import notes_for
 from longvis_bench.records import Cell, MemoryRecord, NoiseRecord, Note, Request, Row, SizeRecord, Status
 from longvis_bench.registry import Registry, Variant
@@ -250,7 +250,8 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     device, data = torch.device(cell.device), open_data(cell.data)
     _start_runtime(device, data)
     if _scans(draft):
-        warm_up_scan(device)
+        with _Timed(draft, COMPILE):
+            warm_up_scan(device)
     images = _images(cell, data, cell.batch_size)
     memory = _start_memory(images, draft) if "memory" in cell.metrics else None
     with _Timed(draft, BUILD):
@@ -360,7 +361,7 @@ def _time(
 
     clock = clock_for(torch.device(request.cell.device))
     if request.cell.compile:
-        with _Timed(draft, "compile"):
+        with _Timed(draft, COMPILE):
             clock.time(iteration)
     if "time" not in request.cell.metrics:
         clock.time(iteration)

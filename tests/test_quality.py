@@ -23,6 +23,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"temperature_c": 84.0, "temperature_limit_c": 90.0},
     ),
     ("throttled", {"throttle": ("power cap",)}, {"throttle": ()}),
+    (
+        "rounds",
+        {"rounds_s": (1.0, 1.1, 1.0), "within_round": 0.04},
+        {"rounds_s": (1.0, 1.1, 1.0), "within_round": 0.2},
+    ),
     ("coverage", {"coverage": 0.9, "unknown": {"aten::x": 3}}, {"coverage": 1.0, "unknown": {}}),
     ("padding", {"padding_ratio": 0.6}, {"padding_ratio": 0.5}),
     ("wide_accuracy", {"correct_top1": 32, "images": 64}, {"correct_top1": 64, "images": 128}),

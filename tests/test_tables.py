@@ -117,6 +117,7 @@ def full_row() -> Row:
         ),
         backends={"device": "NVIDIA H100 80GB HBM3"},
         overhead_s={"build": 1.0, "compile": 20.0},
+        rounds_s=(1.0, 1.2),
         notes=(Warn.LOAD.value.note("busy"),),
         null_reasons={"something": "else"},
     )
