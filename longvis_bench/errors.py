@@ -3,6 +3,7 @@
     LongvisError (2)
     ├── UnknownName (2)         a model, card, column or option value nobody knows; lists near misses
     ├── IllegalSize (2)         a resolution the model cannot take; lists legal ones near it
+    ├── IllegalArgument (2)     arguments of a model that do not fit together; says what would
     ├── CardError (2)           a card that does not follow the schema, or a factory that is not there
     ├── CheckpointError (2)     a weight file that is corrupt, unsafe or of another model
     ├── DataError (2)           images or labels that are missing, broken or do not fit
@@ -64,6 +65,10 @@ class IllegalSize(LongvisError):
         self.legal = tuple(legal)
         near = f"; legal sizes near it: {', '.join(map(str, self.legal))}" if self.legal else ""
         super().__init__(f"{resolution} px is not a legal size: {why}{near}.")
+
+
+class IllegalArgument(LongvisError, ValueError):
+    """Arguments of a model that do not fit together; the message says what would."""
 
 
 class CardError(LongvisError):

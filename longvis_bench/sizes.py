@@ -5,17 +5,19 @@ so a size that is planned is a size that builds.  A card names its function as `
 cards that need no more than a multiple of some number give `resolution.multiple_of` instead.
 
 A plan function takes the resolution and the variant's arguments and returns a `SizePlan`, or raises
-`IllegalSize` with the legal sizes near it.
+`IllegalSize` with the legal sizes near it, or `IllegalArgument` if the arguments do not fit together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import ceil
 from typing import Any, NamedTuple
 
-from longvis_bench.errors import IllegalSize
+from longvis_bench.arguments import check_atlas, check_atlas_depths, check_longvit, check_mambavision
+from longvis_bench.errors import IllegalArgument, IllegalSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,27 +93,67 @@ def atlas_depths(scales: int, total: int = 12) -> list[int]:
     return [2] * (scales - 1) + [total - 2 * (scales - 1)]
 
 
-def _is_legal_atlas(resolution: int, window: int, stride: int) -> bool:
-    if resolution < ATLAS_PATCH or resolution % ATLAS_PATCH:
+def _is_legal_atlas(height: int, width: int, window: int, stride: int) -> bool:
+    if min(height, width) < ATLAS_PATCH or height % ATLAS_PATCH or width % ATLAS_PATCH:
         return False
     try:
-        atlas_scales(resolution // ATLAS_PATCH, resolution // ATLAS_PATCH, window=window, stride=stride)
+        atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
     except ValueError:
         return False
     return True
 
 
-def atlas(resolution: int, *, window: int = 16, stride: int = 4, **_: Any) -> SizePlan:
+def require_atlas(height: int, width: int, *, window: int, stride: int) -> list[Scale]:
+    """Scales of an image in pixels, finest first.
+
+    Raises:
+        IllegalSize: a square image does not divide so; legal sizes near it are named.
+        IllegalArgument: a rectangular one does not; likewise.
+    """
+    if _is_legal_atlas(height, width, window, stride):
+        return atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
+    why = f"every scale of atlas must divide into windows of {window} tokens of {ATLAS_PATCH} px"
+    if height == width:
+        around = range(max(ATLAS_PATCH, height // 2), 2 * height + window * ATLAS_PATCH)
+        legal = [size for size in around if _is_legal_atlas(size, size, window, stride)]
+        below = [size for size in legal if size < height][-2:]
+        above = [size for size in legal if size > height][:2]
+        raise IllegalSize(height, why, below + above)
+    near = " and ".join(f"{h} x {w}" for h, w in _near_rectangles(height, width, window, stride))
+    raise IllegalArgument(
+        f"{height} x {width} px (height x width) is not a legal size: {why}; legal near it: {near}."
+    )
+
+
+def _near_rectangles(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """The two legal sizes nearest to an illegal rectangle, both sides free."""
+    sides = [range(ATLAS_PATCH, 2 * side + 2 * window * ATLAS_PATCH, ATLAS_PATCH) for side in (height, width)]
+    near = sorted(
+        (
+            (h, w)
+            for h in sides[0]
+            for w in sides[1]
+            if abs(h - height) + abs(w - width) <= max(height, width)
+        ),
+        key=lambda size: (abs(size[0] - height) + abs(size[1] - width), size),
+    )
+    legal = (size for size in near if _is_legal_atlas(*size, window, stride))
+    return list(islice(legal, 2))
+
+
+def atlas(
+    resolution: int,
+    *,
+    window: int = 16,
+    stride: int = 4,
+    depths: Sequence[int] | None = None,
+    **others: Any,
+) -> SizePlan:
     """Atlas: rebuilt, with as many scales as the size needs."""
-    if not _is_legal_atlas(resolution, window, stride):
-        around = range(max(ATLAS_PATCH, resolution // 2), 2 * resolution + window * ATLAS_PATCH)
-        legal = [size for size in around if _is_legal_atlas(size, window, stride)]
-        below = [size for size in legal if size < resolution][-2:]
-        above = [size for size in legal if size > resolution][:2]
-        why = f"every scale of atlas must divide into windows of {window} tokens of {ATLAS_PATCH} px"
-        raise IllegalSize(resolution, why, below + above)
-    side = resolution // ATLAS_PATCH
-    scales = atlas_scales(side, side, window=window, stride=stride)
+    check_atlas(window=window, stride=stride, **others)
+    scales = require_atlas(resolution, resolution, window=window, stride=stride)
+    if depths is not None:
+        check_atlas_depths(depths, len(scales), f"{resolution} px")
     grids = ", ".join(f"{scale.grid[0]}x{scale.grid[1]}" for scale in scales)
     plural = "scale" if len(scales) == 1 else "scales"
     return SizePlan(reach=f"rebuilt with {len(scales)} {plural} of {grids} tokens")
@@ -125,6 +167,8 @@ LONGVIT_SEGMENTS = {
 }
 """Segment lengths the authors' code picks by image size; `LONGVIT_DEFAULT_SEGMENTS` at every other size."""
 LONGVIT_DEFAULT_SEGMENTS = (64, 128, 256, 512, 1024)
+LONGVIT_RATIOS = (1, 2, 4, 8, 16)
+"""Dilation ratios as published, one a segment length."""
 
 
 def longvit_segments(resolution: int) -> tuple[int, ...]:
@@ -133,12 +177,18 @@ def longvit_segments(resolution: int) -> tuple[int, ...]:
 
 
 def longvit(
-    resolution: int, *, patch_size: int = 32, segment_length: Sequence[int] | None = None, **_: Any
+    resolution: int,
+    *,
+    patch_size: int = 32,
+    segment_length: Sequence[int] | None = None,
+    dilated_ratio: Sequence[int] = LONGVIT_RATIOS,
+    **others: Any,
 ) -> SizePlan:
     """LongViT: any number of whole patches; tokens are padded to whole segments inside attention."""
+    segments = longvit_segments(resolution) if segment_length is None else segment_length
+    check_longvit(segment_length=segments, dilated_ratio=dilated_ratio, patch_size=patch_size, **others)
     require_multiple(resolution, patch_size, "longvit")
     tokens = (resolution // patch_size) ** 2
-    segments = tuple(segment_length or longvit_segments(resolution))
     padded = max(ceil(tokens / s) * s if s < tokens else tokens for s in segments)
     span = "spans" if max(segments) >= tokens else "does not span"
     return SizePlan(
@@ -148,8 +198,9 @@ def longvit(
     )
 
 
-def mambavision(resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **_: Any) -> SizePlan:
+def mambavision(resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **others: Any) -> SizePlan:
     """MambaVision: any size from 32 px; stages 3 and 4 pad their grid to whole windows."""
+    check_mambavision(window_size=window_size, **others)
     if resolution < 32:
         raise IllegalSize(resolution, "mambavision needs at least 32 px", [32])
     ratios = []

@@ -46,7 +46,7 @@ BAD = [
     (("bench", "--models", "mambavision-s@upstream", "--res", "256"), 3, "python -m pip install"),
     (("bench", "--models", "vit-n", "--retry", "sad"), 2, "unknown status"),
     (("bench", "--models", "vit-n[depht=3]", "--res", "64"), 2, "did you mean depth"),
-    (("bench", "--models", "mambavision-s[window_size=8]", "--res", "64"), 2, "cannot be planned"),
+    (("bench", "--models", "mambavision-s[window_size=8]", "--res", "64"), 2, "window_size must be a list"),
     (("bench", "--models", "timm:resnet5O", "--res", "64"), 2, "did you mean resnet"),
     (("bench", "--models", "nowhere.py:build", "--res", "64"), 2, "does not exist"),
     (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "timeout_s"),

@@ -90,21 +90,6 @@ def test_published_sizes_build_on_meta() -> None:
         assert attention(model).segment_length == (1024, 2048, 4096, 8192, 16384)
 
 
-@pytest.mark.parametrize(
-    ("change", "legal"),
-    [
-        ({"num_heads": 5}, "must divide the width of 12"),
-        ({"segment_length": [4]}, "of one length"),
-        ({"segment_length": [], "dilated_ratio": []}, "of one length"),
-        ({"dilated_ratio": [1, 2, 0]}, "must be positive"),
-    ],
-    ids=str,
-)
-def test_bad_arguments_are_refused_with_what_is_legal(change: dict[str, Any], legal: str) -> None:
-    with pytest.raises(ValueError, match=legal):
-        small(**change)
-
-
 def test_illegal_size_names_legal_ones() -> None:
     with pytest.raises(IllegalSize, match="992, 1024"):
         build(resolution=1000, num_classes=2, dim=12, depth=1, num_heads=3, patch_size=32)

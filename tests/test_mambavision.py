@@ -111,20 +111,6 @@ def test_published_sizes_build_on_meta() -> None:
     assert 49e6 < sum(p.numel() for p in model.parameters()) < 51e6
 
 
-@pytest.mark.parametrize(
-    ("change", "legal"),
-    [
-        ({"num_heads": [1, 1, 5, 4]}, "stage 3 must divide its width of 32"),
-        ({"depths": [1, 1, 3]}, "depths of four positive numbers"),
-        ({"window_size": [8, 8, 0, 2]}, "window_size of four positive numbers"),
-    ],
-    ids=str,
-)
-def test_bad_arguments_are_refused_with_what_is_legal(change: dict[str, Any], legal: str) -> None:
-    with pytest.raises(ValueError, match=legal):
-        small(**change)
-
-
 def test_illegal_size_names_legal_ones() -> None:
     arguments = {key: value for key, value in SMALL.items() if key != "num_classes"}
     with pytest.raises(IllegalSize, match="32"):

@@ -38,9 +38,10 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from longvis_bench import sizes
+from longvis_bench.arguments import check_atlas, check_atlas_depths
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.windows import cut, join
-from longvis_bench.sizes import ATLAS_PATCH, Scale
+from longvis_bench.sizes import Scale
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -66,10 +67,12 @@ def build(
 
     Raises:
         IllegalSize: some scale does not divide into windows.
-        ValueError: the arguments do not fit together.
+        IllegalArgument: the arguments do not fit together.
     """
     if depths is None:
-        depths = sizes.atlas_depths(len(_scales(resolution, window, stride)))
+        check_atlas(window=window, stride=stride)
+        scales = sizes.require_atlas(resolution, resolution, window=window, stride=stride)
+        depths = sizes.atlas_depths(len(scales))
     return Atlas(
         resolution=resolution,
         num_classes=num_classes,
@@ -118,15 +121,20 @@ class Atlas(nn.Module):
         window_order: WindowOrder = "position",
     ) -> None:
         super().__init__()
-        _check(dim, heads, stem_dim, window, stride, window_order)
+        check_atlas(
+            dim=dim,
+            heads=heads,
+            stem_dim=stem_dim,
+            window=window,
+            stride=stride,
+            window_order=window_order,
+            drop_path=drop_path,
+            in_chans=in_chans,
+        )
         self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
         self.stride = stride
-        self.scales = _scales(resolution, window, stride)
-        if len(depths) != len(self.scales) or min(depths) < 1:
-            raise ValueError(
-                f"{self.size[0]} x {self.size[1]} px make {len(self.scales)} scales, so depths needs as many"
-                f" positive numbers, not {list(depths)}."
-            )
+        self.scales = sizes.require_atlas(*self.size, window=window, stride=stride)
+        check_atlas_depths(depths, len(self.scales), f"{self.size[0]} x {self.size[1]} px")
         self.stem = Stem(in_chans, stem_dim)
         self.stages = nn.ModuleList(
             [
@@ -410,32 +418,6 @@ def _places(side: int) -> Tensor:
 
 def _count(scale: Scale) -> int:
     return scale.windows[0] * scale.windows[1]
-
-
-def _scales(resolution: int | tuple[int, int], window: int, stride: int) -> list[Scale]:
-    """Scales of a size; IllegalSize for a square one that has none, ValueError for a rectangle."""
-    if isinstance(resolution, int):
-        sizes.atlas(resolution, window=window, stride=stride)
-        resolution = (resolution, resolution)
-    height, width = resolution
-    if height % ATLAS_PATCH or width % ATLAS_PATCH:
-        raise ValueError(f"atlas needs multiples of {ATLAS_PATCH} px, not {height} x {width}.")
-    return sizes.atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
-
-
-def _check(dim: int, heads: int, stem_dim: int, window: int, stride: int, window_order: str) -> None:
-    if heads < 1 or dim % heads:
-        raise ValueError(f"heads must divide the width of {dim}, which {heads} does not.")
-    if dim != 4 * stem_dim:
-        raise ValueError(
-            f"stem_dim must be a quarter of the width of {dim}, that is {dim / 4:g}, not {stem_dim}."
-        )
-    if stride < 2 or window % stride:
-        raise ValueError(
-            f"stride must be at least 2 and divide the window of {window}, which {stride} does not."
-        )
-    if window_order not in ("position", "official"):
-        raise ValueError(f'window_order must be "position" or "official", not {window_order!r}.')
 
 
 _OFFICIAL = (

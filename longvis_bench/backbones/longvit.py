@@ -31,14 +31,13 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench import sizes
+from longvis_bench.arguments import check_longvit
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.dilated_attention import dilated_attention
+from longvis_bench.sizes import LONGVIT_RATIOS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-RATIOS = (1, 2, 4, 8, 16)
-"""Dilation ratios as published."""
 
 
 def build(
@@ -51,7 +50,7 @@ def build(
     num_heads: int,
     patch_size: int,
     segment_length: Sequence[int] | None = None,
-    dilated_ratio: Sequence[int] = RATIOS,
+    dilated_ratio: Sequence[int] = LONGVIT_RATIOS,
     mask_padding: bool = False,
     differentiable_mixing: bool = False,
     drop_path: float = 0.0,
@@ -60,9 +59,10 @@ def build(
 
     Raises:
         IllegalSize: the resolution is not a multiple of the patch.
-        ValueError: the arguments do not fit together.
+        IllegalArgument: the arguments do not fit together.
     """
-    sizes.longvit(resolution, patch_size=patch_size, segment_length=segment_length)
+    if segment_length is None:
+        segment_length = sizes.longvit_segments(resolution)
     return LongViT(
         resolution=resolution,
         num_classes=num_classes,
@@ -70,7 +70,7 @@ def build(
         dim=dim,
         depth=depth,
         num_heads=num_heads,
-        segment_length=segment_length or sizes.longvit_segments(resolution),
+        segment_length=segment_length,
         dilated_ratio=dilated_ratio,
         in_chans=in_chans,
         drop_path=drop_path,
@@ -114,8 +114,19 @@ class LongViT(nn.Module):
         differentiable_mixing: bool = False,
     ) -> None:
         super().__init__()
+        check_longvit(
+            dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            patch_size=patch_size,
+            segment_length=segment_length,
+            dilated_ratio=dilated_ratio,
+            in_chans=in_chans,
+            drop_path=drop_path,
+            mask_padding=mask_padding,
+            differentiable_mixing=differentiable_mixing,
+        )
         sizes.require_multiple(resolution, patch_size, "longvit")
-        _check(dim, num_heads, segment_length, dilated_ratio)
         self.resolution = resolution
         self.patch_embed = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, (resolution // patch_size) ** 2, dim))
@@ -233,20 +244,6 @@ def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02, a=-0.02, b=0.02)
         nn.init.zeros_(module.bias)
-
-
-def _check(dim: int, num_heads: int, segment_length: Sequence[int], dilated_ratio: Sequence[int]) -> None:
-    if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"num_heads must divide the width of {dim}, which {num_heads} does not.")
-    if len(segment_length) != len(dilated_ratio) or not segment_length:
-        raise ValueError(
-            f"segment_length and dilated_ratio must be of one length, one pair a branch, not"
-            f" {len(segment_length)} and {len(dilated_ratio)}."
-        )
-    if min(*segment_length, *dilated_ratio) < 1:
-        raise ValueError(
-            f"segment_length and dilated_ratio must be positive, not {segment_length} and {dilated_ratio}."
-        )
 
 
 _OFFICIAL = (

@@ -36,6 +36,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench import sizes
+from longvis_bench.arguments import check_mambavision
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.selective_scan import selective_scan
 from longvis_bench.ops.windows import cut, join, pad_to_whole
@@ -67,7 +68,7 @@ def build(
 
     Raises:
         IllegalSize: the resolution is below 32 px.
-        ValueError: the arguments do not fit together.
+        IllegalArgument: the arguments do not fit together.
     """
     sizes.mambavision(resolution, window_size=window_size)
     return MambaVision(
@@ -115,7 +116,17 @@ class MambaVision(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        _check(dim, depths, window_size, num_heads)
+        check_mambavision(
+            dim=dim,
+            in_dim=in_dim,
+            depths=depths,
+            window_size=window_size,
+            mlp_ratio=mlp_ratio,
+            num_heads=num_heads,
+            layer_scale=layer_scale,
+            in_chans=in_chans,
+            drop_path=drop_path,
+        )
         widths = [dim * 2**i for i in range(4)]
         first, second, third, fourth = _drop_rates(drop_path, depths)
         self.stem = _stem(in_chans, in_dim, dim)
@@ -330,19 +341,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _check(dim: int, depths: Sequence[int], window_size: Sequence[int], num_heads: Sequence[int]) -> None:
-    for name, values in (("depths", depths), ("window_size", window_size), ("num_heads", num_heads)):
-        if len(values) != 4 or min(values) < 1:
-            raise ValueError(f"mambavision needs {name} of four positive numbers, one a stage, not {values}.")
-    for stage in (2, 3):
-        width = dim * 2**stage
-        if width % num_heads[stage]:
-            raise ValueError(
-                f"num_heads of stage {stage + 1} must divide its width of {width}, which {num_heads[stage]}"
-                " does not."
-            )
 
 
 _OFFICIAL = (

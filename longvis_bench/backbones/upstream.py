@@ -50,9 +50,21 @@ def mambavision(
 
     Raises:
         IllegalSize: the resolution is below 32 px.
+        IllegalArgument: the arguments do not fit together.
         MissingDependency: the package, or einops that it needs, is not installed.
     """
-    sizes.mambavision(resolution, window_size=window_size)
+    sizes.mambavision(
+        resolution,
+        dim=dim,
+        in_dim=in_dim,
+        depths=depths,
+        window_size=window_size,
+        mlp_ratio=mlp_ratio,
+        num_heads=num_heads,
+        layer_scale=layer_scale,
+        in_chans=in_chans,
+        drop_path=drop_path,
+    )
     package, kernel = _mambavision_package()
     with LinspaceOnCpu():
         model: Any = package.MambaVision(
