@@ -166,7 +166,7 @@ def test_segments_of_longvit(size: int, patch: int, longest: int, spans: bool) -
 
 
 def test_segments_of_longvit_as_asked() -> None:
-    plan = sizes.longvit(2048, segment_length=[1000, 4096])
+    plan = sizes.longvit(2048, segment_length=[1000, 4096], dilated_ratio=[1, 2])
     assert plan.arguments == {"segment_length": [1000, 4096]}
     assert plan.padding_ratio == pytest.approx(5000 / 4096 - 1)
 
