@@ -24,6 +24,8 @@ def bench(
     out: str | Path | None = None,
     fresh: bool = False,
     retry: Sequence[str] = (),
+    only_missing: bool = False,
+    shard: tuple[int, int] | None = None,
     machine: str | None = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -37,6 +39,8 @@ def bench(
             the same arguments, so that an interrupted run resumes.
         fresh: use a new numbered directory.
         retry: statuses whose cells are run again, e.g. ["oom", "timeout"].
+        only_missing: keep rows of older code, and run the cells that have none at all.
+        shard: (2, 8) runs the second of eight parts of the cells.
         machine: name of this machine in the results, instead of its processor or GPU model.
         reporter: told of every step.
         options: further fields of `planning.SweepConfig`, e.g. batch_sizes=[1, 8], dtypes=["bf16"].
@@ -46,15 +50,19 @@ def bench(
 
     Raises:
         LongvisError: a name or option is wrong, no cell can run, or the directory cannot be used.
+        KeyboardInterrupt: it was interrupted; rows are kept, and the same call goes on from there.
+        HarnessFault: a fault of ours, after all other cells were run.
     """
     from longvis_bench.session import start
     from longvis_bench.tables import frame
 
     options |= {"models": models, "resolutions": resolutions}
-    session = start(options, out=_path(out), fresh=fresh, machine=machine)
-    outcome = session.run(reporter=reporter, retry=retry)
+    session = start(options, out=_path(out), fresh=fresh, machine=machine, shard=shard)
+    outcome = session.run(reporter=reporter, retry=retry, only_missing=only_missing)
     if outcome.interrupted:
         raise KeyboardInterrupt
+    if outcome.faults:
+        raise outcome.faults[0]
     return frame(outcome.rows)
 
 

@@ -15,7 +15,8 @@
 
 A message is one sentence for the user: what is wrong, then what would be right.
 Inside a cell these become the row's status (`worker.py`); outside, `cli/guard.py` prints the message
-and exits with `exit_code`.  What is none of these is a fault of ours: exit 70.
+and exits with `exit_code`.  What is none of these is a fault of ours: exit 70.  `HarnessFault` brings one
+from a cell's process to the command.
 """
 
 from __future__ import annotations
@@ -118,6 +119,18 @@ class InvalidOutput(LongvisError):
     """A model whose output is not finite logits of the promised shape."""
 
     exit_code = 1
+
+
+class HarnessFault(Exception):
+    """A fault of our own measuring code in a cell's process: no status of the cell, but "internal error".
+
+    Arguments:
+        trace: the traceback there.
+    """
+
+    def __init__(self, trace: str) -> None:
+        super().__init__(trace.strip().splitlines()[-1])
+        self.trace = trace
 
 
 def _either(names: Sequence[str]) -> str:

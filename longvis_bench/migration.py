@@ -29,9 +29,17 @@ def _unchanged(document: Document) -> Document:
     return document
 
 
+def _with_invocations(run: Document) -> Document:
+    """run.json of schema 1 held its first command only, at the top."""
+    moved = ("longvis", "created", "command", "config")
+    rest = {name: value for name, value in run.items() if name not in moved}
+    first = {name: run.get(name) for name in moved} | {"shard": None, "cut": []}
+    return {**rest, "invocations": [first]}
+
+
 ROW_STEPS: Mapping[int, Step] = {1: _unchanged}
 """Version -> step to the next one, for lines of cells.jsonl."""
-RUN_STEPS: Mapping[int, Step] = {1: _unchanged}
+RUN_STEPS: Mapping[int, Step] = {1: _with_invocations}
 """The same for run.json."""
 
 

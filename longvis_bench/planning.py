@@ -42,7 +42,7 @@ from longvis_bench.records import (
 )
 from longvis_bench.registry import Registry, Variant
 
-_NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "skip_after_oom"}
+_NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "memory_limit_bytes", "skip_after_oom"}
 """Changing these continues the same run."""
 QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
 QUICK_BUDGET_S = 5.0
@@ -82,6 +82,7 @@ class SweepConfig(BaseModel):
     budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: float = Field(0.02, gt=0, lt=1)
     timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
+    memory_limit_bytes: int | None = Field(None, ge=1)
     seed: int = 0
     models_dirs: tuple[Path, ...] = ()
     skip_after_oom: bool = True
@@ -224,7 +225,10 @@ def _plan_cell(
     code = code_hash(variant)
     key = cell_key(cell, code, environment.hash)
     settings = Settings(
-        budget_s=config.budget_s or QUICK_BUDGET_S, precision=config.precision, timeout_s=config.timeout_s
+        budget_s=config.budget_s or QUICK_BUDGET_S,
+        precision=config.precision,
+        timeout_s=config.timeout_s,
+        memory_limit_bytes=config.memory_limit_bytes,
     )
     request = Request(
         cell=cell,
@@ -324,6 +328,7 @@ def _sha256(path: Path) -> str:
 _MEASURING = (
     "backbones/__init__.py",
     "cards.py",
+    "faults.py",
     "records.py",
     "registry.py",
     "server.py",

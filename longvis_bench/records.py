@@ -2,7 +2,8 @@
 
 History of the row schema, newest first; `migration.py` makes rows of the older ones current on reading:
 
-    2   `Row.tensors` and `Cell.grad_checkpointing`; `Row.code`: hash of the measuring sources
+    2   `Row.tensors` and `Cell.grad_checkpointing`; `Row.code`: hash of the measuring sources;
+        `Settings.memory_limit_bytes`; run.json keeps every command, in `invocations`
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -87,6 +88,8 @@ class Settings(_Record):
     precision: float = Field(0.02, gt=0)
     """Wanted half-width of the median's 95 % interval, as a share of the median."""
     timeout_s: float = Field(600.0, gt=0)
+    memory_limit_bytes: int | None = Field(None, ge=1)
+    """What the cell's processes may hold together; see `server.held_bytes`.  None: what the machine has."""
 
 
 class Request(_Record):

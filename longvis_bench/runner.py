@@ -2,42 +2,52 @@
 
 On Linux a server (`server.py`) forks one worker a cell; elsewhere each cell is a new interpreter.  Whatever
 happens to a worker, `Runner.run` returns a row: the worker's own if it finished one, else what it had
-published so far with a status read from the evidence (exit code, signal, time limit, the kernel's OOM
-counters).
+published so far with a status read from the evidence (`endings.py`).  Two things are no result of a cell and
+are raised instead: a disk that takes no files, and a fault of our own measuring code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
-from longvis_bench.errors import LongvisError
+from longvis_bench.endings import Ended, classify_ending, oom_evidence, read_oom_counters
+from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
 from longvis_bench.phases import finished
 from longvis_bench.privacy import without_paths
-from longvis_bench.records import Request, Row, Settings, Status
-from longvis_bench.server import Ended
+from longvis_bench.records import Request, Row
+from longvis_bench.store import cannot_write
+
+if TYPE_CHECKING:
+    import psutil
 
 TICK_S = 0.2
 """How often a waiting runner calls `on_tick`."""
 LOG_LINES = 20
-KILLED = 9
-"""SIGKILL, which Windows has no name for."""
+ANSWER_GRACE_S = 30.0
+"""How long after a cell's time limit the server may keep silent before it is ended itself."""
+PROBE_BYTES = 64 * 1024
+"""What a disk must still take for a worker's missing result to be no fault of the disk."""
+MARK = "LONGVIS_SWEEP"
+"""Environment variable that every process of a sweep inherits, by which orphans are found."""
 
 
 class Runner:
     """Runs cells one after another, each in its own process.  Use as a context manager."""
 
     def __init__(self) -> None:
-        self._launcher: _ForkServer | _Spawn = _ForkServer() if sys.platform == "linux" else _Spawn()
+        self._launcher: _ForkServer | _Spawn = _ForkServer() if can_fork() else _Spawn()
 
     def __enter__(self) -> Runner:
         self._launcher.start()
@@ -63,22 +73,55 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: after the worker has been ended; `interrupted_row` makes its row.
+            RunDirectoryError: the disk takes no more files.
+            HarnessFault: our own code failed; nothing is known of the cell.
         """
         sent = monotonic()
         request = request.model_copy(update={"sent": sent})
-        kills = _oom_kills()
-        with tempfile.TemporaryDirectory(prefix="longvis-", ignore_cleanup_errors=True) as folder:
-            files = _Files(Path(folder))
-            ended = self._launcher.run(request, files, on_tick)
+        before = read_oom_counters()
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="longvis-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise _no_room(error) from error
+        with folder:
+            files = _Files(Path(folder.name))
+            wanted = request.predictions_path and files.predictions_path
+            ended = self._launcher.run(
+                request.model_copy(update={"predictions_path": wanted}), files, on_tick
+            )
+            oom_file = oom_evidence(before, read_oom_counters())
             row = files.result()
             complete = row is not None
             if row is None:
-                started = files.so_far() or _empty_row(request)
-                status, reason = _classify(ended, request.settings, _oom_kills() - kills)
-                row = started.model_copy(update={"status": status, "reason": reason})
+                row = _unfinished(request, files, ended, oom_file)
+            files.deliver_predictions(request.predictions_path)
             tail = files.log_tail() if row.status in ("crashed", "error", "timeout", "invalid") else ""
         overhead = finished(row.overhead_s, sent=sent, ended=monotonic(), complete=complete)
         return _without_paths(row.model_copy(update={"log_tail": tail, "overhead_s": overhead}))
+
+
+def can_fork() -> bool:
+    """Whether cells can be forked from a process that has the imports done: Linux, with pidfd."""
+    return sys.platform == "linux" and hasattr(os, "fork") and hasattr(os, "pidfd_open")
+
+
+def _unfinished(request: Request, files: _Files, ended: Ended, oom_file: str | None) -> Row:
+    """The row of a worker that left no result: what it had published, and how it ended."""
+    if not ended.cancelled:
+        files.probe()
+        fault = files.fault()
+        if fault is not None:
+            raise HarnessFault(fault)
+    started = files.so_far() or _empty_row(request)
+    status, reason = classify_ending(ended, request.settings, oom_file, files.log_tail())
+    return started.model_copy(update={"status": status, "reason": reason})
+
+
+def _no_room(error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"cannot write to the folder for temporary files {tempfile.gettempdir()}: {error.strerror or error}; "
+        "free some space or set TMPDIR, then give the same command again: rows written so far are kept."
+    )
 
 
 def interrupted_row(request: Request) -> Row:
@@ -99,56 +142,6 @@ def _empty_row(request: Request) -> Row:
     )
 
 
-def _classify(ended: Ended, settings: Settings, oom_kills: int) -> tuple[Status, str]:
-    """Status and reason of a worker that left no result."""
-    if ended.cancelled:
-        return "skipped", "interrupted"
-    if ended.timed_out:
-        return (
-            "timeout",
-            f"no result after {settings.timeout_s:g} s; raise --timeout or lower the resolution.",
-        )
-    if ended.signal == KILLED and oom_kills > 0:
-        return "host_oom", "the kernel ended it for want of memory; try a smaller batch or resolution."
-    if ended.signal is not None:
-        return "crashed", f"ended by {_signal_name(ended.signal)}; the log's last lines are in the row."
-    return "crashed", f"exit {ended.exit_code} without a result"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _oom_kills() -> int:
-    """How often the kernel's OOM killer has acted here: this cgroup's count, else the machine's."""
-    for path, word in _oom_counters():
-        try:
-            pairs = (line.split() for line in path.read_text().splitlines())
-            return next(int(pair[1]) for pair in pairs if pair[0] == word)
-        except (OSError, StopIteration, IndexError, ValueError):
-            continue
-    return 0
-
-
-def _oom_counters() -> list[tuple[Path, str]]:
-    """Files that count OOM kills, nearest first: cgroup v2, cgroup v1, the machine."""
-    counters = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            counters.append((Path(f"/sys/fs/cgroup{group}/memory.events"), "oom_kill"))
-        elif "memory" in controllers.split(","):
-            counters.append((Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control"), "oom_kill"))
-    return [*counters, (Path("/proc/vmstat"), "oom_kill")]
-
-
 def _without_paths(row: Row) -> Row:
     return row.model_copy(
         update={
@@ -165,6 +158,7 @@ class _Files:
     def __init__(self, folder: Path) -> None:
         self.result_path = folder / "row.json"
         self.log_path = folder / "log.txt"
+        self.predictions_path = folder / "predictions.npz"
 
     def result(self) -> Row | None:
         """The finished row, if there is one."""
@@ -173,6 +167,40 @@ class _Files:
     def so_far(self) -> Row | None:
         """The row as last published."""
         return _read_row(self.result_path.with_suffix(".sofar"))
+
+    def fault(self) -> str | None:
+        """The traceback of a fault of ours, where the worker left one."""
+        try:
+            return self.result_path.with_suffix(".fault").read_text(encoding="utf-8") or None
+        except OSError:
+            return None
+
+    def probe(self) -> None:
+        """See whether a worker could have left a result here.
+
+        Raises:
+            RunDirectoryError: it could not.
+        """
+        try:
+            self.result_path.with_suffix(".probe").write_bytes(bytes(PROBE_BYTES))
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def deliver_predictions(self, target: Path | None) -> None:
+        """Move the predictions, if there are any, to the run's directory, whole or not at all.
+
+        Raises:
+            RunDirectoryError: it takes no more files.
+        """
+        if target is None or not self.predictions_path.exists():
+            return
+        partial = target.with_name(target.name + ".new")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.predictions_path, partial)
+            partial.replace(target)
+        except OSError as error:
+            raise cannot_write(target.parent.parent, error) from error
 
     def log_tail(self) -> str:
         """The last lines the worker printed."""
@@ -199,6 +227,7 @@ def _message(request: Request, files: _Files) -> dict[str, Any]:
         "result": str(files.result_path),
         "log": str(files.log_path),
         "timeout_s": request.settings.timeout_s,
+        "memory_limit_bytes": request.settings.memory_limit_bytes,
     }
 
 
@@ -215,10 +244,15 @@ class _ForkServer:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._mark = uuid4().hex
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            _command(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, MARK: self._mark},
         )
         self._ready = False
 
@@ -226,13 +260,16 @@ class _ForkServer:
         process, self._process = self._process, None
         if process is None:
             return
-        _pipe(process.stdin).close()
+        with contextlib.suppress(BrokenPipeError):  # it is dead, and what was still to be sent is moot
+            _pipe(process.stdin).close()
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         _pipe(process.stdout).close()
+        if process.returncode != 0:
+            _end_marked(self._mark)
 
     def run(self, request: Request, files: _Files, on_tick: Callable[[], object]) -> Ended:
         if self._process is None or self._process.poll() is not None:
@@ -242,31 +279,51 @@ class _ForkServer:
         if not self._ready:
             self._wait(self._process, on_tick)
             self._ready = True
-        self._send(self._process, _message(request, files))
+        start = monotonic()
         try:
-            answer = self._wait(self._process, on_tick)
+            self._send(self._process, _message(request, files))
+            answer = self._wait(self._process, on_tick, request.settings.timeout_s + ANSWER_GRACE_S)
         except KeyboardInterrupt:
             self._send(self._process, {"cancel": True})
-            self._wait(self._process, lambda: None)
+            self._wait(self._process, lambda: None, ANSWER_GRACE_S)
             raise
-        return Ended() if answer is None else Ended(**answer)
+        return Ended(**answer) if answer is not None else self._lost(start, request)
+
+    def _lost(self, start: float, request: Request) -> Ended:
+        """The server ended, or was ended for its silence, and with it the worker and all that it started."""
+        assert self._process is not None
+        seconds, process = monotonic() - start, self._process
+        self.stop()
+        late = seconds > request.settings.timeout_s
+        return Ended(server_exit=process.returncode, timed_out=late, seconds=seconds)
 
     def _send(self, process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
         pipe = _pipe(process.stdin)
-        pipe.write((json.dumps(message) + "\n").encode())
-        pipe.flush()
+        try:
+            pipe.write((json.dumps(message) + "\n").encode())
+            pipe.flush()
+        except BrokenPipeError:
+            return  # it has ended, which waiting for its answer will show
 
-    def _wait(self, process: subprocess.Popen[bytes], on_tick: Callable[[], object]) -> Any:
-        """The server's next answer; None if the server itself has ended."""
-        pipe = _pipe(process.stdout)
-        while not select.select([pipe], [], [], TICK_S)[0]:
+    def _wait(
+        self, process: subprocess.Popen[bytes], on_tick: Callable[[], object], patience_s: float | None = None
+    ) -> Any:
+        """The server's next answer; None if the server itself has ended, or had to be."""
+        pipe, start = _pipe(process.stdout), monotonic()
+        while not _readable(pipe, TICK_S):
             on_tick()
-        line = pipe.readline()
-        if not line:
-            if not self._ready:
-                raise LongvisError("the worker process could not start; what it printed says why.")
-            return None
-        return json.loads(line)
+            if process.poll() is not None and not _readable(pipe, 0):
+                break  # a process it left behind holds the pipe open
+            if patience_s is not None and monotonic() - start > patience_s:
+                process.kill()
+        line = pipe.readline() if _readable(pipe, 0) else b""
+        if not line and not self._ready:
+            raise LongvisError("the worker process could not start; what it printed says why.")
+        return json.loads(line) if line else None
+
+
+def _readable(pipe: IO[bytes], seconds: float) -> bool:
+    return bool(select.select([pipe], [], [], seconds)[0])
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -285,40 +342,86 @@ class _Spawn:
 
     def run(self, request: Request, files: _Files, on_tick: Callable[[], object]) -> Ended:
         start = monotonic()
+        seen: dict[str, Any] = {}
         with files.log_path.open("wb") as log:
             process = subprocess.Popen(
                 _command("--once"), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
             )
-        timed_out = threading.Event()
         with process:
             _pipe(process.stdin).write((json.dumps(_message(request, files)) + "\n").encode())
             _pipe(process.stdin).close()
             try:
-                while process.poll() is None and not timed_out.wait(TICK_S):
+                while not seen and not _ends_within(process, TICK_S):
                     on_tick()
-                    if monotonic() - start > request.settings.timeout_s:
-                        timed_out.set()
+                    seen = _limits_passed(process.pid, start, request)
             finally:
                 _end_tree(process.pid)
         code = process.returncode
-        return Ended(
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-            timed_out=timed_out.is_set(),
-            seconds=monotonic() - start,
-        )
+        ended = {"exit_code": code} if code >= 0 else {"signal": -code}
+        return Ended(**{**ended, **seen, "seconds": monotonic() - start})
 
 
-def _end_tree(pid: int) -> None:
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _limits_passed(pid: int, start: float, request: Request) -> dict[str, Any]:
+    """Which limit a spawned cell has passed, as `Ended` names it; empty while there is none."""
+    settings = request.settings
+    if monotonic() - start > settings.timeout_s:
+        return {"timed_out": True}
+    if settings.memory_limit_bytes is not None:
+        held = sum(_resident_bytes(member) for member in _family(pid))
+        if held > settings.memory_limit_bytes:
+            return {"memory_bytes": held}
+    return {}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process and its descendants, children first."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        family = [*process.children(recursive=True), process]
+        return [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _end_tree(pid: int) -> None:
+    for member in _family(pid):
+        _end(member)
+
+
+def _end_marked(mark: str) -> None:
+    """End what a server that died before its workers left behind, processes of other sessions included."""
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def _end(process: psutil.Process) -> None:
+    import psutil
+
+    try:
+        process.kill()
     except psutil.NoSuchProcess:
         return
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue

@@ -5,8 +5,10 @@ fresh process with the imports already done.  It reads one JSON request a line f
 one JSON line a request on standard output; every worker has its own session and log file.
 
 Nothing outlives its cell: the server is the subreaper of all that its workers start, ends the whole tree at
-the time limit and after each cell, and ends itself with everything when its standard input closes, which is
-what happens when the parent dies, however it dies.
+the time limit, at the memory limit and after each cell, and ends itself with everything when its standard
+input closes, which is what happens when the parent dies, however it dies.
+
+It imports nothing of ours before it has tied its life to its parent's.
 """
 
 from __future__ import annotations
@@ -17,25 +19,18 @@ import os
 import select
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_WORSE_FOR_OOM_KILLER = "800"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a worker ended, as the server saw it."""
-
-    exit_code: int | None = None
-    signal: int | None = None
-    timed_out: bool = False
-    cancelled: bool = False
-    seconds: float = 0.0
+_FIRST_FOR_OOM_KILLER = "1000"
+_MEMORY_TICK_S = 0.02
+"""How often the memory of a cell with a limit is looked at."""
+_CPU_DATA_LIMIT = 1.0
+"""Private memory a cell on the CPU may map above what it starts with, in memory limits: what two looks at it
+cannot miss, since an allocation beyond fails at once."""
 
 
 def main() -> None:
@@ -58,10 +53,10 @@ def main() -> None:
         request = json.loads(line)
         if "run" not in request:
             continue
-        ended = _run(request, requests)
+        ended = _run(request, requests, answers)
         if requests.closed:
             break
-        _answer(answers, ended.__dict__)
+        _answer(answers, ended)
     _kill_descendants()
     os._exit(0)  # at once: the parent may be dead, and torch takes a while to leave in good order
 
@@ -112,54 +107,84 @@ class _Lines:
         return before != self._buffer
 
 
-def _run(request: dict[str, Any], requests: _Lines) -> Ended:
-    start = monotonic()
+def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, Any]:
+    """Fork a worker, wait for its end or bring it about; the fields of `endings.Ended`."""
+    start, server = monotonic(), os.getpid()
     pid = os.fork()
     if pid == 0:
-        _be_worker(request, requests.descriptor)
-    deadline = start + request["timeout_s"]
-    timed_out, cancelled = _watch(pid, deadline, requests)
+        os.close(answers)
+        _be_worker(request, requests.descriptor, server)
+    seen = _watch(pid, start + request["timeout_s"], request.get("memory_limit_bytes"), requests)
     _kill_tree(pid)
     _, status = os.waitpid(pid, 0)
     _kill_descendants()
     code = os.waitstatus_to_exitcode(status)
-    return Ended(
-        exit_code=code if code >= 0 else None,
-        signal=-code if code < 0 else None,
-        timed_out=timed_out,
-        cancelled=cancelled,
-        seconds=monotonic() - start,
-    )
+    ended = {"exit_code": code} if code >= 0 else {"signal": -code}
+    return {**ended, **seen, "seconds": monotonic() - start}
 
 
-def _watch(pid: int, deadline: float, requests: _Lines) -> tuple[bool, bool]:
-    """Wait for the worker, its time limit, or word from the parent: (timed out, cancelled)."""
+def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines) -> dict[str, Any]:
+    """Wait for the worker, one of its limits, or word from the parent: what was seen, as `Ended` names it."""
     child = os.pidfd_open(pid)
     try:
         while True:
             left = deadline - monotonic()
             if left <= 0:
-                return True, False
-            ready, _, _ = select.select([child, requests.descriptor], [], [], left)
+                return {"timed_out": True}
+            held = 0 if memory_limit is None else held_bytes([pid, *_below(pid)])
+            if memory_limit is not None and held > memory_limit:
+                return {"memory_bytes": held}
+            wait = left if memory_limit is None else min(left, _MEMORY_TICK_S)
+            ready, _, _ = select.select([child, requests.descriptor], [], [], wait)
             if child in ready:
-                return False, False
+                return {}
             if requests.descriptor in ready:
                 requests.read()
                 if requests.closed or requests.take_cancel():
-                    return False, True
+                    return {"cancelled": True}
     finally:
         os.close(child)
 
 
-def _be_worker(request: dict[str, Any], requests: int) -> None:
+def held_bytes(processes: list[int]) -> int:
+    """What processes hold that the kernel cannot take back: resident, less file-backed pages, and swapped."""
+    return sum(_held_by(pid) for pid in processes)
+
+
+def _held_by(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = (line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")))
+    return sum(int(field[1]) * 1024 for field in fields)
+
+
+def _limit_data(limit: int | None, device: str) -> None:
+    """Let allocations far beyond the limit fail at once: between two looks a process could take gigabytes.
+
+    Only on the CPU: drivers of accelerators map more than they use.
+    """
+    if limit is None or device != "cpu":
+        return
+    import resource
+
+    lines = Path("/proc/self/status").read_text().splitlines()
+    now = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    bound = now + int(_CPU_DATA_LIMIT * limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+
+
+def _be_worker(request: dict[str, Any], requests: int, server: int) -> None:
     """The forked child: never returns."""
     code = 1
     try:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _die_with(server)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _offer_to_oom_killer()
+        offer_to_oom_killer()
         _redirect(Path(request["log"]), requests)
+        _limit_data(request.get("memory_limit_bytes"), request["run"]["cell"]["device"])
         _work(request)
         code = 0
     except SystemExit as error:
@@ -175,20 +200,24 @@ def _be_worker(request: dict[str, Any], requests: int) -> None:
 
 
 def _work(request: dict[str, Any]) -> None:
+    """Measure, and leave the row, or the traceback of a fault of ours, for the parent."""
+    import traceback
+
     from longvis_bench.records import Request
     from longvis_bench.worker import measure_cell
 
     result = Path(request["result"])
 
-    def publish(row: Any) -> None:
+    def publish(row: Any, name: str = ".sofar") -> None:
         partial = result.with_suffix(".partial")
         partial.write_text(row.to_json(), encoding="utf-8")
-        partial.replace(result.with_suffix(".sofar"))
+        partial.replace(result.with_suffix(name))
 
-    row = measure_cell(Request.model_validate(request["run"]), publish)
-    finished = result.with_suffix(".finished")
-    finished.write_text(row.to_json(), encoding="utf-8")
-    finished.replace(result)
+    try:
+        publish(measure_cell(Request.model_validate(request["run"]), publish), result.suffix)
+    except Exception:
+        result.with_suffix(".fault").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
 
 
 def _redirect(log: Path, requests: int) -> None:
@@ -202,9 +231,10 @@ def _redirect(log: Path, requests: int) -> None:
     os.dup2(nothing, requests)
 
 
-def _offer_to_oom_killer() -> None:
+def offer_to_oom_killer() -> None:
+    """Let the kernel end this process, and what it starts, before any other of the machine."""
     try:
-        Path("/proc/self/oom_score_adj").write_text(_WORSE_FOR_OOM_KILLER)
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_FOR_OOM_KILLER)
     except OSError:
         return
 
@@ -249,6 +279,13 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _die_with(parent: int) -> None:
+    """End when the parent does, also where it has ended already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from longvis_bench import units
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
+from longvis_bench.invocations import Invocation, invocation_of
 from longvis_bench.planning import Plan, SweepConfig, make_plan
 from longvis_bench.records import Row, Status
 from longvis_bench.store import RunDirectory, current, fresh_directory
@@ -25,15 +27,18 @@ class Session:
 
     plan: Plan
     path: Path
-    command: str | None = None
-    """The command line, where there was one; kept in run.json."""
+    invocation: Invocation
+    """What was asked, as run.json keeps it."""
 
-    def run(self, *, reporter: Reporter | None = None, retry: Sequence[str] = ()) -> Outcome:
+    def run(
+        self, *, reporter: Reporter | None = None, retry: Sequence[str] = (), only_missing: bool = False
+    ) -> Outcome:
         """Run what is missing, then write tables and plots.
 
         Arguments:
             reporter: told of every step.
             retry: statuses whose cells are run again.
+            only_missing: rows of older code settle their cells too.
 
         Raises:
             UnknownName: a status to retry is none.
@@ -43,7 +48,14 @@ class Session:
             if status not in known:
                 raise UnknownName("status", status, known)
         chosen = tuple(status for status in known if status in retry)
-        outcome = run_sweep(self.plan, self.path, command=self.command, reporter=reporter, retry=chosen)
+        outcome = run_sweep(
+            self.plan,
+            self.path,
+            invocation=self.invocation,
+            reporter=reporter,
+            retry=chosen,
+            only_missing=only_missing,
+        )
         if not outcome.was_complete or not (self.path / "summary.md").exists():
             write_derived(self.path)
         return outcome
@@ -56,6 +68,7 @@ def start(
     fresh: bool = False,
     machine: str | None = None,
     command: str | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Session:
     """Check options and plan; nothing is written yet.
 
@@ -65,6 +78,7 @@ def start(
         fresh: a new numbered directory instead of continuing.
         machine: name of this machine in the results.
         command: the command line, to be kept with the run.
+        shard: (2, 8) is the second of eight parts of the cells, which every machine cuts alike.
 
     Raises:
         LongvisError: an option is wrong, or no cell can run.
@@ -79,7 +93,25 @@ def start(
         ) from error
     plan = make_plan(config, read_environment(machine))
     path = out or RUNS / plan.config.name
-    return Session(plan, fresh_directory(path) if fresh else path, command)
+    part = None
+    if shard is not None:
+        part = f"{shard[0]}/{shard[1]}"
+        path = out or path.with_name(f"{path.name}-shard-{shard[0]}-of-{shard[1]}")
+        plan = _shard(plan, *shard)
+    invocation = invocation_of(plan.config, command, part)
+    return Session(plan, fresh_directory(path) if fresh else path, invocation)
+
+
+def _shard(plan: Plan, number: int, parts: int) -> Plan:
+    """Every n-th cell: the plan is sorted by cost, so that the parts cost about the same."""
+    if not 1 <= number <= parts:
+        raise LongvisError(f"there is no shard {number} of {parts}: give 1/{parts} to {parts}/{parts}.")
+    cells = plan.cells[number - 1 :: parts]
+    if not cells:
+        raise LongvisError(
+            f"shard {number}/{parts} is empty: the sweep has {units.several(len(plan.cells), 'cell')}."
+        )
+    return replace(plan, cells=cells)
 
 
 def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:

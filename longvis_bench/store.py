@@ -11,15 +11,17 @@ The last row of a key counts; earlier attempts stay in the file.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
+from longvis_bench.locking import Lock
 from longvis_bench.migration import migrate_row, migrate_run
 from longvis_bench.records import SCHEMA, Environment, Row, digest
 
@@ -41,20 +43,21 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock: Lock | None = None
 
     def __enter__(self) -> RunDirectory:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path / LOCK)
+            _make_folder(self.path)
+            self._lock = Lock(self.path / LOCK)
             self._set_torn_tail_aside()
         except OSError as error:
-            raise RunDirectoryError(_cannot_write(self.path, error)) from error
+            self.__exit__()
+            raise cannot_write(self.path, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def rows(self) -> list[Row]:
@@ -77,7 +80,7 @@ class RunDirectory:
                 os.close(descriptor)
             _sync_folder(self.path)
         except OSError as error:
-            raise RunDirectoryError(_cannot_write(self.path, error)) from error
+            raise cannot_write(self.path, error) from error
 
     def write_run(self, content: dict[str, Any]) -> None:
         """Write run.json; see `read_run`."""
@@ -89,10 +92,13 @@ class RunDirectory:
         temporary = target.with_name(target.name + ".new")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(target)
         except OSError as error:
-            raise RunDirectoryError(_cannot_write(self.path, error)) from error
+            raise cannot_write(self.path, error) from error
 
     def _set_torn_tail_aside(self) -> None:
         """Move an unfinished last line to cells.torn, so that the next row starts on a line of its own."""
@@ -170,6 +176,16 @@ def _document(text: str) -> dict[str, Any]:
     return content
 
 
+def has_torn_tail(path: Path) -> bool:
+    """Whether the rows of a run end in an unfinished line, which reading leaves out."""
+    file = path if path.is_file() else path / ROWS
+    with file.open("rb") as lines:
+        if lines.seek(0, os.SEEK_END) == 0:
+            return False
+        lines.seek(-1, os.SEEK_END)
+        return lines.read() != b"\n"
+
+
 def latest(rows: Iterable[Row]) -> list[Row]:
     """One row a key, the last one, in the order in which keys first appeared."""
     last: dict[str, Row] = {}
@@ -189,7 +205,12 @@ def current(rows: Iterable[Row]) -> list[Row]:
     return list(last.values())
 
 
-def check_environment(path: Path, run: dict[str, Any], environment: Environment) -> None:
+def check_environment(
+    path: Path,
+    run: Mapping[str, Any],
+    environment: Environment,
+    advice: str = "choose another --out, or --fresh for a new directory",
+) -> None:
     """Refuse to mix rows of two environments, naming what differs.
 
     Raises:
@@ -197,13 +218,23 @@ def check_environment(path: Path, run: dict[str, Any], environment: Environment)
     """
     there = run.get("environment", {})
     here = environment.model_dump(mode="json")
-    differing = [name for name in here if here[name] != there.get(name)]
+    differing = differences(there, here)
     if differing:
-        name = differing[0]
         raise RunDirectoryError(
-            f"{path} holds rows of another environment ({name}: {_short(there.get(name))} there, "
-            f"{_short(here[name])} here); choose another --out, or --fresh for a new directory."
+            f"{path} holds rows of another environment ({'; '.join(differing)}); {advice}."
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two plain mappings, as `versions.torch: "2.11" there, "2.15" here`."""
+    found = []
+    for name in dict.fromkeys([*here, *there]):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name}: {_short(old)} there, {_short(new)} here")
+    return found
 
 
 def _short(value: object) -> str:
@@ -218,23 +249,6 @@ def fresh_directory(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
-
-
-def _lock(path: Path) -> int:
-    """An advisory lock that the kernel drops with its holder, however that ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory lock that dies with its holder
-        return descriptor
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunDirectoryError(
-            f"another longvis run is writing to {path.parent}; wait for it, or choose another --out."
-        ) from None
-    return descriptor
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -253,6 +267,29 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
+def _make_folder(path: Path) -> None:
+    """Make a folder and its parents, each entry durable."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
+
+
+def cannot_write(path: Path, error: OSError) -> RunDirectoryError:
+    """What to say, and what to do, where a run's directory takes no more files."""
+    advice = _ADVICE.get(error.errno or 0, "choose another --out")
     reason = error.strerror or error
-    return f"cannot write to {path}: {reason}; rows written so far are kept, choose another --out."
+    return RunDirectoryError(f"cannot write to {path}: {reason}; rows written so far are kept: {advice}.")
+
+
+_AGAIN = "then give the same command again, which goes on from there"
+_ADVICE = {
+    errno.ENOSPC: f"free some space, {_AGAIN}",
+    errno.EDQUOT: f"free some of your quota, {_AGAIN}",
+    errno.EFBIG: f"raise the limit on file sizes (ulimit -f), {_AGAIN}",
+    errno.EIO: f"look after that disk, {_AGAIN}",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "you may not write there; choose another --out",
+    errno.ENOENT: "the directory was moved or deleted; where it was moved, give its new place to --out",
+}

@@ -6,26 +6,31 @@ the same model are skipped with that reason, and planned anew when that row is r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from longvis_bench.errors import RunDirectoryError
+from longvis_bench import units
+from longvis_bench.errors import HarnessFault, RunDirectoryError
+from longvis_bench.invocations import Invocation, record
 from longvis_bench.planning import Plan, Planned
-from longvis_bench.privacy import without_paths
-from longvis_bench.records import ACCEPTED, Row, Status
+from longvis_bench.records import ACCEPTED, Cell, Row, Status, digest
 from longvis_bench.runner import Runner, interrupted_row
 from longvis_bench.store import RunDirectory, check_environment, latest, read_run
 
 INTERRUPTED = "interrupted"
 AFTER_OOM = "a smaller size of this model ran out of memory"
+NO_FORK = "This system cannot fork: every cell starts a new interpreter, which takes some seconds each."
 
 
 class Reporter(Protocol):
     """Told what happens, as it happens; the progress display is one."""
+
+    def note(self, sentence: str) -> None:
+        """Something the user should know, before or while cells run."""
 
     def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
         """A sweep starts: the cells to run, and the rows already there."""
@@ -44,7 +49,11 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """The reporter of Python callers."""
+    """The reporter of Python callers: quiet but for what they should know, which is logged as a warning."""
+
+    def note(self, sentence: str) -> None:
+        """See Reporter."""
+        logging.getLogger("longvis_bench").warning(sentence)
 
     def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
         """See Reporter."""
@@ -72,12 +81,16 @@ class Outcome:
     was_complete: bool
     """Nothing had to be run."""
     interrupted: bool
+    faults: tuple[HarnessFault, ...] = ()
+    """Faults of our own; their cells have no row, and the same command tries them again."""
 
     @property
     def exit_code(self) -> int:
-        """0 where every row is a result, 1 where some cell failed, 130 after an interrupt."""
+        """0 where every row is a result, 1 where a cell failed, 130 after an interrupt, 70 for our faults."""
         if self.interrupted:
             return 130
+        if self.faults:
+            return 70
         return 0 if all(row.status in ACCEPTED for row in self.rows) else 1
 
 
@@ -85,28 +98,33 @@ def run_sweep(
     plan: Plan,
     path: Path,
     *,
-    command: str | None = None,
+    invocation: Invocation,
     reporter: Reporter | None = None,
     retry: Collection[Status] = (),
+    only_missing: bool = False,
 ) -> Outcome:
     """Run what is missing of a plan into a run directory.
 
     Arguments:
         plan: the cells.
         path: the run's directory; made where it does not exist.
-        command: the command line, kept in run.json.
+        invocation: what was asked, kept in run.json.
         reporter: told of every step.
         retry: statuses whose cells are run again.
+        only_missing: a row of older code settles its cell too.
 
     Raises:
         RunDirectoryError: the directory cannot be used, or holds rows of another environment.
     """
     _refuse_reference(path)
     with RunDirectory(path) as directory:
-        _check_run(plan, directory, command)
-        sweep = _Sweep(plan, directory, reporter or Silent(), retry)
+        run = read_run(path)
+        if run is not None:
+            check_environment(path, run, plan.environment)
+        record(directory, run, invocation, plan.environment)
+        sweep = _Sweep(plan, directory, reporter or Silent(), retry, only_missing)
         interrupted = sweep.run()
-    return Outcome(tuple(sweep.rows()), path, not sweep.to_run, interrupted)
+    return Outcome(tuple(sweep.rows()), path, not sweep.to_run, interrupted, tuple(sweep.faults))
 
 
 def _refuse_reference(path: Path) -> None:
@@ -117,48 +135,36 @@ def _refuse_reference(path: Path) -> None:
         )
 
 
-def _check_run(plan: Plan, directory: RunDirectory, command: str | None) -> None:
-    """Refuse rows of another environment; write run.json where there is none."""
-    run = read_run(directory.path)
-    if run is not None:
-        check_environment(directory.path, run, plan.environment)
-        return
-    from longvis_bench import __version__
-
-    directory.write_run(
-        {
-            "longvis": __version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": command and without_paths(command),
-            "config": _storable_config(plan),
-            "environment": plan.environment.model_dump(mode="json"),
-        }
-    )
-
-
-def _storable_config(plan: Plan) -> dict[str, object]:
-    """The resolved configuration; absolute paths are cut to their last part."""
-    config = plan.config.model_dump(mode="json")
-    if config["weights"] is not None:
-        config["weights"] = without_paths(config["weights"])
-    config["models"] = [without_paths(name) for name in config["models"]]
-    config["models_dirs"] = [without_paths(path) for path in config["models_dirs"]]
-    return config
-
-
 class _Sweep:
     """One pass over a plan."""
 
     def __init__(
-        self, plan: Plan, directory: RunDirectory, reporter: Reporter, retry: Collection[Status]
+        self,
+        plan: Plan,
+        directory: RunDirectory,
+        reporter: Reporter,
+        retry: Collection[Status],
+        only_missing: bool,
     ) -> None:
         self._plan, self._directory, self._reporter = plan, directory, reporter
+        self.faults: list[HarnessFault] = []
         stored = {row.key: row for row in latest(directory.rows())}
         self._attempts = {key: row.attempt for key, row in stored.items()}
         retried = {row.cell.model for row in stored.values() if row.status in retry}
         skipping = plan.config.skip_after_oom
         self._rows = {key: row for key, row in stored.items() if _is_final(row, retry, retried, skipping)}
+        if only_missing:
+            self._settle_by_cell()
         self.to_run = [planned for planned in plan.cells if planned.request.key not in self._rows]
+        self._changes = _changes(self.to_run, stored)
+
+    def _settle_by_cell(self) -> None:
+        """Take rows of the same cell whose keys differ by the code's hash alone; the environment is one."""
+        by_cell = {_identity(row.cell): row for row in self._rows.values()}
+        for planned in self._plan.cells:
+            row = by_cell.get(_identity(planned.cell))
+            if row is not None:
+                self._rows.setdefault(planned.request.key, row)
 
     def rows(self) -> list[Row]:
         """The plan's rows that are there, in the plan's order."""
@@ -169,16 +175,27 @@ class _Sweep:
         """Run what is missing; True if the user interrupted it."""
         if not self.to_run:
             return False
-        self._reporter.begin(self.to_run, self.rows())
         try:
+            for change in self._changes:
+                self._reporter.note(change)
+            self._reporter.begin(self.to_run, self.rows())
             with Runner() as runner:
+                if not runner.forks:
+                    self._reporter.note(NO_FORK)
                 for planned in self.to_run:
-                    self._keep(self._row(planned, runner))
+                    self._run_one(planned, runner)
         except KeyboardInterrupt:
             return True
         finally:
             self._reporter.end()
         return False
+
+    def _run_one(self, planned: Planned, runner: Runner) -> None:
+        try:
+            self._keep(self._row(planned, runner))
+        except HarnessFault as fault:
+            self.faults.append(fault)
+            self._reporter.note(f"internal error at {_named(planned.cell)}: {fault}; the cell has no row.")
 
     def _row(self, planned: Planned, runner: Runner) -> Row:
         request = planned.request.model_copy(
@@ -222,6 +239,49 @@ class _Sweep:
 
 _FREE_AFTER_OOM = ("resolution", "round", "weights", "weights_sha256")
 """Fields in which a cell may differ from one that ran out of memory and still be the same, but larger."""
+
+
+def _changes(to_run: Sequence[Planned], stored: Mapping[str, Row]) -> list[str]:
+    """Which cells were measured here before under another key, and what changed it: a sentence a cause."""
+    before = {_condition(row.cell): row for row in stored.values()}
+    causes: dict[str, list[str]] = {}
+    for planned in to_run:
+        row = before.get(_condition(planned.cell))
+        if row is not None and planned.request.key not in stored:
+            causes.setdefault(_cause(planned, row), []).append(_named(planned.cell))
+    return [
+        f"{units.several(len(names), 'cell')} measured before and now anew, for {cause} changed: "
+        f"{units.listing(names, 4)}."
+        for cause, names in causes.items()
+    ]
+
+
+def _condition(cell: Cell) -> tuple[object, ...]:
+    """What makes two cells the same one to a reader of a table."""
+    return tuple(getattr(cell, name) for name in _CONDITION)
+
+
+_CONDITION = ("model", "resolution", "batch_size", "mode", "dtype", "device", "round")
+
+
+def _cause(planned: Planned, row: Row) -> str:
+    """What differs between a planned cell and a stored row: `the code`, `threads (1 -> 2), the weights`."""
+    old, new = row.cell.model_dump(mode="json"), planned.cell.model_dump(mode="json")
+    differing = [name for name in new if new[name] != old[name]]
+    causes = [f"{name} ({old[name]} -> {new[name]})" for name in differing if not name.startswith("weights")]
+    if any(name.startswith("weights") for name in differing):
+        causes.append("the weights")
+    if row.code != planned.request.code:
+        causes.append("the measuring code" + ("" if differing else " (--only-missing keeps the old rows)"))
+    return ", ".join(causes) or "the environment"
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.model} {cell.resolution} px"
+
+
+def _identity(cell: Cell) -> str:
+    return digest(cell.model_dump(mode="json"))
 
 
 def _is_final(row: Row, retry: Collection[Status], retried: Collection[str], skipping: bool) -> bool:

@@ -25,10 +25,10 @@ from longvis_bench.errors import (
     CardError,
     IllegalSize,
     InvalidOutput,
-    LongvisError,
     MissingDependency,
     Unsupported,
 )
+from longvis_bench.faults import classify, is_ours
 from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
 from longvis_bench.measure.iteration import (
@@ -60,9 +60,6 @@ BATCH_COST = 3
 """Iterations' time of an image in a batch of two, and alone."""
 WATCH_LIMIT_S = 10.0
 """Longest iteration that is run once more to watch its convolutions' workspace."""
-DEVICE_OOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory")
-HOST_OOM = ("can't allocate memory", "not enough memory: you tried to allocate")
-"""torch's words for running out of memory where it has no exception type of its own."""
 PART_ITERATIONS = 5
 """Iterations of a train step whose parts are timed apart."""
 
@@ -113,12 +110,22 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
 
     Returns:
         A complete row.  What goes wrong inside the model is its status, never an exception.
+
+    Raises:
+        Exception: this harness has a fault; see `faults.is_ours`.
     """
     draft = Draft(request)
     try:
         _measure(request, draft, publish)
     except Exception as error:
+        if is_ours(error):
+            raise
         status, reason = classify(error)
+        limit = request.settings.memory_limit_bytes
+        if status == "host_oom" and limit is not None:
+            reason += f" The memory limit is {units.size(limit)} (--memory-limit)."
+        if status == "error":
+            traceback.print_exception(error)  # to the cell's log, whose tail the row keeps
         return draft.end(status, reason)
     return draft.end("ok")
 
@@ -145,48 +152,6 @@ def _notes(row: Row) -> tuple[Note, ...]:
         trained_resolution=accuracy.trained_resolution if accuracy else None,
         random_tensors=size.random_tensors if size else (),
     )
-
-
-def classify(error: BaseException) -> tuple[Status, str]:
-    """Status and one sentence for an exception, by its type and by torch's own words."""
-    message = _text(error)
-    if isinstance(error, IllegalSize):
-        return "illegal_size", message
-    if isinstance(error, MissingDependency):
-        return "missing_dependency", message
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        return "missing_dependency", str(
-            MissingDependency(package, "the model", f"python -m pip install {package}")
-        )
-    if isinstance(error, Unsupported):
-        return "unsupported", message
-    if isinstance(error, InvalidOutput):
-        return "invalid", message
-    if isinstance(error, LongvisError):
-        return "error", message
-    first = message.splitlines()[0] if message else ""
-    if isinstance(error, torch.OutOfMemoryError) or any(words in message for words in DEVICE_OOM):
-        return "oom", f"the device ran out of memory: {first}; try a smaller batch or bf16."
-    if isinstance(error, MemoryError) or any(words in message for words in HOST_OOM):
-        return "host_oom", f"this machine ran out of memory: {first}; try a smaller batch or resolution."
-    if isinstance(error, NotImplementedError) or "not implemented for" in message:
-        return "unsupported", f"{first} Try another dtype or device."
-    return "error", f"{type(error).__name__}: {first}{_place(error)}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as inner:
-        return f"(its message cannot be read: {type(inner).__name__})"
-
-
-def _place(error: BaseException) -> str:
-    """The innermost frame that is not torch's, as ` (file.py:12)`."""
-    trace = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in trace if "torch" not in Path(frame.filename).parts]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -> None:
@@ -236,6 +201,8 @@ def _count(variant: Variant, cell: Cell, draft: Draft) -> None:
     except (IllegalSize, MissingDependency, CardError):
         raise
     except Exception as error:
+        if is_ours(error):
+            raise
         draft.values["null_reasons"]["count"] = classify(error)[1]
         return
     draft.values["count"] = count.to_record()

@@ -60,6 +60,8 @@ def test_run_json_of_schema_1_is_read() -> None:
     assert run is not None
     assert run["schema"] == SCHEMA
     assert run["environment"]["machine"] == "intel-xeon-2c"
+    assert run["invocations"][0]["command"] == "longvis bench"
+    assert run["invocations"][0]["config"]["resolutions"] == [256, 512, 1024]
 
 
 def test_old_rows_make_tables_and_frames() -> None:
@@ -70,7 +72,7 @@ def test_old_rows_make_tables_and_frames() -> None:
 
 def test_old_runs_are_merged_in_the_present_schema(tmp_path: Path) -> None:
     counts = merge_runs([QUICK], tmp_path / "merged")
-    assert counts.kept == 21
+    assert [len(run.rows) for run in counts] == [21]
     stored = [json.loads(line) for line in (tmp_path / "merged" / ROWS).read_text("utf-8").splitlines()]
     assert {row["schema"] for row in stored} == {SCHEMA}
     assert [row["key"] for row in stored] == [row.key for row in read_rows(QUICK)]

@@ -116,7 +116,7 @@ def test_without_fork_a_cell_is_a_new_interpreter() -> None:
     with runner:
         assert not runner.forks
         assert runner.run(request("fine")).status == "ok"
-        assert runner.run(request("leaves")).reason == "exit 3 without a result"
+        assert "exit 3 without a result" in (runner.run(request("leaves")).reason or "")
 
 
 @pytest.mark.parametrize(

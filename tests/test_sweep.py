@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +18,14 @@ import pytest
 
 import longvis_bench.planning as planning_module
 import longvis_bench.sweep as sweep_module
-from longvis_bench.errors import RunDirectoryError
+from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
+from longvis_bench.invocations import invocation_of, read_replay
 from longvis_bench.merging import merge_runs
+from longvis_bench.planning import SweepConfig
 from longvis_bench.records import Request, Row, Status
 from longvis_bench.session import Session, start
-from longvis_bench.store import current, read_rows
+from longvis_bench.store import cannot_write, current, read_rows
+from longvis_bench.sweep import Silent
 
 FAMILIES = Path(__file__).parent / "families"
 
@@ -32,6 +37,7 @@ class FakeRunner:
 
     verdict: Verdict = staticmethod(lambda request: "ok")
     asked: ClassVar[list[Request]] = []
+    forks = True
 
     def __enter__(self) -> FakeRunner:
         return self
@@ -42,7 +48,9 @@ class FakeRunner:
     def run(self, request: Request, on_tick: Callable[[], object]) -> Row:
         FakeRunner.asked.append(request)
         status = FakeRunner.verdict(request)
-        return Row(key=request.key, attempt=request.attempt, cell=request.cell, status=status, reason=None)
+        return Row(
+            key=request.key, attempt=request.attempt, code=request.code, cell=request.cell, status=status
+        )
 
 
 @pytest.fixture
@@ -181,10 +189,15 @@ def test_reference_runs_are_never_written_to(fake: type[FakeRunner]) -> None:
 
 def test_run_json_replays(fake: type[FakeRunner]) -> None:
     first = session(64, 128).run()
-    run = json.loads((Path("run") / "run.json").read_text())
-    run["config"]["models_dirs"] = [str(FAMILIES)]
-    again = start(run["config"], out=Path("again")).run()
+    config = _invocations("run")[0]["config"]
+    config["models_dirs"] = [str(FAMILIES)]
+    again = start(config, out=Path("again")).run()
     assert [row.key for row in again.rows] == [row.key for row in first.rows]
+
+
+def _invocations(run: str) -> list[dict[str, Any]]:
+    content = json.loads((Path(run) / "run.json").read_text())
+    return list(content["invocations"])
 
 
 def test_nothing_stored_names_a_folder(fake: type[FakeRunner], tmp_path: Path) -> None:
@@ -201,7 +214,7 @@ def test_merging_keeps_the_later_row_and_counts(fake: type[FakeRunner]) -> None:
     fake.verdict = staticmethod(lambda request: "timeout")
     start(options | {"resolutions": (128, 256)}, out=Path("b")).run()
     counts = merge_runs([Path("a"), Path("b")], Path("c"))
-    assert counts == ((2, 2), 3, 1)
+    assert [(len(run.rows), run.replaced, run.earlier) for run in counts] == [(1, 1, 0), (2, 0, 0)]
     merged = {row.cell.resolution: row.status for row in read_rows(Path("c"))}
     assert merged == {64: "ok", 128: "timeout", 256: "timeout"}
     with pytest.raises(RunDirectoryError, match="holds a run already"):
@@ -237,3 +250,180 @@ def _worker_is_running(parent: int) -> bool:
     import psutil
 
     return len(psutil.Process(parent).children(recursive=True)) >= 2
+
+
+def test_changed_code_is_named_as_the_cause(fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    session(64, 128).run()
+    monkeypatch.setattr(planning_module, "code_hash", lambda variant: "changed")
+    listener = Listener()
+    session(64, 128, 256).run(reporter=listener)
+    assert listener.notes == [
+        "2 cells measured before and now anew, for the measuring code (--only-missing keeps the old rows) "
+        "changed: moody-fine 64 px, moody-fine 128 px."
+    ]
+
+
+def test_changed_weights_and_conditions_are_named_as_the_cause(fake: type[FakeRunner]) -> None:
+    session(64).run()
+    listener = Listener()
+    Path("w.safetensors").write_bytes(b"any")
+    session(64, weights=Path("w.safetensors"), seed=3).run(reporter=listener)
+    assert listener.notes == [
+        "1 cell measured before and now anew, for seed (0 -> 3), the weights changed: moody-fine 64 px."
+    ]
+    assert len(fake.asked) == 2
+
+
+def test_what_is_retried_or_new_has_not_changed(fake: type[FakeRunner]) -> None:
+    fake.verdict = staticmethod(lambda request: "timeout")
+    session(64).run()
+    listener = Listener()
+    session(64, 128).run(reporter=listener, retry=["timeout"])
+    assert listener.notes == []
+    assert len(fake.asked) == 3
+
+
+def test_only_missing_fills_the_holes_of_an_old_run(
+    fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.verdict = staticmethod(lambda request: "timeout" if request.cell.resolution == 128 else "ok")
+    session(64, 128).run()
+    monkeypatch.setattr(planning_module, "code_hash", lambda variant: "changed")
+    fake.verdict = staticmethod(lambda request: "ok")
+    outcome = session(64, 128, 256).run(only_missing=True)
+    assert [request.cell.resolution for request in fake.asked] == [64, 128, 256]
+    assert [row.status for row in outcome.rows] == ["ok", "timeout", "ok"]
+    outcome = session(64, 128, 256).run(only_missing=True, retry=["timeout"])
+    assert [row.status for row in outcome.rows] == ["ok", "ok", "ok"]
+    assert [request.cell.resolution for request in fake.asked[3:]] == [128]
+
+
+def test_only_missing_does_not_take_another_cells_row(fake: type[FakeRunner]) -> None:
+    session(64).run()
+    session(64, seed=1).run(only_missing=True)
+    assert [request.cell.seed for request in fake.asked] == [0, 1]
+
+
+def test_shards_are_disjoint_and_together_all(fake: type[FakeRunner]) -> None:
+    options: dict[str, Any] = {
+        "models": ("moody-fine", "moody-nan"),
+        "resolutions": (64, 128, 256),
+        "models_dirs": (FAMILIES,),
+        "device": "cpu",
+    }
+    whole = [planned.request.key for planned in start(options).plan.cells]
+    parts = [start(options, shard=(number, 4)) for number in range(1, 5)]
+    keys = [[planned.request.key for planned in part.plan.cells] for part in parts]
+    assert sorted(key for part in keys for key in part) == sorted(whole)
+    assert [len(part) for part in keys] == [2, 2, 1, 1]
+    assert len({part.path for part in parts}) == 4
+    for part in parts:
+        part.run()
+    found = merge_runs([part.path for part in parts], Path("whole"))
+    assert sum(len(run.rows) for run in found) == 6
+    assert sorted(row.key for row in read_rows(Path("whole"))) == sorted(whole)
+    again = start(options, out=Path("whole")).run()
+    assert again.was_complete
+
+
+@pytest.mark.parametrize(
+    ("shard", "words"), [((5, 4), "no shard 5 of 4"), ((0, 4), "no shard"), ((3, 4), "empty")]
+)
+def test_shards_that_cannot_be(shard: tuple[int, int], words: str) -> None:
+    options: dict[str, Any] = {"models": ("vit-n",), "resolutions": (64, 128), "device": "cpu"}
+    with pytest.raises(LongvisError, match=words):
+        start(options, shard=shard)
+
+
+def test_every_different_command_is_kept_and_the_last_replays(fake: type[FakeRunner]) -> None:
+    session(64).run()
+    session(64).run()
+    session(64, 128).run()
+    kept = _invocations("run")
+    assert [invocation["config"]["resolutions"] for invocation in kept] == [[64], [64, 128]]
+    text = Path("run/run.json").read_text()
+    assert read_replay(text, "run.json", {"models_dirs": (FAMILIES,)})["resolutions"] == [64, 128]
+
+
+def test_a_path_that_is_not_stored_is_asked_for_on_replay(tmp_path: Path) -> None:
+    inside = invocation_of(_config(weights=tmp_path / "inside" / "a.safetensors"), None)
+    assert (inside.config["weights"], inside.cut) == ("inside/a.safetensors", ())
+    outside = invocation_of(_config(weights=tmp_path.parent / "b.safetensors"), None)
+    assert (outside.config["weights"], outside.cut) == ("b.safetensors", ("weights",))
+    text = json.dumps({"schema": 2, "environment": {}, "invocations": [asdict(outside)]})
+    with pytest.raises(LongvisError, match="--weights must be given again"):
+        read_replay(text, "run.json", {})
+    assert read_replay(text, "run.json", {"weights": Path("b")})["weights"] == "b.safetensors"
+
+
+def _config(**options: Any) -> SweepConfig:
+    return SweepConfig.model_validate(options)
+
+
+def test_a_fault_of_ours_is_no_row_and_stops_nothing(fake: type[FakeRunner]) -> None:
+    def fault(request: Request) -> Status:
+        if request.cell.resolution == 128:
+            raise HarnessFault("Traceback ...\nKeyError: 'x'")
+        return "ok"
+
+    fake.verdict = staticmethod(fault)
+    listener = Listener()
+    outcome = session(64, 128, 256).run(reporter=listener)
+    assert [(row.cell.resolution, row.status) for row in outcome.rows] == [(64, "ok"), (256, "ok")]
+    assert outcome.exit_code == 70
+    assert listener.notes == ["internal error at moody-fine 128 px: KeyError: 'x'; the cell has no row."]
+    fake.verdict = staticmethod(lambda request: "ok")
+    assert len(session(64, 128, 256).run().rows) == 3
+
+
+def test_a_full_disk_stops_the_sweep_with_the_rows_it_has(
+    fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        if b'"resolution":128' in content:
+            real(descriptor, content[:40])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(RunDirectoryError, match=r"No space left.*free some space, then give the same"):
+        session(64, 128, 256).run()
+    monkeypatch.setattr(os, "write", real)
+    assert [row.cell.resolution for row in read_rows(Path("run"))] == [64]
+    assert [row.cell.resolution for row in session(64, 128, 256).run().rows] == [64, 128, 256]
+    assert (Path("run") / "cells.torn").stat().st_size == 41
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EROFS, "read-only; choose another --out"), (errno.EFBIG, "ulimit -f"), (errno.EDQUOT, "quota")],
+)
+def test_what_a_disk_refuses_is_said_with_what_to_do(number: int, words: str) -> None:
+    assert words in str(cannot_write(Path("run"), OSError(number, os.strerror(number))))
+
+
+class Listener(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+def test_without_fork_it_is_said_once(fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeRunner, "forks", False)
+    listener = Listener()
+    session(64, 128).run(reporter=listener)
+    assert listener.notes == [sweep_module.NO_FORK]
+
+
+def test_python_callers_are_told_through_logging(
+    fake: type[FakeRunner], caplog: pytest.LogCaptureFixture
+) -> None:
+    session(64).run()
+    session(64, seed=1).run()
+    assert "seed (0 -> 1)" in caplog.text

@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from longvis_bench.errors import IllegalSize, InvalidOutput, LongvisError, MissingDependency, Unsupported
 from longvis_bench.records import Cell, Request, Row, Settings
-from longvis_bench.worker import classify, measure_cell
+from longvis_bench.worker import measure_cell
 
 FAMILIES = Path(__file__).parent / "families"
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -95,31 +93,6 @@ def test_shipped_weights_give_an_accuracy(tmp_path: Path) -> None:
     assert row.accuracy.correct_top1 > 4
     assert row.accuracy.trained_resolution == 256
     assert (tmp_path / "p" / "k.npz").is_file()
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (IllegalSize(7, "why"), "illegal_size"),
-        (MissingDependency("p", "it", "pip install p"), "missing_dependency"),
-        (ModuleNotFoundError("No module named 'p'", name="p"), "missing_dependency"),
-        (Unsupported("no"), "unsupported"),
-        (NotImplementedError("no kernel"), "unsupported"),
-        (RuntimeError("\"x\" not implemented for 'Half'"), "unsupported"),
-        (InvalidOutput("NaN"), "invalid"),
-        (LongvisError("other"), "error"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
-        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), "oom"),
-        (MemoryError(), "host_oom"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "host_oom"),
-        (ValueError("first line\nsecond line"), "error"),
-    ],
-)
-def test_errors_become_statuses(error: Exception, status: str) -> None:
-    got, reason = classify(error)
-    assert got == status
-    assert reason
-    assert "\n" not in reason
 
 
 def test_folding_is_recorded() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from longvis_bench.cli.guard import INTERRUPTED
-from longvis_bench.cli.options import ModelsDirs, Threads, choices, numbers, one
+from longvis_bench.cli.options import ModelsDirs, Threads, choices, numbers, one, size
+from longvis_bench.cli.options import shard as parse_shard
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 from longvis_bench.registry import split_names
@@ -20,9 +22,8 @@ from longvis_bench.registry import split_names
 if TYPE_CHECKING:
     from types import FrameType
 
+    from longvis_bench.cli.progress import Progress
     from longvis_bench.sweep import Outcome
-
-TERMINATED = 143
 
 
 def bench(
@@ -53,6 +54,9 @@ def bench(
         float | None, typer.Option(help="Wanted half-width of the median's interval; 0.02 is 2 %.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is ended.")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Memory a cell may hold, e.g. 8GiB; default: all there is.")
+    ] = None,
     repeats: Annotated[
         int | None, typer.Option(help="Passes over all cells, in fresh processes.", min=1)
     ] = None,
@@ -64,6 +68,12 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Directory of the run; the same one resumes.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again into a new directory.")] = False,
     retry: Annotated[str, typer.Option(help="Statuses to run again, e.g. oom,timeout,error.")] = "",
+    only_missing: Annotated[
+        bool, typer.Option("--only-missing", help="Keep rows of older code; run cells that have none.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="A part of the cells, e.g. 2/8; see longvis merge.")
+    ] = None,
     no_skip: Annotated[
         bool, typer.Option("--no-skip", help="Also run sizes above one that ran out of memory.")
     ] = False,
@@ -97,33 +107,41 @@ def bench(
         "budget_s": budget,
         "precision": precision,
         "timeout_s": timeout,
+        "memory_limit_bytes": None if memory_limit is None else size(memory_limit, "--memory-limit"),
         "seed": seed,
         "models_dirs": models_dir,
         "skip_after_oom": False if no_skip else None,
     }
-    options = _read_config(config) | {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    options = _read_config(config, given) | given
     command = " ".join(["longvis", *sys.argv[1:]])
-    session = start(options, out=out, fresh=fresh, machine=machine, command=command)
+    session = start(options, out=out, fresh=fresh, machine=machine, command=command, shard=parse_shard(shard))
     if dry_run:
         show_plan(session, as_json=as_json)
         return
-    terminated = _terminate_gently()
     progress = Progress(quiet_output=as_json)
+    signals = _end_gently(progress)
     try:
-        outcome = session.run(reporter=progress, retry=split_names(retry))
+        outcome = session.run(reporter=progress, retry=split_names(retry), only_missing=only_missing)
         _show(outcome, as_json)
     except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
-        raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
-    raise typer.Exit(TERMINATED if terminated else outcome.exit_code)
+        raise typer.Exit(_exit_code(signals)) from None
+    if signals:
+        raise typer.Exit(_exit_code(signals))
+    if outcome.faults:
+        raise outcome.faults[0]
+    raise typer.Exit(outcome.exit_code)
 
 
-def _read_config(path: Path | None) -> dict[str, Any]:
+def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a TOML file, or the resolved ones of a run.json."""
+    from longvis_bench.invocations import read_replay
+
     if path is None:
         return {}
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
+        content = read_replay(text, str(path), given) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise LongvisError(f"cannot read --config {path}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -133,16 +151,28 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def _terminate_gently() -> list[int]:
-    """Let SIGTERM end the sweep as Ctrl-C does; the list is filled when it came."""
+def _end_gently(progress: Progress) -> list[int]:
+    """Let Ctrl-C and SIGTERM end the running cell and then the sweep; a second one ends everything at once.
+
+    Returns:
+        The signals that came, a list that fills later.
+    """
     came: list[int] = []
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         came.append(number)
+        if len(came) > 1:
+            progress.restore_terminal()
+            os._exit(_exit_code(came))  # the server ends what runs, once this process is gone
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     return came
+
+
+def _exit_code(signals: list[int]) -> int:
+    return 128 + signals[0] if signals else INTERRUPTED
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn, ParamSpec
 import typer
 from rich.console import Console
 
-from longvis_bench.errors import LongvisError
+from longvis_bench.errors import HarnessFault, LongvisError
 
 P = ParamSpec("P")
 
@@ -52,8 +52,14 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def _internal(error: Exception) -> str:
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="longvis-error-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-        traceback.print_exception(error, file=file)
+    """Save the traceback, a cell's own where it comes from one; on a full disk it goes to standard error."""
+    trace = error.trace if isinstance(error, HarnessFault) else "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="longvis-error-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(trace)
+    except OSError:
+        sys.stderr.write(trace)
+        return "internal error; please report it with the traceback above, which no file would take."
     return f"internal error; please report it with the traceback in {Path(file.name)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
@@ -17,6 +18,40 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, 
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads; default: all usable cores.", min=1)
 ]
+
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def size(text: str, option: str) -> int:
+    """`8GiB`, `8G` -> 8589934592; `500MB` -> 500000000.
+
+    Raises:
+        LongvisError: it is no size of at least one byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?b)?", text.strip().lower())
+    if match is None:
+        raise LongvisError(f"{option} takes a size like 8GiB or 500MB, not {text!r}.")
+    number, prefix, ending = match.groups()
+    factor = 1000 ** (" kmgt".index(prefix)) if prefix and ending == "b" else _UNITS[prefix]
+    value = int(float(number) * factor)
+    if value < 1:
+        raise LongvisError(f"{option} takes a size of at least one byte, not {text!r}.")
+    return value
+
+
+def shard(text: str | None) -> tuple[int, int] | None:
+    """`2/8` -> (2, 8).
+
+    Raises:
+        LongvisError: it is not of that form.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if match is None:
+        raise LongvisError(f"--shard takes a part and the number of parts, like 2/8, not {text!r}.")
+    return int(match[1]), int(match[2])
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from longvis_bench.session import Session
 
 LAST_ROWS = 6
+SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Progress:
@@ -45,6 +47,10 @@ class Progress:
         self._started = self._cell_started = monotonic()
         self._done, self._total = 0, 0
         self._running = ""
+
+    def note(self, sentence: str) -> None:
+        """See sweep.Reporter."""
+        self._console.print(sentence, markup=False, soft_wrap=self._live is None)
 
     def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
         """See sweep.Reporter."""
@@ -86,6 +92,11 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def restore_terminal(self) -> None:
+        """What `end` does, without waiting for anything: for a process that leaves at once."""
+        if self._live is not None:
+            os.write(self._console.file.fileno(), SHOW_CURSOR)
 
     def _eta(self) -> str:
         if not self._done:

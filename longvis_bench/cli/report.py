@@ -18,18 +18,25 @@ def report(
         bool, typer.Option("--overhead", help="Show where the time of each cell went, and write nothing.")
     ] = False,
 ) -> None:
-    """Write summary.csv, summary.md and plots/ again, and print the table."""
+    """Write summary.csv, summary.md and plots/ again, and print the table; several runs stand side by side.
+
+    Of a cell measured twice in the same environment with the same code, the row of the run named last counts.
+    """
+    from longvis_bench.merging import read_runs, side_by_side
     from longvis_bench.overhead import overhead_table
     from longvis_bench.session import write_derived
-    from longvis_bench.store import current, read_rows
     from longvis_bench.tables import terminal_table
 
-    rows = current(row for run in runs for row in read_rows(run))
+    found = read_runs(runs, one_a_cell=True)
+    rows = side_by_side(found)
     console = Console(highlight=False)
     if overhead:
         console.print(overhead_table(rows))
         return
     console.print(terminal_table(rows, console.width))
+    for run in found:
+        if len(found) > 1 or run.earlier or run.torn:
+            console.print(run.sentence, soft_wrap=True, markup=False)
     folder = out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else None)
     if folder is None:
         console.print("Nothing was written; add --out DIR to write tables and plots of several runs.")

@@ -1,0 +1,179 @@
+"""What an exception says about its cell: by type and by the words of torch and its libraries."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import longvis_bench
+from longvis_bench.errors import IllegalSize, InvalidOutput, LongvisError, MissingDependency, Unsupported
+from longvis_bench.faults import classify, is_ours, text_of, users_frame
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (IllegalSize(7, "why"), "illegal_size"),
+        (MissingDependency("p", "it", "pip install p"), "missing_dependency"),
+        (ModuleNotFoundError("No module named 'p'", name="p"), "missing_dependency"),
+        (Unsupported("no"), "unsupported"),
+        (InvalidOutput("NaN"), "invalid"),
+        (LongvisError("other"), "error"),
+        # out of memory on the device, as torch and the libraries below it say it
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "oom"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB, other allocations"), "oom"),
+        # out of memory on the host
+        (MemoryError(), "host_oom"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "host_oom",
+        ),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "host_oom"),
+        (RuntimeError("std::bad_alloc"), "host_oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), "host_oom"),
+        # limits of kernels
+        (
+            RuntimeError("Expected canUse32BitIndexMath(input) to be true"),
+            "unsupported",
+        ),
+        (RuntimeError("input tensor must fit into 32-bit index math"), "unsupported"),
+        (
+            RuntimeError("upsample_nearest2d takes tensors with less than INT_MAX elements"),
+            "unsupported",
+        ),
+        (RuntimeError("value cannot be converted to type int32_t without overflow"), "unsupported"),
+        # operators and dtypes without a kernel
+        (NotImplementedError("no kernel"), "unsupported"),
+        (NotImplementedError(), "unsupported"),
+        (RuntimeError("\"conv2d\" not implemented for 'Half'"), "unsupported"),
+        (
+            NotImplementedError("'aten::x' is not currently implemented for the MPS device"),
+            "unsupported",
+        ),
+        (
+            TypeError("the MPS framework doesn't support float64"),
+            "unsupported",
+        ),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "unsupported"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), "unsupported"),
+        # anything else
+        (ValueError("first line\nsecond line"), "error"),
+        (RuntimeError("expected scalar type Int but found Float"), "error"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "error"),
+        (RuntimeError(""), "error"),
+    ],
+)
+def test_errors_become_statuses_with_one_line(error: Exception, status: str) -> None:
+    got, reason = classify(error)
+    assert got == status, reason
+    assert reason
+    assert "\n" not in reason
+    if type(error) not in (LongvisError, Unsupported, InvalidOutput, IllegalSize) and status != "error":
+        assert any(word in reason for word in ("try ", "install ")), reason
+
+
+def test_torch_itself_says_the_words_we_look_for() -> None:
+    with pytest.raises(RuntimeError) as no_memory:
+        torch.empty(1 << 50)
+    assert classify(no_memory.value)[0] == "host_oom"
+    with pytest.raises((RuntimeError, NotImplementedError)) as no_kernel:
+        torch.zeros(2, dtype=torch.bool).softmax(0)
+    assert classify(no_kernel.value)[0] == "unsupported"
+
+
+def test_what_a_compiler_wraps_is_seen_through() -> None:
+    wrapped = RuntimeError("backend='inductor' raised:")
+    wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert classify(wrapped)[0] == "oom"
+    wrapped.__cause__ = wrapped
+    assert classify(wrapped)[0] == "error"
+
+
+class _Unreadable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text for you")
+
+
+def test_an_exception_without_a_readable_message() -> None:
+    assert "cannot be read" in text_of(_Unreadable())
+    assert classify(_Unreadable()) == ("error", "_Unreadable: (its message cannot be read: RuntimeError)")
+
+
+def _raised(source: str, file: Path, **names: Any) -> BaseException:
+    """The exception of a piece of code that stands in a file."""
+    file.write_text(source)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        exec(compile(source, str(file), "exec"), names)
+    return _without_first_frames(caught.value)
+
+
+def _without_first_frames(error: BaseException) -> BaseException:
+    """The traceback as the worker sees it, that is without the frames of the test."""
+    assert error.__traceback__ is not None
+    return error.with_traceback(error.__traceback__.tb_next)
+
+
+def test_the_users_frame_is_named(tmp_path: Path) -> None:
+    source = "import torch\ndef forward(x):\n    return x @ torch.zeros(3, 2)\nforward(torch.ones(1, 4))\n"
+    error = _raised(source, tmp_path / "net.py")
+    frame = users_frame(error)
+    assert frame is not None
+    assert (Path(frame.filename).name, frame.lineno) == ("net.py", 3)
+    status, reason = classify(error)
+    assert status == "error"
+    assert reason.startswith("RuntimeError: ")
+    assert reason.endswith("(net.py:3, in forward)")
+
+
+def test_a_model_that_fails_in_a_library_is_still_the_models(tmp_path: Path) -> None:
+    error = _raised("import json\njson.loads('{')\n", tmp_path / "net.py")
+    assert not is_ours(error)
+    assert classify(error)[1].endswith("(net.py:2, in <module>)")
+
+
+def test_a_fault_of_our_own_is_ours() -> None:
+    from longvis_bench.measure.clock import clock_for
+
+    with pytest.raises(AttributeError) as caught:
+        clock_for(None)  # type: ignore[arg-type]
+    assert is_ours(_without_first_frames(caught.value))
+
+
+def test_a_fault_of_a_tool_that_we_called_is_ours() -> None:
+    from longvis_bench.store import _document
+
+    with pytest.raises(json.JSONDecodeError) as caught:
+        _document("{")
+    assert is_ours(_without_first_frames(caught.value))
+
+
+def test_what_torch_refuses_and_what_is_raised_on_purpose_is_not_ours() -> None:
+    from longvis_bench.registry import Registry
+
+    with pytest.raises(LongvisError) as on_purpose:
+        Registry().find("atlas-q")
+    assert not is_ours(_without_first_frames(on_purpose.value))
+    with pytest.raises(RuntimeError) as by_torch:
+        torch.zeros(1, 4) @ torch.zeros(3, 2)
+    assert not is_ours(by_torch.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "ours"), [("backbones", False), ("ops", False), ("measure", True), ("data", True)]
+)
+def test_our_backbones_are_models_and_the_rest_is_the_harness(folder: str, ours: bool) -> None:
+    file = Path(longvis_bench.__file__).parent / folder / "new.py"
+    with pytest.raises(ZeroDivisionError) as caught:
+        exec(compile("1 / 0", str(file), "exec"), {})
+    assert is_ours(_without_first_frames(caught.value)) is ours
