@@ -459,12 +459,16 @@ def store_weights(
     identity = {"variant": variant, "dataset": dataset, "resolution": resolution}
     content = _serialised(model, identity)
     sha256 = hashlib.sha256(content).hexdigest()
-    folder = (store or default_store()) / _file_name(variant)
-    path = folder / f"{_file_name(dataset)}-{resolution}-{sha256[:8]}.safetensors"
+    path = weights_folder(variant, store) / f"{_file_name(dataset)}-{resolution}-{sha256[:8]}.safetensors"
     _write(path, content)
     card = {**identity, **facts, "file": path.name, "sha256": sha256}
     _write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return path
+
+
+def weights_folder(variant: str, store: Path | None = None) -> Path:
+    """Where the store keeps what belongs to a model."""
+    return (store or default_store()) / _file_name(variant)
 
 
 def _file_name(text: str) -> str:

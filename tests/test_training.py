@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,16 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from longvis_bench.data import ImageData, Split, open_data
-from longvis_bench.errors import LongvisError, UnknownName
+from longvis_bench.data import Split
+from longvis_bench.data.digits import Digits
+from longvis_bench.data.loader import epoch_order
+from longvis_bench.errors import CheckpointError, LongvisError, UnknownName, Unsupported
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.registry import Registry, Variant
-from longvis_bench.training.loop import Progress, TrainReport, shifted, train
-from longvis_bench.training.recipe import QUICK, Recipe, read_recipe
-from longvis_bench.training.session import evaluate, start_training
+from longvis_bench.training.augment import BatchAugment, shifted
+from longvis_bench.training.loop import Job, Progress, TrainReport, synchronised, train
+from longvis_bench.training.recipe import ATLAS, QUICK, Recipe, read_recipe
+from longvis_bench.training.session import Options, evaluate, keep, start_training
 from longvis_bench.weights import load_weights
 
 TINY = """
@@ -43,22 +49,19 @@ def tiny(*, resolution, num_classes, in_chans=3, width=8):
 """
 
 
-class Few:
+class Few(Digits):
     """The first digits of each split, so that an epoch is short."""
 
-    name = "digits"
-    num_classes = 10
-
     def __init__(self, train: int = 96, val: int = 40) -> None:
-        self._data, self._sizes = open_data("digits"), {"train": train, "val": val}
+        self._sizes = {"train": train, "val": val}
         self.asked: set[str] = set()
 
     def size(self, split: Split) -> int:
         return self._sizes[split]
 
-    def batch(self, split: Split, indices: Any, resolution: int, **where: Any) -> tuple[Tensor, Tensor]:
-        self.asked.add(f"{split} {torch.is_grad_enabled()}")
-        return self._data.batch(split, indices, resolution, **where)
+    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+        self.asked.add(split)
+        return super().load(split, index, resolution)
 
 
 @pytest.fixture
@@ -67,9 +70,16 @@ def tiny(tmp_path: Path) -> Variant:
     return Registry((), tmp_path).find("net.py:tiny")
 
 
-def _train(variant: Variant, data: ImageData | None = None, seed: int = 0, **changes: Any) -> TrainReport:
-    recipe = read_recipe("quick", epochs=2, batch_size=32, **changes)
-    return train(variant, data or Few(), resolution=32, recipe=recipe, seed=seed)
+def _job(variant: Variant, data: Few | None = None, **more: Any) -> Job:
+    fields = {name: more.pop(name) for name in list(more) if name in Job.__dataclass_fields__}
+    recipe = read_recipe("quick", **{"epochs": 2, "batch_size": 32, **more})
+    return Job(**{"variant": variant, "data": data or Few(), "resolution": 32, "recipe": recipe, **fields})
+
+
+def _train(variant: Variant, data: Few | None = None, **more: Any) -> TrainReport:
+    report = train(_job(variant, data, **more))
+    assert report is not None
+    return report
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
@@ -95,36 +105,34 @@ def test_callers_randomness_and_settings_are_left_alone(tiny: Variant) -> None:
 
 def test_learns(tiny: Variant) -> None:
     data = Few(train=600, val=200)
-    recipe = read_recipe("quick", epochs=6, shift=0.0)
-    report = train(tiny, data, resolution=32, recipe=recipe)
+    report = _train(tiny, data, epochs=6, batch_size=16, shift=0.0)
     assert report.accuracy.top1 > 0.6
     assert report.history[-1].loss < report.history[0].loss
-    assert data.asked == {"train True", "val False"}
+    assert report.curve[0][2] > 2.0
 
 
 def test_history_is_complete(tiny: Variant) -> None:
     seen: list[Progress] = []
-    recipe = read_recipe("quick", epochs=3, batch_size=40, warmup=0.2)
-    report = train(tiny, Few(), resolution=32, recipe=recipe, on_progress=seen.append)
+    job = _job(tiny, epochs=3, batch_size=40, warmup=0.2)
+    report = train(job, seen.append)
+    assert report is not None
     assert [(p.step, p.steps) for p in seen if p.top1 is None] == [(n, 9) for n in range(1, 10)]
     assert tuple(p for p in seen if p.top1 is not None) == report.history
     assert [epoch.epoch for epoch in report.history] == [1, 2, 3]
     assert all(epoch.images_s > 0 and epoch.train_s > 0 for epoch in report.history)
     assert report.history[-1].left_s == 0
     rates = [p.learning_rate for p in seen if p.top1 is None]
-    assert max(rates) <= recipe.learning_rate
+    assert max(rates) <= job.recipe.learning_rate
     assert rates.index(max(rates)) == 2  # 0.2 of 9 updates of warm-up, rounded up
     assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert rates[-1] < recipe.learning_rate / 10
+    assert rates[-1] < job.recipe.learning_rate / 10
 
 
 def test_accuracy_is_that_of_the_file(tiny: Variant, tmp_path: Path) -> None:
-    (run,) = start_training([tiny], "digits", 32, read_recipe("quick", epochs=1), 0, "cpu", None)
-    run = replace(run, data=Few())
-    report = run.train(lambda progress: None)
-    path = run.keep(report, tmp_path)
+    report = _train(tiny, epochs=1)
+    path = keep(report, tmp_path)
     card = json.loads(path.with_suffix(".json").read_text())
-    assert Recipe.model_validate(card["recipe"]) == report.recipe
+    assert Recipe.model_validate(card["recipe"]) == report.job.recipe
     assert (card["seed"], card["epochs"], card["images"], card["num_classes"]) == (0, 1, 40, 10)
     model = tiny.build(resolution=32, num_classes=10)
     load_weights(model, path)
@@ -141,13 +149,11 @@ def test_divergence_stops_with_the_step_and_what_to_change(tiny: Variant, change
 
 def test_nan_stops_at_its_step(tiny: Variant) -> None:
     class Spoilt(Few):
-        count = 0
+        def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+            image, label = super().load(split, index, resolution)
+            return (image * float("nan") if index in order[32:64] else image), label
 
-        def batch(self, split: Split, indices: Any, resolution: int, **where: Any) -> tuple[Tensor, Tensor]:
-            self.count += 1
-            images, labels = super().batch(split, indices, resolution, **where)
-            return (images * float("nan") if self.count == 2 else images), labels
-
+    order = epoch_order(96, 0, 1)
     with pytest.raises(LongvisError, match="diverged at step 2 of 6: the loss is nan"):
         _train(tiny, Spoilt())
 
@@ -161,12 +167,170 @@ def test_gradients_that_are_not_finite_stop(tmp_path: Path) -> None:
         _train(Registry((), tmp_path).find("net.py:tiny"))
 
 
+# Going on after an interruption
+
+
+class Killed(BaseException):
+    """As if the process had gone: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_killed_training_ends_with_the_same_weights_bit_for_bit(
+    tiny: Variant, tmp_path: Path, at: int
+) -> None:
+    """Killed in the first epoch, in the second and at the very end; a checkpoint after every update."""
+
+    def kill(progress: Progress) -> None:
+        if progress.step == at and progress.top1 is None:
+            raise Killed
+
+    alone = _train(tiny, shift=0.1)
+    job = _job(tiny, shift=0.1, checkpoint=tmp_path / "state.pt", checkpoint_s=0.0)
+    with pytest.raises(Killed):
+        train(job, kill)
+    seen: list[int] = []
+    report = train(job, lambda progress: seen.append(progress.step))
+    assert report is not None
+    assert _equal(alone.model, report.model)
+    assert [update[2] for update in report.curve] == [update[2] for update in alone.curve]
+    assert [epoch.loss for epoch in report.history] == [epoch.loss for epoch in alone.history]
+    assert min(seen, default=6) >= at  # nothing but the update that was not yet kept is done twice
+
+
+def test_another_recipe_does_not_continue_a_checkpoint(tiny: Variant, tmp_path: Path) -> None:
+    options = Options(device="cpu", store=tmp_path)
+    (one,) = start_training([tiny], "digits", 32, read_recipe("quick"), options)
+    (same,) = start_training([tiny], "digits", 32, read_recipe("quick"), options)
+    (other,) = start_training([tiny], "digits", 32, read_recipe("quick", epochs=3), options)
+    assert one.checkpoint == same.checkpoint != other.checkpoint
+
+
+def test_damaged_checkpoint_is_named(tiny: Variant, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"half a check")
+    with pytest.raises(CheckpointError, match=r"state.pt is damaged .*; delete it to train from the start"):
+        _train(tiny, checkpoint=tmp_path / "state.pt")
+
+
+def test_checkpoint_runs_no_code(tiny: Variant, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"place": {}, "states": Bomb()}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        _train(tiny, checkpoint=tmp_path / "state.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+# Cutting an update into parts
+
+
+def test_micro_batches_give_the_same_training(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(TINY.replace("BatchNorm2d(width)", "Identity()").replace("0.1", "0.0"))
+    net = Registry((), tmp_path).find("net.py:tiny")
+    whole, cut = _train(net, Few(train=80)), _train(net, Few(train=80), micro_batch=8)
+    losses = [[update[2] for update in report.curve] for report in (whole, cut)]
+    assert len(losses[0]) == 6  # the last update of an epoch has 16 images
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"micro_batch": 24}, "a micro-batch of 24 does not divide the 32 images of an update"),
+        ({"micro_batch": 1, "mixup": 0.8}, "mix pairs: a micro-batch of 1 is odd"),
+        ({"batch_size": 128, "cutmix": 1.0}, "has 96 training images, fewer than the 128 of one update"),
+        ({"precision": "fp16"}, "fp16 is trained with on CUDA only"),
+        ({"auto_augment": "rund-m9"}, "timm knows no augmentation 'rund-m9'"),
+        ({"drop_path": 0.1}, r"cannot be called: .*'drop_path'; it takes"),
+    ],
+)
+def test_recipe_that_does_not_suit_is_refused(tiny: Variant, more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(LongvisError, match=sentence):
+        _train(tiny, **more)
+
+
+def test_whole_recipe_of_the_atlas_paper_learns(tiny: Variant) -> None:
+    """Every option on: crops, policies, erasing, mixing, bf16 and accumulation, small enough for a test."""
+    recipe = ATLAS.with_batch(32).model_copy(update={"epochs": 3, "drop_path": 0.0, "learning_rate": 1e-2})
+    job = replace(_job(tiny, Few(train=128), micro_batch=16, seed=5), recipe=recipe)
+    first, again = train(job), train(job)
+    assert first is not None
+    assert again is not None
+    assert _equal(first.model, again.model)
+    assert len(first.curve) == 12
+    assert first.history[-1].loss < first.history[0].loss
+
+
+def test_learning_rate_grows_with_the_batch() -> None:
+    larger = ATLAS.with_batch(4096)
+    assert (larger.learning_rate, larger.final_learning_rate) == (1e-3, 2e-6)
+    assert ATLAS.with_batch(None) == ATLAS.with_batch(2048) == ATLAS
+
+
+def test_mixed_targets_sum_to_one() -> None:
+    torch.manual_seed(0)
+    recipe = ATLAS.with_batch(8)
+    images, targets = BatchAugment(recipe, 10, torch.device("cpu"))(
+        torch.randn(8, 3, 16, 16), torch.arange(8), [(0, 0, index) for index in range(8)]
+    )
+    assert images.shape == (8, 3, 16, 16)
+    assert torch.allclose(targets.sum(dim=1), torch.ones(8))
+    assert targets.amin() > 0  # smoothed
+
+
+# Several processes
+
+
+def test_synchronised_norms_are_converted_and_refused_off_cuda() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    with pytest.raises(Unsupported, match="synchronised batch norms run on CUDA only, not on cpu"):
+        synchronised(net, torch.device("cpu"))
+    assert isinstance(synchronised(net, torch.device("cuda"))[1], nn.SyncBatchNorm)  # type: ignore[index]
+    without = nn.Sequential(nn.LayerNorm(4))
+    assert synchronised(without, torch.device("cpu")) is without
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """The same losses, within what the order of sums changes: gloo on the CPU, two families."""
+    options = [
+        "--models",
+        "vit-n,convnext-n",
+        "--res",
+        "32",
+        "--epochs",
+        "1",
+        "--batch",
+        "40",
+        "--device",
+        "cpu",
+    ]
+    command = ["-m", "longvis_bench", "train", *options, "--threads", "1", "--store"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, before in (("one", []), ("two", torchrun)):
+        call = [sys.executable, *before, *command, str(tmp_path / name)]
+        subprocess.run(call, check=True, capture_output=True, timeout=300)
+    for model in ("vit-n", "convnext-n"):
+        one, two = (_losses(tmp_path / name / model) for name in ("one", "two"))
+        assert len(one) == 35
+        assert one == pytest.approx(two, rel=1e-3)
+        assert one[:3] == pytest.approx(two[:3], rel=1e-5)  # before differences grow
+
+
+def _losses(folder: Path) -> list[float]:
+    (table,) = folder.glob("*.csv")
+    with table.open() as file:
+        return [float(line["loss"]) for line in csv.DictReader(file)]
+
+
 # Shifts
 
 
 def test_shift_moves_whole_images_and_repeats_borders() -> None:
+    seeds = [(0, 1, index) for index in range(64)]
     ramp = torch.arange(32.0).expand(64, 3, 32, 32).contiguous()
-    moved = shifted(ramp, 0.25, torch.Generator().manual_seed(0))
+    moved = shifted(ramp, 0.25, seeds)
     first = moved[:, 0, 0]
     offsets = 16 - first[:, 16]
     assert offsets.abs().max() <= 8
@@ -174,13 +338,14 @@ def test_shift_moves_whole_images_and_repeats_borders() -> None:
     for row, offset in zip(first, offsets, strict=True):
         assert torch.equal(row, (torch.arange(32.0) - offset).clamp(0, 31))
     assert torch.equal(moved, first[:, None, None, :].expand_as(moved))
-    down = shifted(ramp.mT.contiguous(), 0.25, torch.Generator().manual_seed(0))
+    down = shifted(ramp.mT.contiguous(), 0.25, seeds)
     assert not torch.equal(down.mT, moved)  # each axis has its own draw
+    assert torch.equal(shifted(ramp[5:7], 0.25, seeds[5:7]), moved[5:7])  # an image's own, whatever the batch
 
 
 def test_no_shift_is_the_image_itself() -> None:
     images = torch.randn(2, 3, 8, 8)
-    assert shifted(images, 0.0, torch.Generator()) is images
+    assert shifted(images, 0.0, [(0,), (1,)]) is images
 
 
 # Recipe
@@ -189,7 +354,8 @@ def test_no_shift_is_the_image_itself() -> None:
 def test_quick_is_found_and_changed() -> None:
     assert read_recipe("quick") == QUICK
     assert read_recipe("quick", epochs=3, seed=None).epochs == 3
-    assert all(f"{name} " in QUICK.describe() for name in Recipe.model_fields if name != "name")
+    said = [name for name, value in QUICK if value and name not in ("name", "mixup_switch")]
+    assert all(f"{name} " in QUICK.describe() for name in said)
 
 
 def test_recipe_from_a_file(tmp_path: Path) -> None:
@@ -223,9 +389,7 @@ def test_unknown_recipe_shows_near_misses(tmp_path: Path) -> None:
 
 
 def _trained(variant: Variant, tmp_path: Path) -> Path:
-    (run,) = start_training([variant], "digits", 32, read_recipe("quick", epochs=1), 0, "cpu", None)
-    run = replace(run, data=Few())
-    return run.keep(run.train(lambda progress: None), tmp_path / "store")
+    return keep(_train(variant, epochs=1), tmp_path / "store")
 
 
 def test_evaluation_at_other_sizes_is_marked(tiny: Variant, tmp_path: Path) -> None:

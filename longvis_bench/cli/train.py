@@ -22,14 +22,34 @@ from longvis_bench.stats import wilson
 if TYPE_CHECKING:
     from longvis_bench.training.loop import Progress, TrainReport
 
+LOADER_LIMIT = 0.3
+"""Share of an epoch spent waiting for images above which it is worth a line."""
+
 
 def train(
     models: Annotated[str, typer.Option(help="Models, separated by commas; see `longvis models`.")],
     res: Annotated[int, typer.Option(help="Pixels per side.", min=1)],
     data: Annotated[str, typer.Option(help="Labelled images: digits.")] = "digits",
-    recipe: Annotated[str, typer.Option(help="quick, or a path to a .toml file.")] = "quick",
+    recipe: Annotated[str, typer.Option(help="quick, tune, atlas, or a path to a .toml file.")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the shifts.", min=0)] = 0,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Images an update over all devices; learning rates grow with it.", min=1),
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Images at once on a device; default: its share of an update.", min=1)
+    ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option("--from", help="Weights to start from: a file, or the size of shipped ones, e.g. 256."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load images, for each device.", min=0)
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="A checkpoint is written each epoch and this often.", min=0)
+    ] = 10.0,
     store: Annotated[
         Path | None, typer.Option(help="Folder for the weights; default: the user's data folder.")
     ] = None,
@@ -37,23 +57,36 @@ def train(
     threads: Threads = None,
     models_dir: ModelsDirs = None,
 ) -> None:
-    """Train models from fresh weights, one recipe for all, and keep their weights in the store."""
+    """Train models, one recipe for all, and keep their weights in the store; the same command goes on."""
+    from longvis_bench.training.loop import train as train_one
     from longvis_bench.training.recipe import read_recipe
-    from longvis_bench.training.session import start_training
+    from longvis_bench.training.session import Options, is_main_process, keep, start_training
 
     registry = Registry(models_dir or ())
     variants = [registry.find(name) for name in split_names(models)]
-    plan = read_recipe(recipe, epochs=epochs)
-    runs = start_training(variants, data, res, plan, seed, device, threads)
-    console = Console(highlight=False)
+    options = Options(
+        seed=seed,
+        device=device,
+        threads=threads,
+        initial=initial,
+        micro_batch=micro_batch,
+        workers=workers,
+        store=store,
+        checkpoint_s=60 * checkpoint_minutes,
+    )
+    plan = read_recipe(recipe, epochs=epochs).with_batch(batch)
+    jobs = start_training(variants, data, res, plan, options)
+    console = Console(highlight=False, quiet=not is_main_process())
     console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
     table = _table(data, res)
-    for run in runs:
-        with _Display(console, run.variant.name) as display:
-            report = run.train(display.show)
-        console.print(f"weights: {run.keep(report, store)}", markup=False, soft_wrap=True)
-        _add(table, report)
-    console.print(table)
+    for job in jobs:
+        with _Display(console, job.variant.name) as display:
+            report = train_one(job, display.show)
+        if report is not None:
+            console.print(f"weights: {keep(report, store)}", markup=False, soft_wrap=True)
+            _add(table, report)
+    if table.row_count:
+        console.print(table)
 
 
 class _Display:
@@ -93,12 +126,19 @@ class _Display:
                 self._task, completed=progress.step, total=progress.steps, state=f"{about}, {left}"
             )
             return
-        self._console.print(
+        self._say(
             f"{self._name}  epoch {progress.epoch}/{progress.epochs}  {about}, "
-            f"held-out top-1 {units.percent(progress.top1)}, {left}",
-            markup=False,
-            soft_wrap=True,
+            f"held-out top-1 {units.percent(progress.top1)}, {left}"
         )
+        share = progress.waited_s / progress.train_s
+        if share > LOADER_LIMIT:
+            self._say(
+                f"{self._name}  the loader is the limit, not the model: {units.percent(share)} of the epoch "
+                "went into waiting for images; more --workers may help"
+            )
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
 
 def _table(data: str, res: int) -> Table:
@@ -111,9 +151,9 @@ def _table(data: str, res: int) -> Table:
 
 def _add(table: Table, report: TrainReport) -> None:
     table.add_row(
-        escape(report.variant),
+        escape(report.job.variant.name),
         units.count(report.parameters),
-        str(report.recipe.epochs),
+        str(report.job.recipe.epochs),
         units.seconds(round(report.train_s)),
         show_share(report.accuracy.correct_top1, report.accuracy.images),
         str(report.accuracy.images),

@@ -1,37 +1,74 @@
-"""The training loop: one device, plain, the same for every family.
+"""The training loop, the same for every family: one process or several, safe to kill.
 
-On the CPU the same seed gives the same weights bit for bit, on the same machine with the same versions and
-number of threads.  Nothing is selected on the held-out images: the first `WATCHED_IMAGES` of them are looked
-at after each epoch, all of them once at the end, and the last weights are the result.
+Devices, processes, mixed precision and the exchange of gradients are accelerate's; optimiser, schedule, mixup
+and augmentation are timm's.
 
-Not here: several devices, mixed precision and continuing after an interruption.
+**An update** learns from `recipe.batch_size` images, over all processes and their micro-batches together; its
+loss is the mean over those images, however they are cut.
+
+**Randomness** is a function of numbers: the order of images of the seed and the epoch, what happens to an
+image of the seed, the epoch and the image, everything else of the seed, the update and the process.  So a
+training that is killed and goes on from its checkpoint ends with the same weights bit for bit as one that was
+left alone, on a CPU with the same versions and number of threads.
+
+Nothing is selected on the held-out images: `WATCHED_IMAGES` of them are looked at after each epoch, all of
+them once at the end, and the last weights are the result.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from math import ceil, inf, isfinite, log
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from longvis_bench.data import ImageData
-from longvis_bench.errors import LongvisError
+from longvis_bench.data import LoadableData
+from longvis_bench.data.loader import Batch, Loader
+from longvis_bench.errors import LongvisError, Unsupported
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.registry import Variant
+from longvis_bench.training.augment import BatchAugment, picture_augment
+from longvis_bench.training.checkpoint import Checkpoint, Place, read_checkpoint, save_checkpoint
 from longvis_bench.training.recipe import Recipe
-from longvis_bench.weights import round_weights
+from longvis_bench.weights import load_weights, round_weights
 
 WATCHED_IMAGES = 128
 DIVERGED = 10.0
 """A loss of this many times that of guessing, log(classes), will not come back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One model to train."""
+
+    variant: Variant
+    data: LoadableData
+    resolution: int
+    recipe: Recipe
+    seed: int = 0
+    device: str = "cpu"
+    initial: Path | None = None
+    """Weights to start from, of the same variant at any size; None for fresh ones."""
+    micro_batch: int | None = None
+    """Images at once on one device; None for all of an update's."""
+    workers: int = 0
+    """Processes that decode images ahead, for each device."""
+    checkpoint: Path | None = None
+    """Where the state is kept until training ends; None for nowhere."""
+    checkpoint_s: float = 600.0
+    """Seconds after which it is written within an epoch too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +82,19 @@ class Progress:
     """Updates done."""
     steps: int
     loss: float
-    """Of the last update; at the end of an epoch the mean over its images.  With smoothed labels."""
+    """Of the last update; at the end of an epoch the mean over its images.  With smoothed or mixed labels."""
     learning_rate: float
     """Of the last update."""
     images_s: float
-    """Training images a second in this epoch, making the batches included."""
+    """Training images a second in this epoch, over all devices, making the batches included."""
     train_s: float
     """Seconds of this epoch's updates, looking at held-out images not included."""
+    waited_s: float
+    """Seconds of those in which this process had no images to learn from."""
     left_s: float
-    """Seconds left at the speed so far."""
+    """Seconds left at the speed of this epoch."""
     top1: float | None = None
-    """Of the first held-out images, 0-1; at the end of an epoch only."""
+    """Of some held-out images, 0-1; at the end of an epoch only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +102,21 @@ class TrainReport:
     """A trained model and how it came to be."""
 
     model: nn.Module
-    variant: str
-    num_classes: int
-    resolution: int
-    recipe: Recipe
-    seed: int
-    parameters: int
+    job: Job
+    processes: int
     history: tuple[Progress, ...]
     """The end of each epoch."""
+    curve: tuple[tuple[float, ...], ...]
+    """One entry an update: see `curves.UPDATE`."""
     accuracy: Accuracy
     """On all held-out images, in float32, of the weights as their file holds them (fp16)."""
+    fresh: tuple[str, ...]
+    """Tensors that the initial file does not hold for this size, so that they started random."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the model."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def train_s(self) -> float:
@@ -81,195 +125,382 @@ class TrainReport:
 
     def facts(self) -> dict[str, Any]:
         """What the card beside the weight file says of their making; plain values."""
+        recipe = self.job.recipe
         return {
-            "num_classes": self.num_classes,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "epochs": self.recipe.epochs,
-            "seed": self.seed,
+            "num_classes": self.job.data.num_classes,
+            "recipe": recipe.model_dump(mode="json"),
+            "epochs": recipe.epochs,
+            "seed": self.job.seed,
+            "initial": self.job.initial.name if self.job.initial is not None else None,
+            "fresh": list(self.fresh),
+            "processes": self.processes,
             "parameters": self.parameters,
             "top1": self.accuracy.top1,
             "images": self.accuracy.images,
             "train_s": round(self.train_s, 1),
+            "images_s": round(recipe.epochs * self.job.data.size("train") / self.train_s, 2),
         }
 
 
-def train(
-    variant: Variant,
-    data: ImageData,
-    *,
-    resolution: int,
-    recipe: Recipe,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    on_progress: Callable[[Progress], object] = lambda progress: None,
-) -> TrainReport:
-    """Train a variant from fresh weights.
+def train(job: Job, on_progress: Callable[[Progress], object] = lambda progress: None) -> TrainReport | None:
+    """Train a model, or go on where its checkpoint stands.
 
     Arguments:
-        variant: what is built.
-        data: labelled images; only the split "train" is learnt from.
-        resolution: pixels per side.
-        recipe: everything that training does.
-        seed: of the weights, the order of the images and their shifts.
-        device: where it runs.
-        on_progress: called after every update and at the end of every epoch.
+        job: what is trained, on what and how.
+        on_progress: called by the main process after every update and at the end of every epoch.
+
+    Returns:
+        The trained model; None in every process but the main one.
 
     Raises:
-        LongvisError: the loss is no number or far too large; the message says at which step.
+        LongvisError: the loss is no number or far too large (the message says at which step), or the recipe
+            does not suit the devices.
         IllegalSize: the model cannot take the resolution.
+        CheckpointError: the initial weights belong to another model, or the checkpoint is damaged.
     """
-    device = torch.device(device)
-    with _reproducible(seed, device):
-        with device:
-            model = variant.build(resolution=resolution, num_classes=data.num_classes)
-        model = model.to(memory_format=torch.channels_last)
-        trainer = _Trainer(model, data, resolution, recipe, seed, device, on_progress)
-        history = tuple(trainer.epoch(number) for number in range(1, recipe.epochs + 1))
-        round_weights(model)
-        accuracy = trainer.measure(data.size("val"))
-    return TrainReport(
-        model=model.eval(),
-        variant=variant.name,
-        num_classes=data.num_classes,
-        resolution=resolution,
-        recipe=recipe,
-        seed=seed,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        history=history,
-        accuracy=accuracy,
-    )
+    with _reproducible(job.seed, torch.device(job.device)):
+        trainer = _Trainer(job, on_progress)
+        while trainer.place.epoch <= job.recipe.epochs:
+            trainer.epoch()
+        return trainer.report()
 
 
 class _Trainer:
-    """A model with its optimiser, its schedule and its source of randomness."""
+    """A model with its optimiser, its schedule, its images and its place in all of them."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: ImageData,
-        resolution: int,
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-        on_progress: Callable[[Progress], object],
-    ) -> None:
-        self.model, self.data, self.resolution = model, data, resolution
-        self.recipe, self.device, self.on_progress = recipe, device, on_progress
-        self.random = torch.Generator().manual_seed(seed)
-        self.updates = ceil(data.size("train") / recipe.batch_size)
-        self.steps = recipe.epochs * self.updates
-        self.step = 0
-        self.started = time.perf_counter()
-        options: dict[str, Any] = {} if recipe.betas is None else {"betas": recipe.betas}
-        self.optimizer = create_optimizer_v2(
-            model,
-            opt=recipe.optimizer,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            **options,
+    def __init__(self, job: Job, on_progress: Callable[[Progress], object]) -> None:
+        self.job, self.recipe, self.on_progress = job, job.recipe, on_progress
+        self.accelerator = _accelerator(job)
+        self.device = _own_device(job, self.accelerator)
+        self.loader = self._loader()
+        self.accumulated = ceil(self.update_images / self.micro_batch)
+        self.updates = self._updates()
+        self.steps = job.recipe.epochs * self.updates
+        model = self._model()
+        self.optimizer = self.accelerator.prepare_optimizer(
+            _optimizer(model, job.recipe), device_placement=False
         )
-        self.schedule, _ = create_scheduler_v2(
-            self.optimizer,
-            sched=recipe.schedule,
-            num_epochs=recipe.epochs,
-            warmup_epochs=ceil(recipe.warmup * self.steps) / self.updates,  # type: ignore[arg-type]
-            warmup_lr=recipe.learning_rate / 1000,
-            min_lr=recipe.final_learning_rate,
-            step_on_epochs=False,
-            updates_per_epoch=self.updates,
+        self.schedule = _schedule(self.optimizer, job.recipe, self.updates)
+        self.model = self.accelerator.prepare_model(model, device_placement=False)
+        self.augment = BatchAugment(job.recipe, job.data.num_classes, self.device)
+        self.place = self._resume()
+        self.saved = time.monotonic()
+
+    # Making everything ---------------------------------------------------------------------------------
+
+    @property
+    def update_images(self) -> int:
+        """Images of an update on this process."""
+        return self.recipe.batch_size // int(self.accelerator.num_processes)
+
+    @property
+    def micro_batch(self) -> int:
+        """Images at once on this process."""
+        return min(self.job.micro_batch or self.update_images, self.update_images)
+
+    def _loader(self) -> Loader:
+        processes = self.accelerator.num_processes
+        _require_division(self.recipe, processes, self.micro_batch)
+        return Loader(
+            self.job.data,
+            "train",
+            resolution=self.job.resolution,
+            batch_size=self.micro_batch,
+            seed=self.job.seed,
+            workers=self.job.workers,
+            device=self.device,
+            augment=picture_augment(self.recipe, self.job.resolution),
+            rank=self.accelerator.process_index,
+            world_size=processes,
         )
 
-    def epoch(self, number: int) -> Progress:
-        """One pass over the training images in a new order, then a look at held-out ones."""
-        images = self.data.size("train")
-        started, seen, total = time.perf_counter(), 0, 0.0
+    def _updates(self) -> int:
+        """Updates of an epoch."""
+        images = self.job.data.size("train")
+        updates = (
+            images // self.recipe.batch_size if self.recipe.mixes else ceil(images / self.recipe.batch_size)
+        )
+        if updates == 0:
+            raise LongvisError(
+                f"{self.job.data.name} has {images} training images, fewer than the {self.recipe.batch_size} "
+                "of one update, and mixing needs whole ones; give a smaller --batch."
+            )
+        return updates
+
+    def _model(self) -> nn.Module:
+        job = self.job
+        variant = _with_drop_path(job.variant, self.recipe.drop_path)
+        with self.device:
+            model = variant.build(resolution=job.resolution, num_classes=job.data.num_classes)
+        self.fresh: tuple[str, ...] = ()
+        if job.initial is not None:
+            loaded = load_weights(model, job.initial, strict=False)
+            self.fresh = (*loaded.missing, *loaded.random)
+        if self.recipe.sync_batch_norm and self.accelerator.num_processes > 1:
+            model = synchronised(model, self.device)
+        return model.to(memory_format=torch.channels_last)
+
+    def _resume(self) -> Place:
+        found = read_checkpoint(self.job.checkpoint, self.device) if self.job.checkpoint is not None else None
+        if found is None:
+            return Place()
+        for name, holder in self._holders().items():
+            holder.load_state_dict(found.states[name])
+        return found.place
+
+    def _holders(self) -> dict[str, Any]:
+        """What has a state of its own, by name."""
+        holders = {
+            "model": self.accelerator.unwrap_model(self.model),
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+        scaler = self.accelerator.scaler
+        return holders if scaler is None else {**holders, "scaler": scaler}
+
+    # Learning ------------------------------------------------------------------------------------------
+
+    def epoch(self) -> None:
+        """What is left of an epoch, then a look at held-out images."""
+        place, before_waiting = self.place, self.place.waited_s
+        batches = self.loader.epoch(place.epoch, start=place.update * self.accumulated)
         self.model.train()
-        for indices in torch.split(torch.randperm(images, generator=self.random), self.recipe.batch_size):
-            loss = self.update(indices.tolist())
-            seen, total = seen + len(indices), total + len(indices) * loss
-            progress = self.progress(number, loss, seen, time.perf_counter() - started)
-            self.on_progress(progress)
-        end = replace(progress, loss=total / images, top1=self.measure(WATCHED_IMAGES).top1)
-        self.on_progress(end)
-        return end
+        while place.update < self.updates:
+            started = time.perf_counter()
+            loss, images = self.update(batches)
+            place.update += 1
+            place.seen, place.loss_sum = place.seen + images, place.loss_sum + images * loss
+            place.spent_s += time.perf_counter() - started
+            place.waited_s = before_waiting + self.loader.waited_s
+            progress = self.progress(loss)
+            place.curve.append(
+                [progress.epoch, progress.step, loss, progress.learning_rate, progress.images_s]
+            )
+            self._tell(progress)
+            self._keep_now_and_then()
+        self._end_epoch()
 
-    def progress(self, epoch: int, loss: float, seen: int, spent: float) -> Progress:
-        """After an update: `seen` images of this epoch in `spent` seconds."""
-        return Progress(
-            epoch=epoch,
-            epochs=self.recipe.epochs,
-            step=self.step,
-            steps=self.steps,
-            loss=loss,
-            learning_rate=self.learning_rate,
-            images_s=seen / spent,
-            train_s=spent,
-            left_s=(time.perf_counter() - self.started) / self.step * (self.steps - self.step),
-        )
+    def _end_epoch(self) -> None:
+        place = self.place
+        top1 = self.measure(WATCHED_IMAGES).top1 if self.accelerator.is_main_process else None
+        end = self.progress(place.loss_sum / place.seen, top1=top1)
+        self.place = Place(epoch=place.epoch + 1, curve=place.curve, history=[*place.history, asdict(end)])
+        self._keep()
+        self._tell(end)
 
-    def update(self, indices: list[int]) -> float:
-        """One step of the optimiser on these training images; their mean loss."""
-        recipe = self.recipe
-        self.schedule.step_update(self.step)
-        self.step += 1
-        images, labels = self.data.batch("train", indices, self.resolution, device=self.device)
-        images = shifted(images, recipe.shift, self.random)
-        logits = self.model(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or inf)
-        self.check("loss", loss.item(), DIVERGED * log(self.data.num_classes))
-        self.check("norm of the gradients", norm.item(), inf)
+    def update(self, batches: Iterator[Batch]) -> tuple[float, int]:
+        """One step of the optimiser: its mean loss and how many images it learnt from, over all processes."""
+        step = self.step
+        self.schedule.step_update(step)
+        _seed_everything(self.job.seed, step, self.accelerator.process_index)
+        parts = self._parts()
+        total = torch.zeros((), device=self.device)
+        for number, size in enumerate(parts):
+            batch = next(batches)
+            last = number + 1 == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                total += self._learn(batch, share=size / sum(parts))
+        loss = float(self.accelerator.reduce(total, "mean"))
+        self._check("loss", loss, DIVERGED * log(self.job.data.num_classes))
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or inf))
+        if self.accelerator.scaler is None:  # with one, an overflow is met by a smaller scale
+            self._check("norm of the gradients", norm, inf)
         self.optimizer.step()
-        return loss.item()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, sum(parts) * self.accelerator.num_processes
 
-    def check(self, what: str, value: float, limit: float) -> None:
+    def _parts(self) -> list[int]:
+        """Images of each micro-batch of the current update on this process."""
+        processes = self.accelerator.num_processes
+        images = ceil(self.job.data.size("train") / processes) - self.place.update * self.update_images
+        images = min(images, self.update_images)
+        whole, rest = divmod(images, self.micro_batch)
+        return [self.micro_batch] * whole + [rest] * (rest > 0)
+
+    def _learn(self, batch: Batch, share: float) -> Tensor:
+        """Gradients of one micro-batch, of which the update's are made; its part of the update's loss."""
+        seeds = [(self.job.seed, self.place.epoch, index) for index in batch.indices]
+        images, targets = self.augment(batch.images, batch.labels, seeds)
+        with self.accelerator.autocast():
+            logits = self.model(images.contiguous(memory_format=torch.channels_last))
+        loss = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1).mean() * share
+        self.accelerator.backward(loss)
+        detached: Tensor = loss.detach()
+        return detached
+
+    def _check(self, what: str, value: float, limit: float) -> None:
         """Raise unless training can go on."""
         if isfinite(value) and value <= limit:
             return
         raise LongvisError(
-            f"training diverged at step {self.step} of {self.steps}: the {what} is {value:.3g} "
+            f"training diverged at step {self.step + 1} of {self.steps}: the {what} is {value:.3g} "
             f"at a learning rate of {self.learning_rate:.2g}; lower the recipe's learning_rate, "
             "lengthen its warmup or lower its clip_norm."
         )
 
-    def measure(self, images: int) -> Accuracy:
-        """Accuracy on the first held-out images."""
-        return measure_accuracy(
-            self.model,
-            self.data,
-            resolution=self.resolution,
-            images=images,
-            batch_size=self.recipe.batch_size,
-            device=self.device,
-        )
+    # Telling and keeping -------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Updates done in all epochs."""
+        return (self.place.epoch - 1) * self.updates + self.place.update
 
     @property
     def learning_rate(self) -> float:
         """Of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def progress(self, loss: float, top1: float | None = None) -> Progress:
+        """After an update, or with `top1` after an epoch."""
+        place = self.place
+        return Progress(
+            epoch=place.epoch,
+            epochs=self.recipe.epochs,
+            step=self.step,
+            steps=self.steps,
+            loss=loss,
+            learning_rate=self.learning_rate,
+            images_s=place.seen / place.spent_s,
+            train_s=place.spent_s,
+            waited_s=place.waited_s,
+            left_s=place.spent_s / place.update * (self.steps - self.step),
+            top1=top1,
+        )
 
-def shifted(images: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Each image moved by whole pixels, up to `share` of its side along each axis; borders repeated.
+    def _tell(self, progress: Progress) -> None:
+        if self.accelerator.is_main_process:
+            self.on_progress(progress)
 
-    Arguments:
-        images: (batch, channels, side, side).
-        share: 0 to 0.5.
-        random: on the CPU; draws are uniform and independent for each image and axis.
+    def _keep_now_and_then(self) -> None:
+        if time.monotonic() - self.saved > self.job.checkpoint_s:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Write the checkpoint."""
+        if self.job.checkpoint is not None and self.accelerator.is_main_process:
+            states = {name: holder.state_dict() for name, holder in self._holders().items()}
+            save_checkpoint(self.job.checkpoint, Checkpoint(place=self.place, states=states))
+        self.saved = time.monotonic()
+
+    # The end -------------------------------------------------------------------------------------------
+
+    def measure(self, images: int) -> Accuracy:
+        """Accuracy on held-out images, evenly spaced over all of them."""
+        return measure_accuracy(
+            self.accelerator.unwrap_model(self.model),
+            self.job.data,
+            resolution=self.job.resolution,
+            images=images,
+            batch_size=self.micro_batch,
+            device=self.device,
+        )
+
+    def report(self) -> TrainReport | None:
+        """The result, in the main process."""
+        if not self.accelerator.is_main_process:
+            return None
+        model = self.accelerator.unwrap_model(self.model)
+        round_weights(model)
+        return TrainReport(
+            model=model.eval(),
+            job=self.job,
+            processes=self.accelerator.num_processes,
+            history=tuple(Progress(**epoch) for epoch in self.place.history),
+            curve=tuple(tuple(update) for update in self.place.curve),
+            accuracy=self.measure(self.job.data.size("val")),
+            fresh=self.fresh,
+        )
+
+
+def _accelerator(job: Job) -> Accelerator:
+    """One for this training: a process may train several models, one after the other."""
+    AcceleratorState._reset_state()
+    precision = {"fp32": "no"}.get(job.recipe.precision, job.recipe.precision)
+    on_cpu = torch.device(job.device).type == "cpu"
+    if on_cpu and precision == "fp16":
+        raise Unsupported("fp16 is trained with on CUDA only; on a CPU take the precision bf16 or fp32.")
+    return Accelerator(cpu=on_cpu, mixed_precision=precision, device_placement=False)
+
+
+def _own_device(job: Job, accelerator: Accelerator) -> torch.device:
+    """The user's device; one for each of several processes."""
+    return torch.device(job.device) if accelerator.num_processes == 1 else accelerator.device
+
+
+def _require_division(recipe: Recipe, processes: int, micro_batch: int) -> None:
+    """Raise unless an update can be cut evenly."""
+    if recipe.batch_size % processes:
+        raise LongvisError(
+            f"a batch of {recipe.batch_size} cannot be shared by {processes} processes; "
+            f"{recipe.batch_size // processes * processes or processes} could."
+        )
+    share = recipe.batch_size // processes
+    if share % micro_batch:
+        raise LongvisError(
+            f"a micro-batch of {micro_batch} does not divide the {share} images of an update on each device."
+        )
+    if recipe.mixes and micro_batch % 2:
+        raise LongvisError(f"mixup and cutmix mix pairs: a micro-batch of {micro_batch} is odd.")
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with batch norms that see the batches of all processes.
+
+    Raises:
+        Unsupported: they have batch norms, and the device is no CUDA GPU.
     """
-    side = images.shape[-1]
-    most = int(share * side)
-    if most == 0:
-        return images
-    padded = F.pad(images, (most, most, most, most), mode="replicate")
-    corners = torch.randint(0, 2 * most + 1, (len(images), 2), generator=random).tolist()
-    cut = [
-        image[:, top : top + side, left : left + side]
-        for image, (top, left) in zip(padded, corners, strict=True)
-    ]
-    return torch.stack(cut)
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return model
+    if device.type != "cuda":
+        raise Unsupported(
+            f"synchronised batch norms run on CUDA only, not on {device.type}; "
+            "set sync_batch_norm = false in the recipe, or train in one process."
+        )
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def _with_drop_path(variant: Variant, rate: float) -> Variant:
+    """The variant as it is built for training; a factory that takes no stochastic depth refuses."""
+    if rate == 0:
+        return variant
+    name = "drop_path_rate" if variant.origin == "timm" else "drop_path"
+    return replace(variant, arguments={**variant.arguments, name: rate})
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {} if recipe.betas is None else {"betas": recipe.betas}
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        **options,
+    )
+    return optimizer
+
+
+def _schedule(optimizer: Any, recipe: Recipe, updates: int) -> Any:
+    """A schedule of timm, stepped every update; the number of the update is all its state."""
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.schedule,
+        num_epochs=recipe.epochs,
+        warmup_epochs=ceil(recipe.warmup * recipe.epochs * updates) / updates,  # type: ignore[arg-type]
+        warmup_lr=recipe.learning_rate / 1000,
+        min_lr=recipe.final_learning_rate,
+        step_on_epochs=False,
+        updates_per_epoch=updates,
+    )
+    return schedule
+
+
+def _seed_everything(*numbers: int) -> None:
+    """Set every global random state from these numbers."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @contextmanager
@@ -279,6 +510,7 @@ def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     before_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     devices = [device] if device.type == "cuda" else []
+    state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         try:
@@ -287,5 +519,7 @@ def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(before or device.type == "cpu", warn_only=before_warn)
             yield
         finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
             torch.use_deterministic_algorithms(before, warn_only=before_warn)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

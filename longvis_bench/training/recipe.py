@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +16,7 @@ from longvis_bench.errors import LongvisError, UnknownName
 
 
 class Recipe(BaseModel):
-    """How a model is trained.  What is not listed is not done: no mixup, no dropout, no averaging."""
+    """How a model is trained.  What is off by default is off unless the recipe names it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,11 +24,12 @@ class Recipe(BaseModel):
     epochs: int = Field(ge=1)
     """Passes over the training images, each in a new random order."""
     batch_size: int = Field(ge=1)
-    """Images an update; the last of an epoch takes what is left."""
+    """Images an update, over all devices and accumulated micro-batches together; the last update of an epoch
+    takes what is left, but with mixup or cutmix it is left out."""
     optimizer: str
     """As `timm.optim.create_optimizer_v2` names it."""
     learning_rate: float = Field(gt=0)
-    """Highest, reached after warm-up; for `batch_size` images an update, not scaled with it."""
+    """Highest, reached after warm-up; for `batch_size` images an update.  See `with_batch`."""
     betas: tuple[float, float] | None = None
     """Of Adam and its kin; None for the optimiser's own."""
     weight_decay: float = Field(ge=0)
@@ -41,15 +42,55 @@ class Recipe(BaseModel):
     """Where the schedule ends."""
     label_smoothing: float = Field(ge=0, lt=1)
     """Share of the target that is spread over all classes in the cross-entropy."""
-    clip_norm: float | None = Field(gt=0)
+    clip_norm: float | None = Field(None, gt=0)
     """Gradients are scaled down to this norm over all parameters; None for no limit."""
-    shift: float = Field(ge=0, lt=0.5)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth of the last block, growing linearly from 0 at the first."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of autocast; weights and optimiser stay in float32."""
+    sync_batch_norm: bool = False
+    """Batch norms see the batches of all devices; CUDA only."""
+    shift: float = Field(0.0, ge=0, lt=0.5)
     """Each image is moved by up to this share of its side along each axis, uniformly, borders repeated."""
+    crop_scale: tuple[float, float] | None = None
+    """Each image is a random part of this share of its area, stretched to the size; None for the whole."""
+    flip: float = Field(0.0, ge=0, le=1)
+    """Share of images mirrored left to right."""
+    auto_augment: str | None = None
+    """A policy by timm's name, e.g. `rand-m9-mstd0.5-inc1`."""
+    random_erasing: float = Field(0.0, ge=0, le=1)
+    """Share of images of which a rectangle is replaced by noise."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of mixup's beta distribution; 0 for none."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of cutmix's beta distribution; 0 for none."""
+    mixup_switch: float = Field(0.5, ge=0, le=1)
+    """Share of batches that are cut rather than mixed, where both are on."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed within a batch."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def with_batch(self, batch_size: int | None) -> Recipe:
+        """The recipe for another batch: the learning rates grow in proportion (arXiv:1706.02677)."""
+        if batch_size is None or batch_size == self.batch_size:
+            return self
+        factor = batch_size / self.batch_size
+        return self.model_copy(
+            update={
+                "batch_size": batch_size,
+                "learning_rate": self.learning_rate * factor,
+                "final_learning_rate": self.final_learning_rate * factor,
+            }
+        )
 
     def describe(self) -> str:
-        """Every field in one line."""
+        """Every field in one line, but those that are off."""
         fields = self.model_dump(exclude={"name"})
-        return f"{self.name}: " + ", ".join(f"{key} {value}" for key, value in fields.items())
+        if not (self.mixup and self.cutmix):
+            del fields["mixup_switch"]
+        return f"{self.name}: " + ", ".join(f"{key} {value}" for key, value in fields.items() if value)
 
 
 # Chosen on the training images alone (1,120 of them trained, the other 280 judged), at 256 px, 8 epochs, one
@@ -69,14 +110,40 @@ QUICK = Recipe(
     shift=0.08,
 )
 
-RECIPES = {QUICK.name: QUICK}
+TUNE = QUICK.model_copy(update={"name": "tune", "epochs": 4, "learning_rate": 1e-3})
+"""For weights that were trained at a smaller size: shorter and gentler than `quick`."""
+
+ATLAS = Recipe(
+    name="atlas",
+    epochs=320,
+    batch_size=2048,
+    optimizer="adamw",
+    learning_rate=5e-4,
+    betas=(0.9, 0.999),
+    weight_decay=0.24,
+    warmup=30 / 320,
+    final_learning_rate=1e-6,
+    label_smoothing=0.1,
+    drop_path=0.3,
+    precision="bf16",
+    sync_batch_norm=True,
+    crop_scale=(0.08, 1.0),
+    flip=0.5,
+    auto_augment="rand-m9-mstd0.5-inc1",
+    random_erasing=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+)
+"""What the Atlas paper trained with, by its text and its configuration files (arXiv:2503.12355)."""
+
+RECIPES = {recipe.name: recipe for recipe in (QUICK, TUNE, ATLAS)}
 
 
 def read_recipe(spec: str, **changes: Any) -> Recipe:
     """A shipped recipe by name, or one from a TOML file.
 
     Arguments:
-        spec: "quick", or a path that ends in .toml and holds every field without a default.
+        spec: "quick", "tune", "atlas", or a path that ends in .toml and holds every field without a default.
         changes: fields to replace; None leaves a field as it is.
 
     Raises:

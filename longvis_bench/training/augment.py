@@ -1,0 +1,143 @@
+"""What a recipe does to training images: timm's transforms on each, timm's mixup and erasing on batches.
+
+What happens to one image is drawn from its own seed, so that it does not depend on the batch, the process or
+the device; what happens within a batch is drawn from the global random states, which the loop seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from longvis_bench.errors import LongvisError
+from longvis_bench.training.recipe import Recipe
+
+Seed = tuple[int, ...]
+"""Of one image in one epoch, for NumPy's generators."""
+
+
+class PictureAugment:
+    """Random crop, flip and policy of a recipe, on one RGB picture; picklable, for the loader's workers.
+
+    Arguments:
+        recipe: says what is done.
+        resolution: pixels per side of what is returned.
+
+    Raises:
+        LongvisError: timm knows no such policy.
+    """
+
+    def __init__(self, recipe: Recipe, resolution: int) -> None:
+        self._recipe, self._resolution = recipe, resolution
+        self._steps = self._make()
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Augment one picture by the random states as they are."""
+        for step in self._steps:
+            picture = step(picture)
+        return picture
+
+    def _make(self) -> tuple[Callable[[Any], Any], ...]:
+        from timm.data.transforms_factory import create_transform
+
+        recipe = self._recipe
+        try:
+            crop_and_flip, policy, _ = create_transform(
+                self._resolution,
+                is_training=True,
+                separate=True,
+                scale=recipe.crop_scale or (1.0, 1.0),
+                ratio=(3 / 4, 4 / 3) if recipe.crop_scale else (1.0, 1.0),
+                hflip=recipe.flip,
+                color_jitter=None,  # type: ignore[arg-type]
+                auto_augment=recipe.auto_augment,
+                interpolation="bicubic",
+            )
+        except (AssertionError, KeyError, ValueError, TypeError) as error:
+            raise LongvisError(
+                f"timm knows no augmentation {recipe.auto_augment!r}; an example is rand-m9-mstd0.5-inc1."
+            ) from error
+        return crop_and_flip, policy
+
+
+def picture_augment(recipe: Recipe, resolution: int) -> PictureAugment | None:
+    """What the loader applies to each picture; None where the recipe asks for nothing of the kind."""
+    wanted = recipe.crop_scale is not None or recipe.flip > 0 or recipe.auto_augment is not None
+    return PictureAugment(recipe, resolution) if wanted else None
+
+
+class BatchAugment:
+    """Shifts, mixup or cutmix, and erasing, on normalised batches on their device; targets become soft.
+
+    Arguments:
+        recipe: says what is done.
+        num_classes: of the targets.
+        device: of the batches.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, device: torch.device) -> None:
+        from timm.data.mixup import Mixup
+        from timm.data.random_erasing import RandomErasing
+
+        self._recipe, self._num_classes = recipe, num_classes
+        self._mix = Mixup(  # type: ignore[no-untyped-call]
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            switch_prob=recipe.mixup_switch,
+            label_smoothing=recipe.label_smoothing,
+            num_classes=num_classes,
+        )
+        self._erase = RandomErasing(  # type: ignore[no-untyped-call]
+            probability=recipe.random_erasing, mode="pixel", device=device.type
+        )
+
+    def __call__(self, images: Tensor, labels: Tensor, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+        """Augment a batch.
+
+        Arguments:
+            images: (batch, 3, side, side), normalised; may be changed in place.
+            labels: (batch), int64.
+            seeds: one of each image.
+
+        Returns:
+            Images of the same shape, and targets (batch, classes) that sum to 1.
+        """
+        images = shifted(images, self._recipe.shift, seeds)
+        if self._recipe.random_erasing > 0:
+            images = self._erase(images)
+        if self._recipe.mixes:
+            mixed, targets = self._mix(images, labels)
+            return mixed, targets
+        return images, smooth(labels, self._num_classes, self._recipe.label_smoothing)
+
+
+def smooth(labels: Tensor, num_classes: int, share: float) -> Tensor:
+    """Targets (batch, num_classes) with `share` of each spread over all classes."""
+    return F.one_hot(labels, num_classes).float() * (1 - share) + share / num_classes
+
+
+def shifted(images: Tensor, share: float, seeds: Sequence[Seed]) -> Tensor:
+    """Each image moved by whole pixels, up to `share` of its side along each axis; borders repeated.
+
+    Arguments:
+        images: (batch, channels, side, side).
+        share: 0 to 0.5; draws are uniform and independent for each image and axis.
+        seeds: one of each image.
+    """
+    side = images.shape[-1]
+    most = int(share * side)
+    if most == 0:
+        return images
+    padded = F.pad(images, (most, most, most, most), mode="replicate")
+    corners = [np.random.default_rng(seed).integers(0, 2 * most + 1, 2).tolist() for seed in seeds]
+    cut = [
+        image[:, top : top + side, left : left + side]
+        for image, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return torch.stack(cut)
