@@ -147,6 +147,21 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval |
     return Interval(min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Two-sided p of McNemar's exact test: two models asked the same questions.
+
+    Arguments:
+        only_one: questions that only the first answered rightly.
+        only_other: questions that only the second did.
+
+    Returns:
+        The chance of a split at least as uneven if both were equally good; 1 where they never differ.
+    """
+    n, fewer = only_one + only_other, min(only_one, only_other)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
 def is_precise(samples: Sequence[float], precision: float) -> bool:
     """Whether the median is known to `precision`: the measure of `should_stop`, at any count.
 

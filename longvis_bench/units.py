@@ -71,6 +71,11 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
+def chance(p: float) -> str:
+    """A p value: `p = 0.021`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {significant(p, 2)}"
+
+
 def plain(value: object) -> str:
     """Names, whole numbers and everything else that needs no unit."""
     return UNKNOWN if value is None or value == "" else str(value)

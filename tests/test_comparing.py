@@ -1,0 +1,78 @@
+"""McNemar's exact test, and which rows are compared."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from longvis_bench.comparing import compare
+from longvis_bench.records import AccuracyRecord, Cell, Row
+from longvis_bench.stats import mcnemar
+
+LABELS = np.arange(40) % 10
+
+
+def _row(folder: Path, model: str, right: NDArray[np.bool_], **cell: int) -> Row:
+    """A row whose predictions lie in the run directory."""
+    made = Cell(
+        **{"model": model, "family": model, "variant": model, "implementation": "timm", "resolution": 64}
+        | cell
+    )
+    row = Row(
+        key=f"{model}-{made.resolution}",
+        cell=made,
+        status="ok",
+        accuracy=AccuracyRecord(
+            correct_top1=int(right.sum()), correct_top5=None, images=len(right), dataset="digits", weights="w"
+        ),
+    )
+    (folder / "predictions").mkdir(exist_ok=True)
+    predictions = np.where(right, LABELS, (LABELS + 1) % 10)
+    np.savez(folder / "predictions" / f"{row.key}.npz", labels=LABELS, predictions=predictions)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "p"), [(0, 0, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 6, 2 / 64), (9, 1, 22 / 1024)]
+)
+def test_mcnemar_by_hand(one: int, other: int, p: float) -> None:
+    assert mcnemar(one, other) == pytest.approx(p)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_binomial_test(one: int, other: int) -> None:
+    n = one + other
+    weights = [math.comb(n, k) for k in range(n + 1)]
+    at_least = sum(weight for k, weight in enumerate(weights) if abs(2 * k - n) >= abs(one - other))
+    assert mcnemar(one, other) == pytest.approx(min(1.0, at_least / 2**n))
+
+
+def test_better_model_comes_first_and_only_differences_count(tmp_path: Path) -> None:
+    most, fewer = np.arange(40) < 38, np.arange(40) < 30
+    (pair,) = compare([_row(tmp_path, "vit", fewer), _row(tmp_path, "swin", most)], [tmp_path])
+    assert (pair.first.cell.model, pair.second.cell.model, pair.images) == ("swin", "vit", 40)
+    assert pair.p == pytest.approx(mcnemar(8, 0))
+    assert pair.separable
+
+
+def test_equal_models_are_not_separable(tmp_path: Path) -> None:
+    one, other = np.arange(40) < 20, np.arange(40) >= 20
+    (pair,) = compare([_row(tmp_path, "vit", one), _row(tmp_path, "swin", other)], [tmp_path])
+    assert pair.p == 1.0
+    assert not pair.separable
+
+
+def test_only_the_same_images_are_compared(tmp_path: Path) -> None:
+    right = np.arange(40) < 20
+    rows = [_row(tmp_path, "vit", right), _row(tmp_path, "swin", right, resolution=128)]
+    assert compare(rows, [tmp_path]) == []
+    lost = _row(tmp_path, "atlas", right)
+    (tmp_path / "predictions" / f"{lost.key}.npz").write_bytes(b"torn")
+    assert compare([rows[0], lost], [tmp_path]) == []
+    assert compare([rows[0], lost], []) == []
