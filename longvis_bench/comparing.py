@@ -1,7 +1,7 @@
 """Which accuracies differ by more than chance: McNemar's exact test on the same held-out images.
 
 Two models' 95 % intervals may overlap although one is clearly better: on the same images only those count
-that one model knows and the other does not.  The predictions are those that `longvis bench` keeps of each row.
+that one model knows and the other does not.  The predictions are those that `longvis bench` keeps with a row.
 With many models some pairs differ by chance: p values are of each pair alone.
 """
 
