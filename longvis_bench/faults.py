@@ -184,10 +184,13 @@ def is_ours(error: BaseException) -> bool:
     """Whether our measuring code itself raised this: a fault of ours, never a cell's status.
 
     True where no frame is a model's and the innermost is in this package, or in a general tool it called, and
-    the exception is neither raised on purpose nor evidence of a limit of the machine.
+    the exception is neither raised on purpose nor evidence of a limit of the machine.  No RuntimeError is
+    ours: torch raises its own from native code that leaves no frame, and this package raises none.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, LongvisError) or classify(error)[0] != "error" or any(map(_is_models, frames)):
+    if isinstance(error, LongvisError | RuntimeError) or any(map(_is_models, frames)):
+        return False
+    if classify(error)[0] != "error":
         return False
     while frames and _is_tool(frames[-1]):
         frames.pop()

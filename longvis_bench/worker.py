@@ -126,6 +126,7 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
             reason += f" The memory limit is {units.size(limit)} (--memory-limit)."
         if status == "error":
             traceback.print_exception(error)  # to the cell's log, whose tail the row keeps
+            reason += "; the traceback is in the row's log_tail."
         return draft.end(status, reason)
     return draft.end("ok")
 

@@ -20,7 +20,7 @@ import longvis_bench.planning as planning_module
 import longvis_bench.sweep as sweep_module
 from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
 from longvis_bench.invocations import invocation_of, read_replay
-from longvis_bench.merging import merge_runs
+from longvis_bench.merging import merge_runs, read_runs, side_by_side
 from longvis_bench.planning import SweepConfig
 from longvis_bench.records import Request, Row, Status
 from longvis_bench.session import Session, start
@@ -427,3 +427,25 @@ def test_python_callers_are_told_through_logging(
     session(64).run()
     session(64, seed=1).run()
     assert "seed (0 -> 1)" in caplog.text
+
+
+def test_runs_of_one_machine_stand_side_by_side(
+    fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"models": ("moody-fine",), "models_dirs": (FAMILIES,), "device": "cpu"}
+    start(options | {"resolutions": (64, 128)}, out=Path("a")).run()
+    start(options | {"resolutions": (128,)}, out=Path("b")).run()
+    monkeypatch.setattr(planning_module, "code_hash", lambda variant: "changed")
+    start(options | {"resolutions": (64, 256)}, out=Path("c")).run()
+    start(options | {"resolutions": (64, 128)}, out=Path("a")).run()
+    with (Path("a") / "cells.jsonl").open("a") as file:
+        file.write('{"schema": 2, "ke')
+    found = read_runs([Path("a"), Path("b"), Path("c")], one_a_cell=True)
+    assert [run.sentence for run in found] == [
+        "a: 1 row (2 replaced by later rows of the run; 1 replaced by a run named later; "
+        "an unfinished line not read)",
+        "b: 1 row",
+        "c: 2 rows",
+    ]
+    shown = [(row.machine.rpartition(" ")[2], row.cell.resolution) for row in side_by_side(found)]
+    assert shown == [("(a)", 128), ("(b)", 128), ("(c)", 64), ("(c)", 256)]

@@ -162,7 +162,7 @@ def _end_gently(progress: Progress) -> list[int]:
     def end(number: int, frame: FrameType | None) -> None:
         came.append(number)
         if len(came) > 1:
-            progress.restore_terminal()
+            progress.leave_at_once()
             os._exit(_exit_code(came))  # the server ends what runs, once this process is gone
         raise KeyboardInterrupt
 

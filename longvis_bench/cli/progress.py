@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from longvis_bench.session import Session
 
 LAST_ROWS = 6
-SHOW_CURSOR = b"\x1b[?25h\n"
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Progress:
@@ -93,10 +93,11 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def restore_terminal(self) -> None:
-        """What `end` does, without waiting for anything: for a process that leaves at once."""
-        if self._live is not None:
+    def leave_at_once(self) -> None:
+        """What `end` does for a process that leaves without waiting for anything."""
+        if self._console.is_terminal:
             os.write(self._console.file.fileno(), SHOW_CURSOR)
+        os.write(2, b"\nEnded at once; finished rows are kept, and the same command goes on from there.\n")
 
     def _eta(self) -> str:
         if not self._done:

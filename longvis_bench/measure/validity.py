@@ -31,7 +31,9 @@ def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
         InvalidOutput: they are not; the message says what was promised and what came.
     """
     if not isinstance(logits, Tensor):
-        raise InvalidOutput(f"the model returned {type(logits).__name__}, not a tensor of logits.")
+        raise InvalidOutput(
+            f"the model returned {type(logits).__name__}, not a tensor of logits; return that alone."
+        )
     if tuple(logits.shape) != (batch, num_classes):
         raise InvalidOutput(f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}).")
     return logits
@@ -46,7 +48,9 @@ def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
     logits = check_shape(logits, batch, num_classes)
     if not torch.isfinite(logits).all():
         share = 1 - torch.isfinite(logits).double().mean().item()
-        raise InvalidOutput(f"{share:.0%} of the logits are NaN or infinite.")
+        raise InvalidOutput(
+            f"{share:.0%} of the logits are NaN or infinite; try fp32 or bf16, or other weights."
+        )
     return logits
 
 
