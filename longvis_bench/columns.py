@@ -735,7 +735,12 @@ _CONDITIONS = (
         lambda r: _json(r.cell.arguments),
         why=_always("none"),
     ),
-    _int("threads", "", "Processor threads.", lambda r: r.cell.threads),
+    _int(
+        "threads",
+        "",
+        "Processor threads within an operator; eager models run one operator at a time.",
+        lambda r: r.cell.threads,
+    ),
     _text("memory_format", "Layout of images and convolution weights.", lambda r: r.cell.memory_format),
     _text("fused", "`yes` where batch norms were folded into convolutions.", lambda r: _yes(r.cell.fuse)),
     _text(

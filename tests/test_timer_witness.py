@@ -1,8 +1,8 @@
 """A second, independent timer beside ours: torch's on the CPU, Triton's on CUDA.
 
 The two take turns of equal length, so that a machine that becomes slower does so for both; compared is the
-ratio within a round.  By default its median must lie within 10 %.  `pytest -m slow -s tests/test_timer_witness.py` demands
-that its 95 % interval meets 0.97-1.03, and prints it.
+ratio within a round.  By default its median must lie within 10 %.  The long form demands that its 95 %
+interval meets 0.97-1.03, and prints it: `pytest -m slow -s tests/test_timer_witness.py`.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from longvis_bench.records import Cell, Request, Row, Settings
 from longvis_bench.worker import measure_cell
@@ -41,6 +43,21 @@ def test_a_row_has_every_part() -> None:
     assert "longvis train --models moody-fine" in row.null_reasons["accuracy"]
     assert [bool(part.timing) for part in published] == [False, False, True, True]
     assert [bool(part.tensors) for part in published] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_set(threads: int) -> None:
+    row = measure_cell(request(threads=threads, metrics=("time",)))
+    assert row.status == "ok", row.reason
+    assert torch.get_num_threads() == threads
+
+
+def test_every_second_is_booked() -> None:
+    start = time.monotonic()
+    row = measure_cell(request().model_copy(update={"sent": start - 1.0}))
+    assert row.overhead_s["start"] == pytest.approx(1.0, abs=0.1)
+    assert sum(row.overhead_s.values()) == pytest.approx(1.0 + time.monotonic() - start, abs=0.1)
+    assert {"start", "import", "count", "build", "time", "validity", "other"} <= set(row.overhead_s)
 
 
 def test_only_what_is_asked_for_is_measured() -> None:
