@@ -174,6 +174,19 @@ def _mfu(row: Row) -> float | None:
     return passes * row.count.flops * row.cell.batch_size / latency / peak
 
 
+def _train_hours(row: Row) -> float | None:
+    length, rate = row.settings.hours_for, _rate_of(_latency)(row)
+    if row.cell.mode != "train" or length is None or not rate:
+        return None
+    return length.images * length.epochs / rate / 3600
+
+
+def _why_no_hours(row: Row) -> str:
+    if row.cell.mode != "train":
+        return "from training cells only"
+    return "not asked for (--hours-for)" if row.settings.hours_for is None else _no_samples(row)
+
+
 def _why_no_mfu(row: Row) -> str:
     if row.count is None:
         return "needs FLOPs: " + (null_reason(BY_NAME["flops"], row) or "none counted")
@@ -587,6 +600,30 @@ _MORE_TIME = (
         _noise(lambda n: ", ".join(n.slowdowns) or None),
         metric="time",
         why=_no_slowdowns,
+    ),
+    Column(
+        name="train_hours",
+        unit="h",
+        meaning="Hours that training takes on this one device: images x epochs of `train_length` / "
+        "`throughput_img_s`; loading data and evaluating are not in it.",
+        value=_train_hours,
+        kind="float",
+        format=units.hours,
+        scales=units.HOURS,
+        metric="time",
+        why=_why_no_hours,
+    ),
+    _text(
+        "train_length",
+        "Images x epochs that `train_hours` is for (`--hours-for`).",
+        lambda r: str(r.settings.hours_for) if r.settings.hours_for else None,
+        why=_always("not asked for (--hours-for)"),
+    ),
+    _text(
+        "tried_batches",
+        "What `--batch auto` tried, as JSON: batch, status, images per second, peak bytes, and why not.",
+        lambda r: _json([tried.model_dump(exclude_none=True) for tried in r.batches]),
+        why=_always("the batch was given"),
     ),
     _seconds(
         "forward_s",

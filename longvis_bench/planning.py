@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from longvis_bench.data import open_data
 from longvis_bench.environment import resolve_device, usable_cores
@@ -37,12 +37,13 @@ from longvis_bench.records import (
     Row,
     Settings,
     Status,
+    TrainLength,
     cell_key,
     digest,
 )
 from longvis_bench.registry import Registry, Variant
 
-_NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "memory_limit_bytes", "skip_after_oom"}
+_NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "memory_limit_bytes", "skip_after_oom", "hours_for"}
 """Changing these continues the same run."""
 QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
 QUICK_BUDGET_S = 5.0
@@ -50,6 +51,10 @@ CPU_IMAGES = 128
 
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _train_length(value: object) -> object:
+    return TrainLength.parse(value) if isinstance(value, str) else value
 
 
 class SweepConfig(BaseModel):
@@ -64,13 +69,16 @@ class SweepConfig(BaseModel):
     """Names as `registry.Registry.find` takes them; empty for the quick default."""
     resolutions: tuple[Positive, ...] = ()
     modes: tuple[Mode, ...] = ("infer",)
-    batch_sizes: tuple[Positive, ...] = (1,)
+    batch_sizes: tuple[Positive | Literal["auto"], ...] = (1,)
+    """`auto`: the batch of best throughput; see `batch_search.py`."""
     dtypes: tuple[Dtype, ...] = ()
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
     memory_format: MemoryFormat = "channels_last"
     fuse: bool = False
     """Fold batch norms into the convolutions before them, in inference."""
+    grad_checkpointing: bool = False
+    """In training, keep blocks' inputs only and compute the rest again in the backward."""
     compile: bool = False
     """Run through torch.compile; its time is no part of the budget."""
     repeats: int = Field(1, ge=1)
@@ -83,6 +91,8 @@ class SweepConfig(BaseModel):
     precision: float = Field(0.02, gt=0, lt=1)
     timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
     memory_limit_bytes: int | None = Field(None, ge=1)
+    hours_for: Annotated[TrainLength | None, BeforeValidator(_train_length)] = None
+    """What `train_hours` is worked out for."""
     seed: int = 0
     models_dirs: tuple[Path, ...] = ()
     skip_after_oom: bool = True
@@ -170,6 +180,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     for variant in variants:
         variant.check_factory()
     _check_weights(config, variants)
+    _check_options(config)
     open_data(config.data)
     cells, faults = [], []
     for turn, resolution, batch, mode, dtype, variant in product(
@@ -183,7 +194,8 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         condition = {
             "round": turn,
             "resolution": resolution,
-            "batch_size": batch,
+            "batch_size": 1 if batch == "auto" else batch,
+            "batch_auto": batch == "auto",
             "mode": mode,
             "dtype": dtype,
         }
@@ -229,6 +241,7 @@ def _plan_cell(
         precision=config.precision,
         timeout_s=config.timeout_s,
         memory_limit_bytes=config.memory_limit_bytes,
+        hours_for=config.hours_for,
     )
     request = Request(
         cell=cell,
@@ -270,6 +283,7 @@ def _cell(
         threads=config.threads or usable_cores(),
         memory_format=config.memory_format,
         fuse=config.fuse and condition["mode"] == "infer",
+        grad_checkpointing=config.grad_checkpointing and condition["mode"] == "train",
         compile=config.compile,
         data=config.data,
         num_classes=open_data(config.data).num_classes,
@@ -296,6 +310,16 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
     except Unsupported as error:
         return "unsupported", error
     return None
+
+
+def _check_options(config: SweepConfig) -> None:
+    """Refuse options that would have no effect."""
+    if "auto" in config.batch_sizes and "time" not in config.metrics:
+        raise LongvisError("--batch auto looks for the best throughput, so it needs time among --metrics.")
+    if config.grad_checkpointing and "train" not in config.modes:
+        raise LongvisError("--grad-checkpointing is for training; add --mode train.")
+    if config.hours_for is not None and "train" not in config.modes:
+        raise LongvisError("--hours-for tells how long training takes; add --mode train.")
 
 
 def _check_weights(config: SweepConfig, variants: list[Variant]) -> None:

@@ -2,8 +2,9 @@
 
 History of the row schema, newest first; `migration.py` makes rows of the older ones current on reading:
 
-    2   `Row.tensors` and `Cell.grad_checkpointing`; `Row.code`: hash of the measuring sources;
-        `Settings.memory_limit_bytes`; run.json keeps every command, in `invocations`
+    2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
+        measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
+        `invocations`
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +60,8 @@ class Cell(_Record):
     resolution: int = Field(ge=1)
     """Pixels per side of the square input."""
     batch_size: int = Field(1, ge=1)
+    batch_auto: bool = False
+    """The batch is searched for: it starts at `batch_size`, and the row's is what was chosen."""
     mode: Mode = "infer"
     dtype: Dtype = "fp32"
     device: str = "cpu"
@@ -81,6 +85,29 @@ class Cell(_Record):
     """Which of the `--repeats` passes, from 0."""
 
 
+class TrainLength(_Record):
+    """How long a training is: `--hours-for 126689x320`."""
+
+    images: int = Field(ge=1)
+    """Images of an epoch."""
+    epochs: int = Field(ge=1)
+
+    @classmethod
+    def parse(cls, text: str) -> TrainLength:
+        """`126689x320` -> 126689 images, 320 epochs.
+
+        Raises:
+            ValueError: it is of another form; the message says which is right.
+        """
+        found = re.fullmatch(r"\s*([1-9]\d*)\s*[x×*]\s*([1-9]\d*)\s*", text)
+        if found is None:
+            raise ValueError(f"it takes images x epochs, like 126689x320, not {text!r}")
+        return cls(images=int(found[1]), epochs=int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.images}x{self.epochs}"
+
+
 class Settings(_Record):
     """How hard to measure: recorded with the row, but no part of its key."""
 
@@ -90,6 +117,8 @@ class Settings(_Record):
     timeout_s: float = Field(600.0, gt=0)
     memory_limit_bytes: int | None = Field(None, ge=1)
     """What the cell's processes may hold together; see `server.held_bytes`.  None: what the machine has."""
+    hours_for: TrainLength | None = None
+    """What `train_hours` is worked out for; `session.restate` replaces it in rows that are there."""
 
 
 class Request(_Record):
@@ -186,6 +215,17 @@ class MemoryRecord(_Record):
     """What the peak is made of; the parts sum to it."""
 
 
+class BatchTry(_Record):
+    """A batch that `--batch auto` tried."""
+
+    batch_size: int
+    status: Status
+    """`skipped` where a limit kept it from being run."""
+    reason: str | None = None
+    throughput_img_s: float | None = None
+    peak_bytes: int | None = None
+
+
 class AccuracyRecord(_Record):
     """Right answers on held-out images at the cell's resolution."""
 
@@ -243,6 +283,8 @@ class Row(_Record):
     timing: TimingRecord | None = None
     tensors: TensorRecord | None = None
     memory: MemoryRecord | None = None
+    batches: tuple[BatchTry, ...] = ()
+    """What `--batch auto` tried, smallest first."""
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
     backends: dict[str, str] = {}

@@ -27,6 +27,7 @@ CONDITIONS = (
     "seed",
     "round",
     "machine",
+    "train_length",
 )
 """Columns in which two rows of one model and size can differ; tables show those that vary."""
 
@@ -57,6 +58,8 @@ def in_words(name: str, value: Value) -> str | None:
         return _FLAGS[name] if value == "yes" else None
     if value is None or (name in ("seed", "round") and value == 0):
         return None
+    if name == "train_length":
+        return f"hours for {value} (images x epochs) on one device"
     if name == "threads" and value == 1:
         return "1 thread"
     return _WORDS.get(name, "{}").format(units.plain(value))
@@ -80,10 +83,16 @@ def series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     names = [name for name in varying(rows) if name != "round"]
     grouped: dict[str, list[Row]] = {}
     for row in in_order(rows):
-        words = [in_words(name, BY_NAME[name].value(row)) for name in names]
+        words = [_label(name, row) for name in names]
         label = ", ".join([row.cell.model, *(word for word in words if word)])
         grouped.setdefault(label, []).append(row)
     return dict(sorted(grouped.items()))
+
+
+def _label(name: str, row: Row) -> str | None:
+    """A condition in a series' name; a batch that was searched for may differ from size to size."""
+    searched = name == "batch_size" and row.cell.batch_auto
+    return "best batch" if searched else in_words(name, BY_NAME[name].value(row))
 
 
 def by_size(rows: Sequence[Row], column: str) -> dict[int, float]:

@@ -14,7 +14,7 @@ from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
 from longvis_bench.invocations import Invocation, invocation_of
 from longvis_bench.planning import Plan, SweepConfig, make_plan
-from longvis_bench.records import Row, Status
+from longvis_bench.records import Row, Status, TrainLength
 from longvis_bench.store import RunDirectory, current, fresh_directory
 from longvis_bench.sweep import Outcome, Reporter, run_sweep
 
@@ -56,7 +56,11 @@ class Session:
             retry=chosen,
             only_missing=only_missing,
         )
-        if not outcome.was_complete or not (self.path / "summary.md").exists():
+        length = self.plan.config.hours_for
+        if length is not None:
+            outcome = replace(outcome, rows=tuple(restate(outcome.rows, length)))
+            write_derived(self.path, restate(current(RunDirectory(self.path).rows()), length))
+        elif not outcome.was_complete or not (self.path / "summary.md").exists():
             write_derived(self.path)
         return outcome
 
@@ -112,6 +116,14 @@ def _shard(plan: Plan, number: int, parts: int) -> Plan:
             f"shard {number}/{parts} is empty: the sweep has {units.several(len(plan.cells), 'cell')}."
         )
     return replace(plan, cells=cells)
+
+
+def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
+    """The same rows, with hours of training for another length: that is arithmetic, not measuring."""
+    return [
+        row.model_copy(update={"settings": row.settings.model_copy(update={"hours_for": length})})
+        for row in rows
+    ]
 
 
 def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:

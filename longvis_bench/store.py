@@ -201,7 +201,8 @@ def current(rows: Iterable[Row]) -> list[Row]:
     """
     last: dict[str, Row] = {}
     for row in latest(rows):
-        last[digest([row.machine, row.cell.model_dump(mode="json")])] = row
+        searched = {"batch_size"} if row.cell.batch_auto else set()
+        last[digest([row.machine, row.cell.model_dump(mode="json", exclude=searched)])] = row
     return list(last.values())
 
 

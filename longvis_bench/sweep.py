@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from longvis_bench import units
+from longvis_bench.batch_search import measure_best_batch
 from longvis_bench.errors import HarnessFault, RunDirectoryError
 from longvis_bench.invocations import Invocation, record
 from longvis_bench.planning import Plan, Planned
@@ -214,6 +215,8 @@ class _Sweep:
             )
             return interrupted_row(request).model_copy(update={"reason": reason})
         try:
+            if request.cell.batch_auto:
+                return measure_best_batch(runner.run, request, self._reporter.tick)
             return runner.run(request, self._reporter.tick)
         except KeyboardInterrupt:
             self._keep(interrupted_row(request))

@@ -101,6 +101,7 @@ NUMBERS = (
     Shown("top1", "top-1 [95 %]", ("top1_low", "top1_high"), "top-1"),
     Shown("latency_median_s", "latency [95 %]", ("latency_low_s", "latency_high_s"), "latency"),
     Shown("round_spread", "between rounds"),
+    Shown("train_hours", "training"),
     Shown("verdict", "verdict"),
     Shown("samples", "samples"),
     Shown("scan_flops", "scan FLOPs"),
@@ -121,6 +122,7 @@ ORDER = (
     "latency [95 %]",
     "between rounds",
     "p90",
+    "training",
     "verdict",
     "samples",
     "memory",
@@ -138,6 +140,7 @@ SUMMARY = (
     "img/s",
     "latency [95 %]",
     "between rounds",
+    "training",
     "verdict",
     "memory",
     "MACs",
@@ -145,7 +148,7 @@ SUMMARY = (
     "params",
     "MFU",
 )
-OPTIONAL = {"between rounds", "scan FLOPs", "MFU", "top-5", "p90", "padding", "FLOP coverage"}
+OPTIONAL = {"training", "between rounds", "scan FLOPs", "MFU", "top-5", "p90", "padding", "FLOP coverage"}
 """Shown only where some row has a value that says something."""
 
 

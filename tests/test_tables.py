@@ -103,6 +103,8 @@ def full_row() -> Row:
             reserved_bytes=120,
             parts_bytes=dict.fromkeys(MEMORY_PARTS, 10),
         ),
+        settings=records.Settings(hours_for=records.TrainLength(images=10, epochs=3)),
+        batches=(records.BatchTry(batch_size=1, status="ok"),),
         tensors=records.TensorRecord(peak_bytes=80, parts_bytes={"activations": 80}),
         accuracy=records.AccuracyRecord(
             correct_top1=90,

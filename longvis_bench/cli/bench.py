@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longvis_bench.cli.guard import INTERRUPTED
-from longvis_bench.cli.options import ModelsDirs, Threads, choices, numbers, one, size
+from longvis_bench.cli.options import (
+    HoursFor,
+    ModelsDirs,
+    Threads,
+    batches,
+    choices,
+    numbers,
+    one,
+    size,
+    train_length,
+)
 from longvis_bench.cli.options import shard as parse_shard
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
@@ -32,13 +42,17 @@ def bench(
     ] = None,
     res: Annotated[str | None, typer.Option(help="Pixels per side, e.g. 1024,2048.")] = None,
     mode: Annotated[str | None, typer.Option(help="infer, train or both.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Images a batch, e.g. 1,8.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Images a batch, e.g. 1,8; auto: the best.")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16, fp16; default by device.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     threads: Threads = None,
     memory_format: Annotated[str | None, typer.Option(help="channels_last or contiguous.")] = None,
     fuse: Annotated[
         bool, typer.Option("--fuse", help="Fold batch norms into convolutions, in inference.")
+    ] = False,
+    grad_checkpointing: Annotated[
+        bool,
+        typer.Option("--grad-checkpointing", help="In training, compute activations again, to save memory."),
     ] = False,
     compile_model: Annotated[
         bool, typer.Option("--compile", help="Run through torch.compile; its time is kept apart.")
@@ -60,6 +74,7 @@ def bench(
     repeats: Annotated[
         int | None, typer.Option(help="Passes over all cells, in fresh processes.", min=1)
     ] = None,
+    hours_for: HoursFor = None,
     seed: Annotated[int | None, typer.Option(help="Seed of fresh weights.")] = None,
     config: Annotated[
         Path | None,
@@ -90,7 +105,7 @@ def bench(
         "models": None if models is None else tuple(split_names(models)),
         "resolutions": None if res is None else numbers(res, "--res"),
         "modes": None if mode is None else choices(mode, "--mode", Mode),
-        "batch_sizes": None if batch is None else numbers(batch, "--batch"),
+        "batch_sizes": None if batch is None else batches(batch),
         "dtypes": None if dtype is None else choices(dtype, "--dtype", Dtype),
         "device": device,
         "threads": threads,
@@ -98,6 +113,7 @@ def bench(
         if memory_format is None
         else one(choices(memory_format, "--memory-format", MemoryFormat), "--memory-format"),
         "fuse": fuse or None,
+        "grad_checkpointing": grad_checkpointing or None,
         "compile": compile_model or None,
         "repeats": repeats,
         "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
@@ -108,6 +124,7 @@ def bench(
         "precision": precision,
         "timeout_s": timeout,
         "memory_limit_bytes": None if memory_limit is None else size(memory_limit, "--memory-limit"),
+        "hours_for": None if hours_for is None else train_length(hours_for),
         "seed": seed,
         "models_dirs": models_dir,
         "skip_after_oom": False if no_skip else None,

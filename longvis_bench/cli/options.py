@@ -10,6 +10,7 @@ from typing import Annotated, get_args
 import typer
 
 from longvis_bench.errors import LongvisError
+from longvis_bench.records import TrainLength
 
 ModelsDirs = Annotated[
     list[Path] | None, typer.Option("--models-dir", help="Further folder of cards; may be given again.")
@@ -52,6 +53,38 @@ def shard(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise LongvisError(f"--shard takes a part and the number of parts, like 2/8, not {text!r}.")
     return int(match[1]), int(match[2])
+
+
+HoursFor = Annotated[
+    str | None,
+    typer.Option(
+        "--hours-for",
+        help="Also the hours that training takes on this device, e.g. 126689x320: images x epochs.",
+    ),
+]
+
+
+def train_length(text: str) -> TrainLength:
+    """The value of --hours-for.
+
+    Raises:
+        LongvisError: it is not images x epochs.
+    """
+    try:
+        return TrainLength.parse(text)
+    except ValueError as error:
+        raise LongvisError(f"--hours-for is wrong: {error}.") from error
+
+
+def batches(text: str) -> tuple[int | str, ...]:
+    """`1,8,auto` -> (1, 8, "auto").
+
+    Raises:
+        LongvisError: some part is neither a whole number of at least 1 nor auto.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    sizes = [part if part == "auto" else numbers(part, "--batch (or auto)")[0] for part in parts]
+    return tuple(dict.fromkeys(sizes))
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

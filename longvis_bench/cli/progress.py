@@ -133,9 +133,10 @@ def show_plan(session: Session, as_json: bool) -> None:
     for planned in plan.cells:
         cell = planned.cell
         weights = f", weights {cell.weights}" if cell.weights else ""
+        batch = "auto" if cell.batch_auto else cell.batch_size
         decided = f"  {planned.decided.status}: {planned.decided.reason}" if planned.decided else ""
         console.print(
-            f"{cell.model}  {cell.resolution} px, batch {cell.batch_size}, {cell.mode}, {cell.dtype}, "
+            f"{cell.model}  {cell.resolution} px, batch {batch}, {cell.mode}, {cell.dtype}, "
             f"{cell.device}{weights}{decided}",
             markup=False,
         )

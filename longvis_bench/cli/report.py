@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from longvis_bench.cli.options import HoursFor, train_length
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs.")],
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default: into the run, if it is only one.")
     ] = None,
+    hours_for: HoursFor = None,
     overhead: Annotated[
         bool, typer.Option("--overhead", help="Show where the time of each cell went, and write nothing.")
     ] = False,
@@ -24,11 +27,13 @@ def report(
     """
     from longvis_bench.merging import read_runs, side_by_side
     from longvis_bench.overhead import overhead_table
-    from longvis_bench.session import write_derived
+    from longvis_bench.session import restate, write_derived
     from longvis_bench.tables import terminal_table
 
     found = read_runs(runs, one_a_cell=True)
     rows = side_by_side(found)
+    if hours_for is not None:
+        rows = restate(rows, train_length(hours_for))
     console = Console(highlight=False)
     if overhead:
         console.print(overhead_table(rows))

@@ -143,6 +143,25 @@ def _naps(x):
 calls, sizes, threads = [], [], []
 
 
+def _slower_in_batches(x):
+    time.sleep(0.005 * len(x) ** 1.5)
+    return x
+
+
+def _no_room_above_4(x):
+    time.sleep(0.02)
+    if len(x) > 4:
+        _out_of_memory(x)
+    return x
+
+
+def _killed_above_4(x):
+    time.sleep(0.02)
+    if len(x) > 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
 MOODS = {
     "fine": lambda x: x,
     "raises": _raises,
@@ -167,6 +186,9 @@ MOODS = {
     "leaves-fork": _leaves_fork,
     "leaves-thread": _leaves_thread,
     "chatty": _chatty,
+    "slower-in-batches": _slower_in_batches,
+    "no-room-above-4": _no_room_above_4,
+    "killed-above-4": _killed_above_4,
     "moves": _moves,
     "naps": _naps,
 }
