@@ -37,6 +37,7 @@ def _factory_reference(reference: str) -> str:
 PlainFile = Annotated[str, AfterValidator(_plain_file)]
 FactoryReference = Annotated[str, AfterValidator(_factory_reference)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Growth = Literal["linear", "n log n", "quadratic"]
 Implementation = Literal["native", "timm", "upstream", "user"]
 
 
@@ -163,6 +164,8 @@ class Card(_Strict):
     dtypes: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
     notes: tuple[str, ...] = ()
     """What the user must know to read this family's rows."""
+    growth: Growth | None = None
+    """How the authors say that the cost grows with the number of tokens n, windows and segments held."""
     licences: Licences
     resolution: ResolutionRule = ResolutionRule()
     implementations: dict[Literal["upstream", "timm"], ImplementationEntry] = {}

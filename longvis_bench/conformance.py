@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from longvis_bench.cards import Growth
 from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.measure.flops import Count, count_variant
 from longvis_bench.measure.iteration import DTYPES
 from longvis_bench.measure.validity import TOLERANCE, check_logits
 from longvis_bench.registry import Variant
+from longvis_bench.sizes import SizePlan
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Sizes tried, smallest first, where none is asked for."""
@@ -27,6 +29,17 @@ NUM_CLASSES = 7
 BATCH_TOLERANCE = 1e-3
 STEEPEST = 4.2
 """Attention over all tokens grows with the fourth power of the resolution; nothing should grow faster."""
+LARGEST_COUNTED = 4096
+"""Up to here a claimed growth is checked: the larger, the less do terms of lower order count."""
+GROWTH: dict[Growth, tuple[float, float]] = {
+    "linear": (0.9, 1.1),
+    "n log n": (0.9, 1.2),
+    "quadratic": (1.5, 2.05),
+}
+"""Accepted exponents of the number of tokens between two such sizes.
+
+A quadratic model has a linear part too.  n log n is n^1.09 between 16,384 and 65,536 tokens.
+"""
 
 
 class Failed(Exception):
@@ -227,15 +240,22 @@ def is_counted_completely(subject: Subject) -> str:
 
 
 def costs_more_at_larger_sizes(subject: Subject) -> str:
-    """MACs grow with the resolution, and not faster than full attention."""
-    larger = _larger(subject)
-    if larger is None:
+    """Operations grow with the resolution, not faster than full attention, and as the card claims."""
+    claimed = subject.variant.card.growth if subject.variant.card else None
+    pair = _comparable(subject.variant) if claimed else _larger(subject)
+    if pair is None:
         return "takes one size only"
-    small, large = subject.count(subject.resolution).macs, subject.count(larger).macs
-    exponent = _exponent(larger / subject.resolution, large / small)
+    small, large = pair
+    exponent = _exponent(large / small, _cost(subject, large) / _cost(subject, small))
     if not 0 < exponent < STEEPEST:
-        raise Failed(f"MACs grow as R^{exponent:.1f} from {subject.resolution} to {larger} px.")
-    return f"R^{exponent:.1f} from {subject.resolution} to {larger} px"
+        raise Failed(f"operations grow as R^{exponent:.1f} from {small} to {large} px.")
+    if claimed and not GROWTH[claimed][0] <= exponent / 2 <= GROWTH[claimed][1]:
+        raise Failed(
+            f"operations grow as n^{exponent / 2:.2f} of n tokens from {small} to {large} px, which is not "
+            f"{claimed}; correct `growth` in the card, or find what else is computed."
+        )
+    claim = f", {claimed} as claimed" if claimed else ""
+    return f"R^{exponent:.1f} from {small} to {large} px{claim}"
 
 
 CHECKS: tuple[Callable[[Subject], str], ...] = (
@@ -252,19 +272,33 @@ CHECKS: tuple[Callable[[Subject], str], ...] = (
 )
 
 
-def _larger(subject: Subject) -> int | None:
-    """Four, or else two, times the size where the model takes it."""
-    for size in _multiples(subject.resolution):
-        try:
-            subject.variant.plan(size)
-        except IllegalSize:
-            continue
-        return size
+def _cost(subject: Subject, resolution: int) -> int:
+    count = subject.count(resolution)
+    return count.flops + count.scan_flops
+
+
+def _larger(subject: Subject) -> tuple[int, int] | None:
+    """The size and four, or else two, times it where the model takes that."""
+    small = subject.resolution
+    return next(((small, k * small) for k in (4, 2) if _plan(subject.variant, k * small)), None)
+
+
+def _comparable(variant: Variant) -> tuple[int, int] | None:
+    """The largest size and its half at which the model is the same, with the same windows and segments."""
+    large = LARGEST_COUNTED
+    while large >= 2 * SIZES[0]:
+        plans = [_plan(variant, size) for size in (large // 2, large)]
+        if plans[0] and plans[1] and plans[0].arguments == plans[1].arguments:
+            return large // 2, large
+        large //= 2
     return None
 
 
-def _multiples(resolution: int) -> Iterator[int]:
-    yield from (4 * resolution, 2 * resolution)
+def _plan(variant: Variant, resolution: int) -> SizePlan | None:
+    try:
+        return variant.plan(resolution)
+    except IllegalSize:
+        return None
 
 
 def _exponent(sizes: float, values: float) -> float:

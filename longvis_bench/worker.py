@@ -360,6 +360,7 @@ def _backends(model: nn.Module, device: torch.device, draft: Draft) -> dict[str,
 
 def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
     """Validity: always the logits' shape and finiteness, the rest where it is asked for."""
+    from longvis_bench.measure.sampling import INT32_ELEMENTS
     from longvis_bench.measure.validity import check_logits, check_validity
 
     cell = request.cell
@@ -375,6 +376,7 @@ def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) ->
             images[:1] if alone_only else images,
             cell.num_classes,
             skip_reference=_skip_reference(draft),
+            sample=(draft.largest_output or 0) >= INT32_ELEMENTS,
         )
     draft.values["validity"] = record
     if record.verdict == "invalid":

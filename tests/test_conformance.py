@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from longvis_bench.conformance import CHECKS, check_model, smallest_size
+from longvis_bench.cards import Growth
+from longvis_bench.conformance import (
+    CHECKS,
+    Failed,
+    Subject,
+    check_model,
+    costs_more_at_larger_sizes,
+    smallest_size,
+)
 from longvis_bench.measure.flops import count_variant
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.scaffold import write_model
@@ -160,3 +168,30 @@ def test_a_wrong_adapter_fails_for_its_own_reason(
 def test_smallest_size_of_each_family() -> None:
     sizes: dict[str, Any] = {name: smallest_size(REGISTRY.find(name)) for name in NANO}
     assert all(size <= 256 for size in sizes.values())
+
+
+def test_families_claim_a_growth() -> None:
+    claimed = {found.card.family: found.card.growth for found in REGISTRY.cards}
+    assert [family for family, growth in claimed.items() if growth is None] == [
+        "fastervit"
+    ]  # its paper has none
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in NANO else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+)
+def test_operations_grow_as_the_family_claims(name: str) -> None:
+    """FLOPs(2R) / FLOPs(R), up to 4096 px."""
+    variant = REGISTRY.find(name)
+    assert variant.card
+    detail = costs_more_at_larger_sizes(Subject(variant, 256))
+    assert variant.card.growth is None or detail.endswith(f"{variant.card.growth} as claimed")
+
+
+@pytest.mark.parametrize(("name", "claim"), [("vit-n", "linear"), ("swin-n", "quadratic")])
+def test_a_wrong_claim_of_growth_is_found(name: str, claim: Growth, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = REGISTRY.find(name)
+    assert variant.card
+    monkeypatch.setitem(variant.card.__dict__, "growth", claim)
+    with pytest.raises(Failed, match=f"which is not {claim}; correct `growth`"):
+        costs_more_at_larger_sizes(Subject(variant, 256))

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from longvis_bench.errors import Unsupported
 from longvis_bench.measure import flex_attention
 from longvis_bench.measure.flex_attention import FlexCall
-from longvis_bench.measure.formulas import SCAN, SHAPES, formula_for, is_free, scan_flops
+from longvis_bench.measure.formulas import SCAN, SHAPES, by_name, formula_for, is_free, scan_flops
 from longvis_bench.ops.shadow import on_meta
 from longvis_bench.records import CountRecord
 from longvis_bench.registry import Variant
@@ -178,7 +178,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 decomposed = func.decompose(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed
-        result = SHAPES[name](_by_name(func, args, kwargs)) if name in SHAPES else func(*args, **kwargs)
+        result = SHAPES[name](by_name(func, args, kwargs)) if name in SHAPES else func(*args, **kwargs)
         self._book(name, func, args, kwargs, result)
         return result
 
@@ -204,13 +204,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.largest = max(self.largest, outputs)
         formula = formula_for(name)
         if formula is not None:
-            macs = formula(_by_name(func, args, kwargs), result)
+            macs = formula(by_name(func, args, kwargs), result)
             if macs is None:
                 self.ledger.unknown[name] += outputs
             else:
                 self._book_macs(name, macs, outputs)
         elif name == SCAN:
-            self.scan_flops += scan_flops(_by_name(func, args, kwargs))
+            self.scan_flops += scan_flops(by_name(func, args, kwargs))
             self._cover(name, outputs)
         elif is_free(name):
             self.ledger.free[name] += 1
@@ -270,9 +270,3 @@ class _Paths:
         """The running module's path and all that hold it, outermost first: "", "blocks", "blocks.0"."""
         parts = self._running[-1].split(".") if self._running and self._running[-1] else []
         return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
-
-
-def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments under the names of the operator's schema, so that keyword calls count alike."""
-    names = [argument.name for argument in func._schema.arguments]
-    return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -31,6 +31,16 @@ def is_free(name: str) -> bool:
     return name in FREE or _plain(name) in FREE
 
 
+def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """A call's arguments under the names of the operator's schema, so that keyword calls count alike.
+
+    Arguments that are left out have their default.
+    """
+    declared = func._schema.arguments
+    given = dict(zip((argument.name for argument in declared), args, strict=False))
+    return {**{argument.name: argument.default_value for argument in declared}, **given, **kwargs}
+
+
 def _plain(name: str) -> str:
     """`aten::add_` -> `aten::add`: in place or not, the arithmetic is the same."""
     return name.removesuffix("_")

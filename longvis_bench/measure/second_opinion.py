@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from longvis_bench import units
 from longvis_bench.errors import IllegalSize
@@ -75,15 +76,19 @@ def _count(variant: Variant, size: int, num_classes: int) -> Count | None:
 
 
 def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> Opinion:
+    """What fvcore counts for one image through a registered model."""
+    return fvcore_trace(variant.build(resolution=resolution, num_classes=num_classes), resolution)
+
+
+def fvcore_trace(model: nn.Module, resolution: int) -> Opinion:
     """What fvcore counts for one image in eval mode on the CPU."""
-    model = variant.build(resolution=resolution, num_classes=num_classes).eval()
     image = torch.zeros(1, 3, resolution, resolution)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # fvcore is unmaintained and uses what torch has deprecated
         from fvcore.nn import FlopCountAnalysis
 
-        analysis = FlopCountAnalysis(model, image)
+        analysis = FlopCountAnalysis(model.eval(), image)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         counted = {str(name): int(value) for name, value in analysis.by_operator().items()}
         skipped = {str(name): int(calls) for name, calls in analysis.unsupported_ops().items()}
@@ -110,4 +115,6 @@ def _sentence(size: int, ours: Count, opinion: Opinion) -> str:
 
 
 def _does_arithmetic(name: str) -> bool:
-    return any(word in name for word in ("attention", "scan", "mm", "linear", "conv", "einsum"))
+    return any(
+        word in name for word in ("attention", "scan", "mm", "linear", "conv", "einsum", "lstm", "gru", "rnn")
+    )
