@@ -156,7 +156,9 @@ def test_what_cannot_be_counted_is_still_measured(tmp_path: Path) -> None:
     assert row.null_reasons["count"]
     assert row.timing is not None
     assert row.validity is not None
-    assert row.validity.verdict == "not checked"
+    assert row.validity.verdict == "ok"
+    assert row.validity.reference.startswith("float64 at sampled rows and windows of ")
+    assert "nobody knows" in row.validity.reference
 
 
 def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
