@@ -32,11 +32,11 @@ def overhead_table(rows: Sequence[Row]) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for row in ran:
         last = row is ran[-1]
-        values = [units.seconds(_seconds(row, name)) for name in SHOWN]
+        values = [_text(_seconds(row, name)) for name in SHOWN]
         table.add_row(Text(row.cell.model), str(row.cell.resolution), *values, end_section=last)
-    columns = [[_seconds(row, name) or 0.0 for row in ran] for name in SHOWN]
-    table.add_row("median", "", *(units.seconds(median(column)) for column in columns))
-    table.add_row("sum", "", *(units.seconds(sum(column)) for column in columns))
+    columns = [[s for row in ran if (s := _seconds(row, name)) is not None] for name in SHOWN]
+    table.add_row("median", "", *(_text(median(column)) for column in columns))
+    table.add_row("sum", "", *(_text(sum(column) if column else None) for column in columns))
     return Group(table, Text(), *(Text(line) for line in _legend(ran)))
 
 
@@ -46,9 +46,13 @@ def _seconds(row: Row, name: str) -> float | None:
     return value
 
 
+def _text(seconds: float | None) -> str:
+    return units.UNKNOWN if seconds is None else units.significant(seconds)
+
+
 def _legend(ran: Sequence[Row]) -> list[str]:
     spent = sum(_seconds(row, "overhead_s") or 0.0 for row in ran)
     own = sum(sum(row.overhead_s.values()) for row in ran)
     share = units.percent(spent / own) if own else units.UNKNOWN
-    lines = [f"overhead = start + import + other + teardown: {share} of the time of these cells."]
+    lines = [f"In seconds; overhead = start + import + other + teardown: {share} of the time of these cells."]
     return lines + [f"{name.removesuffix('_s')}: {BY_NAME[name].meaning}" for name in SHOWN]

@@ -66,8 +66,9 @@ def finished(seconds: dict[str, float], *, sent: float, ended: float, complete: 
 
 
 def spent(seconds: dict[str, float], *phases: str) -> float | None:
-    """Seconds in some phases; None where nothing was booked."""
-    return sum(seconds.get(phase, 0.0) for phase in phases) if seconds else None
+    """Seconds in some phases; None where none of them was booked."""
+    booked = [seconds[phase] for phase in phases if phase in seconds]
+    return sum(booked) if booked else None
 
 
 def measuring(seconds: dict[str, float]) -> float | None:

@@ -167,10 +167,18 @@ def test_report_shows_where_the_time_went(row: Row) -> None:
     code, out, _ = invoke("report", "run", "--overhead")
     assert code == 0
     lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    wanted = ["40.0", "ms", "100", "ms", "50.0", "ms", "10.0", "ms", "200", "ms", "1.00", "s", "5.00", "s"]
+    wanted = ["0.0400", "0.100", "0.0500", "0.0100", "0.200", "1.00", "5.00"]
     assert lines["moody-fine"][2:] == lines["median"][1:] == wanted
     assert "3.2 % of the time" in out
     assert not Path("run/summary.csv").exists()
+
+
+def test_time_that_was_not_booked_is_not_known(row: Row) -> None:
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row.model_copy(update={"overhead_s": {"build": 1.0}}))
+    _, out, _ = invoke("report", "run", "--overhead")
+    (line,) = (line for line in out.splitlines() if line.startswith("moody-fine"))
+    assert line.split()[2:] == ["-", "-", "-", "-", "-", "1.00", "-"]
 
 
 def test_config_file_and_flags_over_it() -> None:

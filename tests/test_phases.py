@@ -48,4 +48,5 @@ def test_a_cell_that_broke_off_has_no_teardown() -> None:
 
 def test_nothing_booked_is_not_known() -> None:
     assert spent({}, "start") is None
-    assert measuring({}) is None
+    assert measuring({"build": 1.0}) is None
+    assert spent({"build": 1.0}, "start") is None
