@@ -159,7 +159,7 @@ def mcnemar(only_one: int, only_other: int) -> float:
     """
     n, fewer = only_one + only_other, min(only_one, only_other)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / float(2**n))
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def is_precise(samples: Sequence[float], precision: float) -> bool:
