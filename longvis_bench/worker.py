@@ -43,6 +43,7 @@ from longvis_bench.measure.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.shapes import TensorPeak, tensor_peak
 from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
+from longvis_bench.ops.observed import observe
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT, START, Phases
 from longvis_bench.quality import notes_for
@@ -59,7 +60,7 @@ REFERENCE_TENSORS = 3
 BATCH_COST = 3
 """Iterations' time of an image in a batch of two, and alone."""
 WATCH_LIMIT_S = 10.0
-"""Longest iteration that is run once more to watch its convolutions' workspace."""
+"""Longest iteration that is run once more to watch its kernels or its convolutions' workspace."""
 PART_ITERATIONS = 5
 """Iterations of a train step whose parts are timed apart."""
 
@@ -234,7 +235,8 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
             held = held_bytes(model, images, optimizer)
             watched, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
             draft.values["memory"] = _explain(draft, record, held, watched, memory)
-    draft.values["backends"] |= _backends(model, device, draft)
+    with _Timed(draft, "kernels"):
+        draft.values["backends"] |= _backends(model, cell, iteration, draft)
     publish(draft.row())
     if cell.mode == "infer":
         _check(request, model, data, draft)
@@ -347,15 +349,26 @@ def _time(
     draft.values["timing"] = record
 
 
-def _backends(model: nn.Module, device: torch.device, draft: Draft) -> dict[str, str]:
-    """What ran: the GPU, and the selective scan's backend where the model scans."""
+def _backends(model: nn.Module, cell: Cell, iteration: Step, draft: Draft) -> dict[str, str]:
+    """What ran: the GPU, and the kernels of attention and of the selective scan, seen in one more iteration.
+
+    Where an iteration takes too long to run again, the scan's is the one that its device and dtype decide.
+    """
+    device = torch.device(cell.device)
     backends = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     named = getattr(model, "scan_backend", None)
-    if isinstance(named, str):
-        backends["scan"] = named
+    if callable(named):
+        backends["scan"] = named(device)
     elif _scans(draft):
-        backends["scan"] = backend_for(device)
-    return backends
+        backends["scan"] = backend_for(device, torch.float32 if cell.mode == "train" else DTYPES[cell.dtype])
+    if _latency(draft) > WATCH_LIMIT_S:
+        draft.values["null_reasons"]["attention_backend"] = (
+            f"not watched: another iteration would take {units.seconds(_latency(draft))}"
+        )
+        return backends
+    with observe() as kernels:
+        iteration()
+    return backends | {kind: " and ".join(sorted(names)) for kind, names in kernels.items()}
 
 
 def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:

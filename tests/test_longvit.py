@@ -109,6 +109,9 @@ def test_official_names_with_and_without_the_classifier() -> None:
     assert not longvit.is_official(small().state_dict())
 
 
+@pytest.mark.filterwarnings(  # torch 2.11's own tracing of autograd functions does that
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)
 def test_compiles_without_graph_breaks() -> None:
     model = small().eval()
     image = torch.randn(1, 3, 64, 64)

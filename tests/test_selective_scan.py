@@ -3,10 +3,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from longvis_bench.errors import MissingDependency, UnknownName
 from longvis_bench.ops import selective_scan as scan
@@ -220,16 +223,86 @@ print("equal")
 """
 
 
-def test_triton_in_its_interpreter() -> None:
-    pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout.strip() == "equal", done.stderr
+LOOP = """
+import torch, triton, triton.language as tl
+@triton.jit
+def kernel(out, n):
+    for i in range(n):
+        tl.store(out, 1.0 * i)
+"""
+LOOP_RUN = "import runpy, sys, torch; runpy.run_path(sys.argv[1])['kernel'][(1,)](torch.zeros(1), 3)"
+
+
+@pytest.fixture
+def interpreted(tmp_path: Path) -> Callable[..., str]:
+    """Run a script with Triton's interpreter, where it runs loops at all."""
+    triton = pytest.importorskip("triton")
+    (tmp_path / "loop.py").write_text(LOOP)
+
+    def run(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env={**os.environ, "TRITON_INTERPRET": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    probe = run(LOOP_RUN, tmp_path / "loop.py")
+    if "only 0-dimensional arrays can be converted" in probe.stderr:
+        pytest.skip(f"the interpreter of triton {triton.__version__} runs no loops under this NumPy")
+
+    def checked(script: str, *arguments: object) -> str:
+        done = run(script, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return checked
+
+
+def test_triton_in_its_interpreter(interpreted: Callable[..., str]) -> None:
+    assert interpreted(INTERPRETED, __file__) == "equal"
+
+
+FAR = """
+import numpy as np, torch
+from triton.runtime import interpreter
+from longvis_bench.ops import scan_triton
+
+reached = []
+
+def load(self, pointers, mask, other, *rest):
+    reached.extend(pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].tolist())
+    element = pointers.get_element_ty()
+    return interpreter.TensorHandle(np.zeros(pointers.data.shape, np.float32), element)
+
+def store(self, pointers, value, mask, *rest):
+    load(self, pointers, mask, None)
+
+interpreter.InterpreterBuilder.create_masked_load = load
+interpreter.InterpreterBuilder.create_masked_store = store
+length, channels, states = 4, 2**30, 3
+sizes = [length, channels, states]
+
+def furthest(kernel, at, arguments):
+    # one program of lanes 0-31; all arrays are one small one, except where offsets are looked at
+    tensors = [torch.zeros(1) for _ in arguments]
+    kernel[(1, 1)](*tensors, *at)
+    reach = [[p - t.data_ptr() for p in reached] for t in tensors]
+    reached.clear()
+    wanted = 4 * ((length - 1) * channels + 31)
+    assert any(wanted in offsets for offsets in reach), kernel
+    assert max(min(map(abs, each)) for each in zip(*reach, strict=True)) <= wanted, kernel
+
+furthest(scan_triton._forward, [*sizes, 32, 4], range(6))
+furthest(scan_triton._backward, [*sizes, 1, 32, 4, 16], range(13))
+print("far")
+"""
+
+
+def test_triton_offsets_pass_two_to_the_31(interpreted: Callable[..., str]) -> None:
+    """Memory is stood in for, so that only the pointers are looked at: 2^32 elements of one image."""
+    assert interpreted(FAR) == "far"
 
 
 @pytest.mark.cuda
@@ -241,3 +314,79 @@ def test_triton_on_a_gpu(shape: Shape) -> None:
     assert backend_for("cuda") == "triton"
     for ours, theirs in zip(gradients(selective_scan, single), exact, strict=True):
         assert error(ours, theirs) <= 1e-5
+
+
+MAMBA_CALLS: list[dict[str, object]] = []
+
+
+def selective_scan_fn(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, **options: object
+) -> Tensor:
+    """mamba-ssm's interface, over the reference."""
+    MAMBA_CALLS.append(options)
+    bias = options["delta_bias"]
+    assert isinstance(bias, Tensor)
+    return reference(u, delta, A, B, C, D, bias)
+
+
+@pytest.fixture
+def mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of that name whose kernel runs anywhere."""
+    module = "mamba_ssm.ops.selective_scan_interface"
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(selective_scan_fn=selective_scan_fn))
+    monkeypatch.setattr(scan, "_is_installed", lambda package: True)
+
+
+def test_mamba_ssm_is_the_default_on_cuda_where_installed(mamba_ssm: None) -> None:
+    assert backend_for("cuda", torch.bfloat16) == "mamba-ssm"
+    assert backend_for("cuda", torch.float64) == "torch"
+    assert backend_for("cpu") == "numba"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mamba_ssm_equals_the_reference(mamba_ssm: None, shape: Shape) -> None:
+    exact = gradients(reference, random_inputs(*shape))
+    with use_backend("mamba-ssm"):
+        ours = gradients(selective_scan, random_inputs(*shape, dtype=torch.float32))
+    for a, b in zip(ours, exact, strict=True):
+        assert error(a, b) <= 1e-5
+    assert MAMBA_CALLS[-1]["delta_softplus"] is True
+    assert MAMBA_CALLS[-1]["z"] is None
+
+
+def test_mamba_ssm_has_the_layout_that_compilers_were_told(mamba_ssm: None) -> None:
+    with use_backend("mamba-ssm"):
+        torch.library.opcheck(
+            torch.ops.longvis.selective_scan.default,
+            tuple(t.detach().float().requires_grad_() for t in random_inputs(2, 3, 5, 4)),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+
+def test_mamba_ssm_built_for_another_machine_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mamba_ssm").mkdir()
+    (tmp_path / "mamba_ssm" / "__init__.py").write_text("raise ImportError('libcudart.so.12')")
+    monkeypatch.syspath_prepend(tmp_path)
+    scan._is_installed.cache_clear()
+    try:
+        assert backend_for("cuda") in ("triton", "torch")
+        with pytest.raises(MissingDependency, match="pip install mamba-ssm"), use_backend("mamba-ssm"):
+            pass
+    finally:
+        scan._is_installed.cache_clear()
+
+
+def test_torchs_own_counter_sees_the_scan() -> None:
+    inputs = [t.detach().to("meta") for t in random_inputs(2, 3, 5, 4)]
+    with FlopCounterMode(display=False) as counter:
+        selective_scan(*inputs)
+    assert counter.get_total_flops() == 9 * 2 * 3 * 5 * 4
+
+
+def test_compiles_without_graph_breaks_forward_and_backward() -> None:
+    inputs = [t.detach().float().requires_grad_() for t in random_inputs(2, 3, 5, 4)]
+    compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True)
+    for ours, plain in zip(gradients(compiled, inputs), gradients(selective_scan, inputs), strict=True):
+        torch.testing.assert_close(ours, plain)

@@ -32,6 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longvis_bench.ops.observed import ATTENTION, note
+
 aten = torch.ops.aten
 
 UNCOVERED = -1e8
@@ -304,6 +306,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     elif kernel == "efficient":
         out, lse, *_ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True)
     else:
+        note(ATTENTION, "math")
         logits = _logits(query, key, bias)
         lse = torch.logsumexp(logits, dim=-1)
         out = torch.exp(logits - lse[..., None]).to(value.dtype) @ value

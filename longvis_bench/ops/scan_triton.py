@@ -5,8 +5,9 @@ the whole sequence, with its states (LANES, states) in registers; channels lie s
 loads are contiguous.  The backward keeps the state at the start of every `SPAN` steps only, and makes those
 in between anew, span by span from the last, into scratch memory that stays in the cache.
 
-Float32 inside, half precision included; offsets are 64-bit.  With TRITON_INTERPRET=1 in the environment
-before triton is imported, it runs on the CPU, slowly: that is how it is tested without a GPU.
+Float32 inside, half precision included; offsets are 64-bit, also within one image.  With
+TRITON_INTERPRET=1 in the environment before triton is imported, it runs on the CPU, slowly: that is how it is
+tested without a GPU.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def _backward(  # type: ignore[no-untyped-def]
     scratch: (batch, programs, SPAN, LANES, STATES), the states before each step of one span.
     """
     image, block, blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    origin = image * 0  # 64-bit: steps are counted from it, so that their products with channels are too
     lane, state = block * LANES + tl.arange(0, LANES), tl.arange(0, STATES)
     is_lane, is_state = lane < channels, state < states
     is_both = is_lane[:, None] & is_state[None, :]
@@ -105,7 +107,8 @@ def _backward(  # type: ignore[no-untyped-def]
     a = tl.load(rate + place, mask=is_both, other=0.0)
 
     h = tl.zeros((LANES, STATES), tl.float32)
-    for t in range(length):
+    for step_number in range(length):
+        t = origin + step_number
         if t % SPAN == 0:
             tl.store(starts + (t // SPAN) * size + tile, h)
         h = _advance(h, a, u, step, b, first_row + t * channels, first_column + t * states, is_lane, is_state)
@@ -114,10 +117,10 @@ def _backward(  # type: ignore[no-untyped-def]
     d_a = tl.zeros((LANES, STATES), tl.float32)
     for back in range(spans):
         span = spans - 1 - back
-        begin = span * SPAN
+        begin = origin + span * SPAN
         steps = tl.minimum(SPAN, length - begin)
         tl.debug_barrier()
-        h = tl.load(starts + span * size + tile)
+        h = tl.load(starts + (origin + span) * size + tile)
         for i in range(steps):
             tl.store(scratch + i * size + tile, h)
             row, column = first_row + (begin + i) * channels, first_column + (begin + i) * states

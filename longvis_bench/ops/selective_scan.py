@@ -16,9 +16,10 @@ Shapes, here and in every backend:
 In memory, outputs of three dimensions lie token after token, whatever the inputs do: as a Linear wants them.
 
 The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
-shape), autograd (the backward is an operator too and computes the states anew instead of keeping them) and
-autocast (float32, as mamba-ssm).  Which code runs is decided by the device, or by `use_backend`; ask
-`backend_for`.  FLOPs are counted in `measure/flops.py`: 9 x batch x length x channels x states.
+shape), autograd (the backward is an operator too and computes the states anew instead of keeping them),
+autocast (float32, as mamba-ssm) and a formula for torch's FLOPs counter.  Which code runs is decided by the
+device and dtype, or by `use_backend`; ask `backend_for`, and `ops/observed.py` for what ran.  FLOPs of rows
+are counted in `measure/flops.py`: 9 x batch x length x channels x states.
 
 `reference` is the slow form that the backends are tested against.
 """
@@ -27,16 +28,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from longvis_bench.errors import MissingDependency, UnknownName
+from longvis_bench.ops.observed import SCAN, note
 
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Those of x, delta, A, B, C, D, delta_bias."""
@@ -67,12 +71,15 @@ class Source(NamedTuple):
         return kind in self.devices and dtype != torch.float64 and _is_installed(self.package)
 
 
+MAMBA_SSM = "mamba_ssm"
+
 SOURCES = {
     "numba": Source("longvis_bench.ops.scan_numba", "numba", frozenset({"cpu"})),
+    "mamba-ssm": Source("longvis_bench.ops.scan_mamba", MAMBA_SSM, frozenset({"cuda"})),
     "triton": Source("longvis_bench.ops.scan_triton", "triton", frozenset({"cuda"})),
     "torch": Source("longvis_bench.ops.scan_torch", "torch", frozenset()),
 }
-"""Backends by name; `torch` runs on every device."""
+"""Backends by name, for a device the first that is installed; `torch` runs on every device."""
 
 _forced: str | None = None
 
@@ -101,7 +108,10 @@ def use_backend(name: str) -> Iterator[None]:
         raise UnknownName("scan backend", name, SOURCES)
     package = SOURCES[name].package
     if not _is_installed(package):
-        raise MissingDependency(package, f"the scan backend {name}", f"pip install {package}")
+        install = (
+            f"pip install {package.replace('_', '-')}" if package == MAMBA_SSM else f"pip install {package}"
+        )
+        raise MissingDependency(package, f"the scan backend {name}", install)
     before, _forced = _forced, name
     try:
         yield
@@ -111,11 +121,22 @@ def use_backend(name: str) -> Iterator[None]:
 
 @cache
 def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    """Whether it can be had; a package of compiled code counts only if it loads on this machine."""
+    if importlib.util.find_spec(package) is None:
+        return False
+    if package != MAMBA_SSM:
+        return True
+    try:
+        importlib.import_module(f"{MAMBA_SSM}.ops.selective_scan_interface")
+    except ImportError:
+        return False
+    return True
 
 
 def _backend(x: Tensor) -> Backend:
-    backend = importlib.import_module(SOURCES[backend_for(x.device, x.dtype)].module).BACKEND
+    name = backend_for(x.device, x.dtype)
+    note(SCAN, name)
+    backend = importlib.import_module(SOURCES[name].module).BACKEND
     assert isinstance(backend, Backend)
     return backend
 
@@ -175,6 +196,12 @@ def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Gr
 _scan.register_autograd(_differentiate, setup_context=_save)
 for _device in ("cpu", "cuda"):
     _scan.register_autocast(_device, torch.float32)
+
+
+@register_flop_formula(torch.ops.longvis.selective_scan)
+def _flops(x: Sequence[int], delta: Sequence[int], A: Sequence[int], *_: Any, **__: Any) -> int:
+    """For torch's own FlopCounterMode: 9 x batch x channels x length x states (shapes are given)."""
+    return 9 * prod(x) * A[1]
 
 
 def reference(
