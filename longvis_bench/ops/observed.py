@@ -48,7 +48,7 @@ def observe() -> Iterator[Kernels]:
     kernels: Kernels = {}
     token = _kernels.set(kernels)
     try:
-        with torch.compiler.set_stance("force_eager"), _Calls(), _Operators():
+        with torch.compiler.set_stance("force_eager"), _Calls(), _Operators():  # type: ignore[no-untyped-call]
             yield kernels
     finally:
         _kernels.reset(token)
