@@ -273,9 +273,9 @@ def _marks(shown: Shown, row: Row, columns: Sequence[Shown], notes: Footnotes) -
 
 
 def _needs_reason(shown: Shown, row: Row) -> bool:
-    """A measured column without a value, unless the status says why already or the column was a bonus."""
+    """A column asked for without a value, unless the status says why already or the column was a bonus."""
     column = shown.declared
-    if column.metric is None or shown.heading in OPTIONAL or column.value(row) is not None:
+    if column.metric not in row.cell.metrics or shown.heading in OPTIONAL or column.value(row) is not None:
         return False
     return row.status == "ok" or column.name in row.null_reasons or column.metric in row.null_reasons
 

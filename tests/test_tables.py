@@ -431,3 +431,10 @@ def test_growth_needs_two_sizes() -> None:
 def test_rows_are_sorted_by_size_then_model() -> None:
     cells = [row.cell for row in series.in_order(ROWS[::-1])]
     assert [(c.resolution, c.model) for c in cells] == sorted((c.resolution, c.model) for c in cells)
+
+
+def test_what_was_not_asked_for_has_no_footnote() -> None:
+    reasons = {"accuracy": "not asked for (--metrics)"}
+    row = plain_row(cell={"metrics": ("count",)}, null_reasons=reasons)
+    assert "not asked for" not in tables.summary_markdown([row])
+    assert "not asked for" in tables.summary_csv([row])
