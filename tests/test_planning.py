@@ -136,8 +136,10 @@ def test_every_field_of_a_cell_is_part_of_its_key(cell: Cell) -> None:
     changes: dict[str, Any] = {
         "model": "x", "family": "x", "variant": "x", "implementation": "x", "arguments": {"a": 1},
         "resolution": 7, "batch_size": 7, "mode": "train", "dtype": "bf16", "device": "cuda", "threads": 7,
-        "memory_format": "contiguous", "fuse": True, "compile": True, "data": "x", "num_classes": 7, "batch_auto": True,
-        "grad_checkpointing": True, "images": 7, "metrics": ("time",), "seed": 7, "weights": "x", "weights_sha256": "x", "round": 7,
+        "memory_format": "contiguous", "fuse": True, "compile": True, "data": "x", "num_classes": 7,
+        "batch_auto": True,
+        "grad_checkpointing": True, "images": 7, "metrics": ("time",), "seed": 7,
+        "weights": "x", "weights_sha256": "x", "round": 7,
     }  # fmt: skip
     assert set(changes) == set(Cell.model_fields)
     for name, value in changes.items():
