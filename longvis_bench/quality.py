@@ -26,6 +26,8 @@ TEMPERATURE_MARGIN_C = 5.0
 PADDING_LIMIT = 0.5
 ACCURACY_LIMIT = 0.1
 """Widest half-width of an accuracy's 95 % interval that goes without a warning."""
+OVER_TENSORS_BYTES, OVER_TENSORS_SHARE = 64 << 20, 0.5
+"""What a measured peak may exceed that of the tensors by without a warning: the larger of the two."""
 MIN_SAMPLES = 6
 
 
@@ -87,6 +89,11 @@ class Warn(Enum):
         "top1",
         "Train at this size (`longvis train --res`) for the accuracy the model can reach.",
     )
+    OVER_TENSORS = Kind(
+        "over_tensors",
+        "peak_memory_bytes",
+        "The parts of the peak are in summary.csv; libraries and the allocator take the rest.",
+    )
     RANDOM_TENSORS = Kind(
         "random_tensors", "weights", "Use weights made for this size; accuracy is not measured with these."
     )
@@ -115,6 +122,8 @@ def notes_for(
     resolution: int | None = None,
     trained_resolution: int | None = None,
     random_tensors: Sequence[str] = (),
+    peak_bytes: int | None = None,
+    tensor_peak_bytes: int | None = None,
 ) -> tuple[Note, ...]:
     """Every warning that applies, in the order of `Warn`; what is None was not watched or not measured.
 
@@ -137,6 +146,8 @@ def notes_for(
         resolution: of the cell, pixels per side.
         trained_resolution: of the weights, pixels per side.
         random_tensors: names of tensors that the weights do not hold.
+        peak_bytes: measured.
+        tensor_peak_bytes: of the tensors alone.
     """
     notes = [
         *_samples(samples_s, precision),
@@ -146,6 +157,7 @@ def notes_for(
         *_coverage(coverage, unknown or {}),
         *_padding(padding_ratio),
         *_accuracy(correct_top1, images),
+        *_memory(peak_bytes, tensor_peak_bytes),
         *_weights(resolution, trained_resolution if images else None, random_tensors),
     ]
     return tuple(notes)
@@ -210,6 +222,16 @@ def _coverage(coverage: float | None, unknown: Mapping[str, int]) -> Iterator[No
 def _padding(ratio: float | None) -> Iterator[Note]:
     if ratio is not None and ratio > PADDING_LIMIT:
         yield Warn.PADDING.value.note(f"padding adds {units.percent(ratio)} to the tokens of the image")
+
+
+def _memory(peak: int | None, tensors: int | None) -> Iterator[Note]:
+    if peak is None or tensors is None:
+        return
+    over = peak - tensors
+    if over > max(OVER_TENSORS_BYTES, OVER_TENSORS_SHARE * tensors):
+        yield Warn.OVER_TENSORS.value.note(
+            f"{units.size(over)} over the tensors' {units.size(tensors)}: workspace, allocator, caches"
+        )
 
 
 def _accuracy(correct: int | None, images: int | None) -> Iterator[Note]:

@@ -153,6 +153,8 @@ def _notes(row: Row) -> tuple[Note, ...]:
         resolution=row.cell.resolution,
         trained_resolution=accuracy.trained_resolution if accuracy else None,
         random_tensors=size.random_tensors if size else (),
+        peak_bytes=row.memory.peak_bytes if row.memory else None,
+        tensor_peak_bytes=row.tensors.peak_bytes if row.tensors else None,
     )
 
 

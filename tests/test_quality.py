@@ -36,6 +36,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"resolution": 512, "trained_resolution": 256, "images": 9000},
         {"resolution": 256, "trained_resolution": 256, "images": 9000},
     ),
+    (
+        "over_tensors",
+        {"peak_bytes": 200 << 20, "tensor_peak_bytes": 100 << 20},
+        {"peak_bytes": 160 << 20, "tensor_peak_bytes": 100 << 20},
+    ),
     ("random_tensors", {"random_tensors": ("head.weight",)}, {"random_tensors": ()}),
 ]
 
