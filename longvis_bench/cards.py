@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from longvis_bench.errors import CardError
+from longvis_bench.texts import has_controls
 
 CARD_FILE = "card.toml"
 
@@ -190,13 +191,27 @@ def read_card(path: Path) -> Card:
         CardError: the file is not TOML, or a field is unknown, missing or of the wrong kind.
     """
     try:
-        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        _refuse_controls(content, path)
+        return Card.model_validate(content)
     except OSError as error:
         raise CardError(f"cannot read the card {path}: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError(f"the card {path} is not valid TOML: {error}.") from error
+    except RecursionError as error:
+        raise CardError(f"the card {path} is not valid TOML: it is nested too deeply.") from error
     except ValidationError as error:
         raise CardError(f"the card {path} does not follow the schema: {_sentence(error)}.") from error
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
+        raise CardError(f"the card {path} is not valid TOML: {error}.") from error
+
+
+def _refuse_controls(value: object, path: Path) -> None:
+    """Raise CardError where a text holds characters that a terminal would obey."""
+    if isinstance(value, str) and has_controls(value):
+        raise CardError(f"the card {path} holds control characters, in {value[:40]!r}; remove them.")
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in inner:
+        _refuse_controls(key, path)
+        _refuse_controls(entry, path)
 
 
 def _sentence(error: ValidationError) -> str:

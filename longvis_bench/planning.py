@@ -50,7 +50,7 @@ QUICK_BUDGET_S = 5.0
 CPU_IMAGES = 128
 
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 def _train_length(value: object) -> object:
@@ -73,7 +73,7 @@ class SweepConfig(BaseModel):
     """`auto`: the batch of best throughput; see `batch_search.py`."""
     dtypes: tuple[Dtype, ...] = ()
     device: str = "auto"
-    threads: int | None = Field(None, ge=1)
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     memory_format: MemoryFormat = "channels_last"
     fuse: bool = False
     """Fold batch norms into the convolutions before them, in inference."""
@@ -81,11 +81,11 @@ class SweepConfig(BaseModel):
     """In training, keep blocks' inputs only and compute the rest again in the backward."""
     compile: bool = False
     """Run through torch.compile; its time is no part of the budget."""
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=1000)
     """Passes over all cells, each cell in a fresh process every time."""
     metrics: tuple[Metric, ...] = METRICS
     data: str = "digits"
-    images: int | None = Field(None, ge=1)
+    images: Positive | None = None
     weights: Path | None = None
     budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: float = Field(0.02, gt=0, lt=1)
@@ -93,7 +93,7 @@ class SweepConfig(BaseModel):
     memory_limit_bytes: int | None = Field(None, ge=1)
     hours_for: Annotated[TrainLength | None, BeforeValidator(_train_length)] = None
     """What `train_hours` is worked out for."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     models_dirs: tuple[Path, ...] = ()
     skip_after_oom: bool = True
 

@@ -31,7 +31,8 @@ from longvis_bench.columns import BY_NAME, null_reason
 from longvis_bench.layout import Box, best_place, pack, round_numbers, spread
 from longvis_bench.records import Row
 from longvis_bench.series import by_size, growth, number, series, shared_conditions
-from longvis_bench.tables import clean, template
+from longvis_bench.tables import template
+from longvis_bench.texts import clean
 
 COLOURS = {
     "atlas": "#0072B2",

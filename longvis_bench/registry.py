@@ -455,8 +455,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:
     """The folder of the package an entry point names; found without importing the package itself."""
-    spec = importlib.util.find_spec(point.value)
-    locations = list(spec.submodule_search_locations or []) if spec is not None else []
-    if not locations:
-        raise CardError(f"the plug-in {point.name} names {point.value}, which is not an installed package.")
-    return Path(locations[0])
+    top, *inner = point.value.split(".")
+    spec = importlib.util.find_spec(top)  # of a whole dotted name, it would import the packages above
+    for location in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (folder := Path(location, *inner)).is_dir():
+            return folder
+    raise CardError(f"the plug-in {point.name} names {point.value}, which is not an installed package.")

@@ -170,7 +170,10 @@ def _document(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the text is anything else.
     """
-    content = json.loads(text)
+    try:
+        content = json.loads(text, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise ValueError("no object with a schema")
     return content
@@ -184,6 +187,18 @@ def has_torn_tail(path: Path) -> bool:
             return False
         lines.seek(-1, os.SEEK_END)
         return lines.read() != b"\n"
+
+
+def _whole(digits: str) -> int:
+    """A whole number that a column can hold: 64 bits.
+
+    Raises:
+        ValueError: it has more.
+    """
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{digits[:20]}... does not fit into 64 bits")
+    return number
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from longvis_bench.quality import KINDS
 from longvis_bench.records import ACCEPTED, Row
 from longvis_bench.rounds import once, with_rounds
 from longvis_bench.series import growth, in_order, series, shared_conditions, varying
+from longvis_bench.texts import clean
 
 _DTYPES = {"text": "string", "int": "Int64", "float": "Float64"}
 _FORMULA = tuple("=+-@＝＋－＠")
@@ -60,12 +60,6 @@ def _csv_cell(value: Value) -> str:
         return repr(value)
     text = clean(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def clean(text: str) -> str:
-    """One line without control, format or unassigned characters."""
-    line = "".join(char for char in " ".join(text.split()) if not unicodedata.category(char).startswith("C"))
-    return line.strip()
 
 
 # What both readable tables are made of ------------------------------------------------------------------

@@ -71,7 +71,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         _refuse_bomb(path)
     elif start[:1] != b"\x80":
         raise CheckpointError(f"{path.name} is no weight file: neither safetensors nor a file of torch.save.")
-    return _plain_names(_state_dict(_read_pickle(path), path.name))
+    tensors = _state_dict(_read_pickle(path), path.name)
+    _refuse_expanded(tensors, path)
+    return _plain_names(tensors)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -93,6 +95,15 @@ def _refuse_bomb(path: Path) -> None:
     held = path.stat().st_size
     if declared > UNPACK_FACTOR * held + UNPACK_SLACK:
         sizes = f"{show_size(held)} on the disk would unpack to {show_size(declared)}"
+        raise CheckpointError(f"{path.name} was refused as unsafe: {sizes}.")
+
+
+def _refuse_expanded(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise for tensors that repeat a few stored values into far more than the file holds (strides of 0)."""
+    shown = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    held = path.stat().st_size
+    if shown > UNPACK_FACTOR * held + UNPACK_SLACK:
+        sizes = f"{show_size(held)} on the disk would become {show_size(shown)} of tensors"
         raise CheckpointError(f"{path.name} was refused as unsafe: {sizes}.")
 
 
@@ -409,7 +420,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("longvis", "{}")
         metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
 

@@ -1,8 +1,8 @@
 """Hostile command lines, cards, rows and checkpoints: one sentence and a documented exit code, never a fault.
 
 Commands run in this process through the program's own `main`; what would train or measure for long is
-replaced, planning, reading and showing are not.  `LONGVIS_CASES` is the number of cases of all kinds together,
-10,000 in `make chaos`.
+replaced, planning, reading and showing are not.  `LONGVIS_CASES` is the number of cases of all kinds, 10,000 in
+`make chaos`.
 """
 
 from __future__ import annotations
@@ -147,67 +147,27 @@ TEXT = st.text(max_size=20).filter(lambda text: "\0" not in text)  # no system p
 UNDECODED = st.binary(max_size=8).map(lambda raw: raw.replace(b"\0", b"").decode(errors="surrogateescape"))
 NASTY = st.sampled_from(
     [
-        "",
-        " ",
-        ",",
-        "-",
-        "--",
-        "-1",
-        "0",
-        "1e999",
-        "nan",
-        "inf",
-        "9" * 5000,
-        "[",
-        "]",
-        "[red]",
-        "[/]",
-        "a[b",
-        "a]b",
-    ]
-    + [
-        "\x1b[31mred",
-        "\x07",
-        "\r",
-        "é",
-        "\udcff",
-        "../..",
-        "/",
-        ".",
-        "~",
-        "/dev/null",
-        "/proc/self/mem",
-        "%s",
-        "{}",
-    ]
-    + [
-        "[" * 400,
-        "=" * 50,
-        "timm:",
-        "timm:../x",
-        "timm:hf-hub:",
-        ".py:",
-        "x.py:",
-        ":",
-        "@",
-        "vit-n@",
-        "vit-n[]",
-    ]
-    + [
-        "vit-n[depth=" + "(" * 300 + "]",
-        "vit-n[depth=9**9**9]",
-        "vit-n[a=1,a=2]",
-        "vit-n[depth=0]",
-        "vit-n[dim=-1]",
-    ]
-    + [
-        "vit-n[depth='x']",
-        "vit-n[=]",
-        "vit-n[resolution=3]",
-        "vit-n[__class__=1]",
-        "a" * 5000,
-        "1,2,3",
-        "64,,128",
+        *(
+            "",
+            " ",
+            ",",
+            "-",
+            "--",
+            "-1",
+            "0",
+            "1e999",
+            "nan",
+            "inf",
+            "9" * 5000,
+            "a" * 5000,
+            "1,2,3",
+            "64,,128",
+        ),
+        *("[", "]", "[red]", "[/]", "a[b", "a]b", "\x1b[31mred", "\x07", "\r", "é", "\udcff", "%s", "{}"),
+        *("../..", "/", ".", "~", "/dev/null", "/proc/self/mem", "[" * 400, "=" * 50, ":", "@"),
+        *("timm:", "timm:../x", "timm:hf-hub:", ".py:", "x.py:", "vit-n@", "vit-n[]", "vit-n[=]"),
+        *("vit-n[depth=" + "(" * 300 + "]", "vit-n[depth=9**9**9]", "vit-n[a=1,a=2]", "vit-n[depth=0]"),
+        *("vit-n[dim=-1]", "vit-n[depth='x']", "vit-n[resolution=3]", "vit-n[__class__=1]"),
     ]
 )
 MODEL = st.sampled_from(

@@ -143,3 +143,10 @@ def test_fresh_directories_are_numbered(tmp_path: Path) -> None:
         (tmp_path / number).mkdir()
         (tmp_path / number / ROWS).touch()
     assert fresh_directory(tmp_path / "run") == tmp_path / "run-3"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": 2, "seed": ' + "9" * 400 + "}", "9" * 5000])
+def test_a_line_that_no_run_wrote_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / ROWS).write_text(text + "\n")
+    with pytest.raises(RunDirectoryError, match="line 1 is damaged"):
+        read_rows(tmp_path)

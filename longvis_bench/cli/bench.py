@@ -161,7 +161,7 @@ def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
         content = read_replay(text, str(path), given) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise LongvisError(f"cannot read --config {path}: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.") from error
     if not isinstance(content, dict):
         raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.")
@@ -207,5 +207,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     if outcome.was_complete:
         console.print("Nothing was measured: this run was complete. To measure afresh, add --fresh.")
     if outcome.interrupted:
-        console.print(f"Interrupted. To go on from here, give the same command --out {outcome.path}")
-    console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True)
+        console.print(
+            f"Interrupted. To go on from here, give the same command --out {outcome.path}", markup=False
+        )
+    console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True, markup=False)

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from longvis_bench.cli.options import ModelsDirs
 from longvis_bench.registry import Registry
+from longvis_bench.texts import clean
 
 
 def check(
@@ -38,6 +39,6 @@ def check(
         console.print(f"[bold]{escape(name)}[/] at {resolution} px")
         for result in results:
             mark = "[green]ok[/]  " if result.passed else "[bold red]FAIL[/]"
-            console.print(f"  {mark}  {result.name}: {escape(result.detail)}")
+            console.print(f"  {mark}  {result.name}: {escape(clean(result.detail))}")
         console.print(f"{len(results) - len(failed)} of {len(results)} checks passed")
     raise typer.Exit(1 if failed else 0)

@@ -15,6 +15,7 @@ from longvis_bench import units
 from longvis_bench.cli.options import Device, ModelsDirs, Threads, numbers
 from longvis_bench.cli.train import show_share
 from longvis_bench.registry import Registry
+from longvis_bench.texts import clean
 
 if TYPE_CHECKING:
     from longvis_bench.training.session import Evaluation
@@ -40,7 +41,7 @@ def evaluate(
     for result in measure(variant, weights, data, sizes, images, device, threads):
         _add(table, result)
         if result.note:
-            console.print(f"{result.resolution} px: {result.note}", markup=False, soft_wrap=True)
+            console.print(f"{result.resolution} px: {clean(result.note)}", markup=False, soft_wrap=True)
     console.print(table)
 
 

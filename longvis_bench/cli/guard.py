@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from longvis_bench.errors import HarnessFault, LongvisError
+from longvis_bench.texts import clean
 
 P = ParamSpec("P")
 
@@ -47,7 +48,7 @@ def fail(message: str, code: int) -> NoReturn:
     """Print one sentence to standard error and end the command."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("error:", style="bold red", end=" ")
-    console.print(message, markup=False)
+    console.print(clean(message), markup=False)
     raise typer.Exit(code)
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.stats import median
+from longvis_bench.texts import clean
 
 if TYPE_CHECKING:
     from longvis_bench.planning import Planned
@@ -65,7 +66,7 @@ class Progress:
     def start(self, planned: Planned) -> None:
         """See sweep.Reporter."""
         self._cell_started = monotonic()
-        self._running = f"{planned.cell.model} {planned.cell.resolution} px"
+        self._running = f"{clean(planned.cell.model)} {planned.cell.resolution} px"
         self.tick()
 
     def tick(self) -> None:
@@ -111,14 +112,14 @@ class Progress:
 
 def line(row: Row) -> Text:
     """One row in one line: model, size, status, and the number people wait for."""
-    text = Text(f"{row.cell.model} {row.cell.resolution} px  ", no_wrap=True, overflow="ellipsis")
+    text = Text(f"{clean(row.cell.model)} {row.cell.resolution} px  ", no_wrap=True, overflow="ellipsis")
     text.append(row.status, style="green" if row.status == "ok" else "bold red")
     if row.timing is not None:
         text.append(f"  {units.seconds(median(row.timing.samples_s))}")
     if row.memory is not None:
         text.append(f"  {units.size(row.memory.peak_bytes)}")
     if row.status != "ok" and row.reason:
-        text.append(f"  {row.reason}")
+        text.append(f"  {clean(row.reason)}")
     return text
 
 
@@ -136,9 +137,11 @@ def show_plan(session: Session, as_json: bool) -> None:
         batch = "auto" if cell.batch_auto else cell.batch_size
         decided = f"  {planned.decided.status}: {planned.decided.reason}" if planned.decided else ""
         console.print(
-            f"{cell.model}  {cell.resolution} px, batch {batch}, {cell.mode}, {cell.dtype}, "
+            f"{clean(cell.model)}  {cell.resolution} px, batch {batch}, {cell.mode}, {cell.dtype}, "
             f"{cell.device}{weights}{decided}",
             markup=False,
         )
     longest = units.seconds(round(plan.longest_s))
-    console.print(f"{len(plan.cells)} cells, about {longest} where models are quick; into {session.path}")
+    console.print(
+        f"{len(plan.cells)} cells, about {longest} where models are quick; into {session.path}", markup=False
+    )

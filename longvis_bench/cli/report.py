@@ -47,4 +47,4 @@ def report(
         console.print("Nothing was written; add --out DIR to write tables and plots of several runs.")
         return
     write_derived(folder, rows)
-    console.print(f"Tables and plots: {folder}", soft_wrap=True)
+    console.print(f"Tables and plots: {folder}", soft_wrap=True, markup=False)
