@@ -1,8 +1,8 @@
 """Hostile command lines, cards, rows and checkpoints: one sentence and a documented exit code, never a fault.
 
 Commands run in this process through the program's own `main`; what would train or measure for long is
-replaced, planning, reading and showing are not.  `LONGVIS_CASES` is the number of cases of all kinds, 10,000 in
-`make chaos`.
+replaced, planning, reading and showing are not.  `LONGVIS_CASES` is the number of cases of all kinds
+together, 10,000 in `make chaos`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def longvis(*arguments: str) -> Ended:
     texts = []
     for stream in (output, errors):
         stream.flush()
-        texts.append(stream.buffer.getvalue().decode(errors="replace"))  # type: ignore[attr-defined]
+        texts.append(stream.buffer.getvalue().decode(errors="replace"))
     return Ended(code, *texts)
 
 
@@ -441,7 +441,14 @@ def _seeds() -> list[bytes]:
     """Weight files of every kind, harmless and not."""
     state = {"head.weight": torch.ones(10, 4), "pos_embed": torch.ones(1, 17, 4)}
     files = [save(state), (built_in_folder() / "vit" / "vit-n-digits-256.safetensors").read_bytes()]
-    for content in (state, {"model": state, "args": _Hostile()}, _Hostile(), [state], {"state_dict": {}}):
+    contents: list[Any] = [
+        state,
+        {"model": state, "args": _Hostile()},
+        _Hostile(),
+        [state],
+        {"state_dict": {}},
+    ]
+    for content in contents:
         for zipped in (True, False):
             stream = io.BytesIO()
             torch.save(content, stream, _use_new_zipfile_serialization=zipped)
