@@ -79,7 +79,6 @@ def longvis(*arguments: str) -> Ended:
         signal.alarm(0)
         sys.argv, sys.stdout, sys.stderr = before
     assert isinstance(code, int)
-    event(f"{arguments[0] if arguments and arguments[0] in COMMANDS else 'no command'}: exit {code}")
     texts = []
     for stream in (output, errors):
         stream.flush()
@@ -97,6 +96,7 @@ def check(ended: Ended, arguments: object) -> None:
     for text in (ended.output, ended.errors):
         assert "\x1b" not in text, (arguments, ended)
         assert "\x07" not in text, (arguments, ended)
+    event(f"exit {ended.code}")
 
 
 def _traceback(errors: str) -> str:
