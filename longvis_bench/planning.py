@@ -90,7 +90,7 @@ class SweepConfig(BaseModel):
     budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: float = Field(0.02, gt=0, lt=1)
     timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
-    memory_limit_bytes: int | None = Field(None, ge=1)
+    memory_limit_bytes: int | None = Field(None, ge=1, lt=2**63)
     hours_for: Annotated[TrainLength | None, BeforeValidator(_train_length)] = None
     """What `train_hours` is worked out for."""
     seed: int = Field(0, ge=0, lt=2**63)
