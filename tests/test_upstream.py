@@ -1,13 +1,15 @@
 """`mambavision@upstream`: the authors' package where it is installed, one sentence where it is not.
 
 A stand-in package with the same first lines proves the import everywhere; the real one is compared with our
-native code where it is installed (`python -m pip install --no-deps mambavision einops` is enough).
+native code where it is installed, as in CI: `python -m pip install --no-deps mambavision einops` is enough.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +19,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from longvis_bench.backbones import upstream
+from longvis_bench.backbones import mambavision, upstream
 from longvis_bench.errors import IllegalSize, MissingDependency
 from longvis_bench.ops.selective_scan import backend_for, selective_scan
 from longvis_bench.registry import Registry
+from longvis_bench.weights import load_weights
 
 NANO = Registry().find("mambavision-n").arguments
 HAS_PACKAGE = all(importlib.util.find_spec(name) is not None for name in ("mambavision", "einops"))
@@ -98,16 +101,29 @@ def scan(model: torch.nn.Module, x: Tensor) -> Tensor:
     return selective_scan(x, x, -torch.ones(3, 2), one, one, x.new_ones(3), x.new_zeros(3))
 
 
-@pytest.mark.skipif(HAS_PACKAGE, reason="mambavision is installed here")
-def test_a_missing_package_names_the_command(fresh: None) -> None:
+@pytest.mark.parametrize("missing", ["mambavision", "einops"])
+def test_a_missing_package_names_the_command(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    find = importlib.util.find_spec
+
+    def without(name: str, package: str | None = None) -> Any:
+        there = {"mambavision", "einops"} - {missing}
+        return find("json") if name in there else None if name == missing else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(MissingDependency) as caught:
-        Registry().find("mambavision-n@upstream").build(resolution=256, num_classes=2)
-    assert caught.value.install == "python -m pip install mambavision"
-    assert str(caught.value).startswith(
-        "mambavision-n@upstream needs the package mambavision; install it with:"
-    )
-    with pytest.raises(MissingDependency, match="python -m pip install mambavision"):
         upstream.mambavision(resolution=256, num_classes=2, **NANO)
+    assert caught.value.install == "python -m pip install mambavision"
+    assert str(caught.value) == (
+        f"mambavision@upstream needs the package {missing}; install it with:"
+        " python -m pip install mambavision"
+    )
+    if missing == "mambavision":
+        with pytest.raises(
+            MissingDependency, match=r"^mambavision-n@upstream needs .* pip install mambavision$"
+        ):
+            Registry().find("mambavision-n@upstream").build(resolution=256, num_classes=2)
 
 
 def test_our_scan_stands_in_while_importing(install: Callable[[dict[str, str]], None]) -> None:
@@ -153,17 +169,72 @@ def test_an_illegal_size_comes_before_the_package(fresh: None) -> None:
         upstream.mambavision(resolution=16, num_classes=2, **NANO)
 
 
-@pytest.mark.skipif(not HAS_PACKAGE, reason="the authors' package mambavision is not installed")
-@pytest.mark.parametrize("size", [224, 256, 320])
-def test_the_authors_model_equals_ours(size: int) -> None:
-    from longvis_bench.backbones import mambavision
+NEEDS_PACKAGE = pytest.mark.skipif(
+    not HAS_PACKAGE, reason="needs: python -m pip install --no-deps mambavision einops"
+)
 
+
+def pair(size: int, **arguments: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The authors' model and ours, with the same weights, loaded under the authors' names."""
     torch.manual_seed(0)
-    theirs = upstream.mambavision(resolution=size, num_classes=10, **NANO).eval()
-    ours = Registry().find("mambavision-n").build(resolution=size, num_classes=10).eval()
-    renamed, unused = mambavision.official_names(theirs.state_dict())
-    assert not unused
-    ours.load_state_dict(renamed)
+    settings = {**NANO, **arguments}
+    theirs = upstream.mambavision(resolution=size, num_classes=10, **settings)
+    ours = mambavision.build(resolution=size, num_classes=10, **settings)
+    report = load_weights(ours, theirs.state_dict())
+    assert (report.unused, report.missing, report.reshaped) == ((), (), {})
+    return theirs, ours
+
+
+PAIRS: list[tuple[int, dict[str, Any]]] = [
+    (224, {}),
+    (256, {"layer_scale": 0.1}),
+    (320, {"window_size": [8, 8, 14, 7]}),
+]
+
+
+@NEEDS_PACKAGE
+@pytest.mark.parametrize(("size", "arguments"), PAIRS)
+def test_the_authors_model_equals_ours(size: int, arguments: dict[str, Any]) -> None:
+    theirs, ours = pair(size, **arguments)
     images = torch.randn(2, 3, size, size)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-4, atol=1e-6)
+
+
+@NEEDS_PACKAGE
+@pytest.mark.parametrize(("size", "arguments"), PAIRS)
+def test_the_authors_gradients_equal_ours_in_train_mode(size: int, arguments: dict[str, Any]) -> None:
+    theirs, ours = pair(size, **arguments)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    for model in (theirs, ours):
+        model.double().train()(images).square().sum().backward()
+    numbered = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    expected, _ = mambavision.official_names(numbered)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-9, msg=name)
+
+
+def test_a_row_takes_the_scan_from_the_model_itself() -> None:
+    """So that the authors' package says mamba-ssm where its kernel runs, whatever our own scan would use."""
+    from longvis_bench.worker import Draft, _backends
+
+    model = torch.nn.Module()
+    model.scan_backend = functools.partial(upstream._scan_backend, True)  # type: ignore[assignment]
+    draft = Draft.__new__(Draft)
+    assert _backends(model, torch.device("cpu"), draft) == {"scan": backend_for("cpu")}
+    assert model.scan_backend("cuda") == "mamba-ssm"
+
+
+@pytest.mark.parametrize(
+    "name", ["mambavision-n", pytest.param("mambavision-n@upstream", marks=NEEDS_PACKAGE)]
+)
+def test_the_row_says_which_scan_ran(longvis: Any, name: str) -> None:
+    """Also where nothing was counted."""
+    done = longvis(
+        *("bench", "--models", name, "--res", "64", "--device", "cpu", "--json"),
+        *("--metrics", "time", "--budget", "0.2", "--images", "1"),
+    )
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["status"] == "ok", row["reason"]
+    assert row["cell"]["implementation"] == ("upstream" if "@" in name else "native")
+    assert row["backends"]["scan"] == backend_for("cpu")
