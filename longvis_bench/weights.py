@@ -39,8 +39,10 @@ from longvis_bench.units import size as show_size
 
 NATIVE = ("atlas", "longvit", "mambavision")
 """Families whose authors' checkpoints carry other tensor names than our modules."""
-CONTAINERS = ("state_dict", "model")
+CONTAINERS = ("state_dict", "model", "module", "teacher")
 """Keys under which training scripts put the weights among other things."""
+WRAPPINGS = ("module.", "encoder.", "model.", "backbone.")
+"""Prefixes that the authors' training code puts before the names of a whole model."""
 MOST_NAMED = 5
 """Tensors named in a message."""
 UNPACK_FACTOR, UNPACK_SLACK = 4, 1 << 20
@@ -224,12 +226,27 @@ def load_weights(
 def _our_names(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by our module names, and the names of those an official layout holds in vain."""
     family = _native_family(model)
-    if family is not None:
-        layout = importlib.import_module(f"longvis_bench.backbones.{family}")
-        if layout.is_official(tensors):
-            renamed, unused = layout.official_names(tensors)
-            return dict(renamed), list(unused)
+    if family is not None and (official := _official(tensors, family)) is not None:
+        within, beside = official
+        renamed, unused = _layout(family).official_names(within)
+        return dict(renamed), [*beside, *unused]
     return tensors, []
+
+
+def _layout(family: str) -> Any:
+    """The module that knows the family's official names."""
+    return importlib.import_module(f"longvis_bench.backbones.{family}")
+
+
+def _official(tensors: Mapping[str, Tensor], family: str) -> tuple[dict[str, Tensor], list[str]] | None:
+    """A family's official tensors without what wraps their names, and the names beside them; None if none."""
+    if _layout(family).is_official(tensors):
+        return dict(tensors), []
+    for prefix in WRAPPINGS:
+        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if within and (found := _official(within, family)) is not None:
+            return found[0], [*(name for name in tensors if not name.startswith(prefix)), *found[1]]
+    return None
 
 
 def _native_family(model: nn.Module) -> str | None:
@@ -343,12 +360,8 @@ def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module) -> 
 
 def _official_family(tensors: Mapping[str, Tensor], but: str | None) -> str | None:
     """The family whose authors name their tensors like this."""
-    for family in NATIVE:
-        if family != but and importlib.import_module(f"longvis_bench.backbones.{family}").is_official(
-            tensors
-        ):
-            return family
-    return None
+    others = (family for family in NATIVE if family != but)
+    return next((family for family in others if _official(tensors, family) is not None), None)
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from longvis_bench import sizes
 from longvis_bench.backbones import atlas
@@ -155,6 +156,47 @@ def test_published_sizes_build_on_meta() -> None:
             assert len(model.stages) == scales
             assert sum(len(cast(Stage, stage).blocks) for stage in model.stages) == 12
             assert model(torch.empty(1, 3, resolution, resolution)).shape == (1, 100)
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_position_tables_are_made_once_a_resolution() -> None:
+    """Building lays out the coordinates; a call lays out nothing."""
+    makes = {"arange", "linspace", "meshgrid", "stack"}
+    with Operators() as building:
+        model = small((128, 256), [1, 1, 1])
+    with torch.no_grad(), Operators() as calling:
+        model(torch.randn(1, 3, 128, 256))
+    assert building.seen & makes
+    assert not calling.seen & makes
+    tables = [name for name, _ in model.named_buffers() if name.endswith("coordinates")]
+    assert len(tables) == 3 + 2 + 1
+
+
+@pytest.mark.parametrize("order", ["position", "official"])
+@pytest.mark.parametrize("size", [(128, 256), (256, 128), (64, 256)], ids=str)
+def test_a_rectangular_image_is_one_of_its_own_blocks(size: tuple[int, int], order: WindowOrder) -> None:
+    """The pyramid pools the stem's map, and every token of the image moves some logit."""
+    scales = atlas_scales(size[0] // 16, size[1] // 16, window=4, stride=2)
+    model = small(size, [1] * len(scales), window_order=order).eval()
+    image = torch.randn(1, 3, *size, requires_grad=True)
+    grid = model.stem(image)
+    for scale, tokens in zip(model.scales, model.pyramid(grid), strict=True):
+        pooled = F.adaptive_max_pool2d(grid, scale.grid)[0].permute(1, 2, 0)
+        torch.testing.assert_close(join(tokens, scale.windows, scale.window)[0], pooled)
+    model(image).square().sum().backward()
+    assert image.grad is not None
+    assert bool(F.max_pool2d(image.grad.abs().sum(1), 16).all())
 
 
 def test_positions_are_not_saved() -> None:

@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import zipfile
+from importlib import import_module
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ from longvis_bench.weights import (
     sha256_file,
     store_weights,
 )
+
+
+def case(value: object) -> str:
+    return getattr(value, "__name__", type(value).__name__)
 
 
 class Tiny(nn.Module):
@@ -306,13 +312,75 @@ def test_official_layouts_load_and_unused_tensors_are_named(name: str, tmp_path:
     assert _same(dict(model.state_dict()), dict(other.state_dict()))
 
 
-def test_official_checkpoint_of_another_family_is_named() -> None:
-    _, tensors = _golden("mambavision_224px")
-    model = _native(_golden("atlas_2scale_w4_256px")[0])
+OFFICIAL = {
+    "atlas": "atlas_2scale_w4_256px",
+    "longvit": "longvit_h12_p32_1024px",
+    "mambavision": "mambavision_224px",
+}
+
+
+WRAPPED = [
+    ("", "", "model.pth"),
+    ("state_dict", "module.", "model.pth.tar"),
+    ("state_dict", "module.encoder.", "model.pth.tar"),
+    ("model", "encoder.", "model.pth"),
+    ("model", "model.", "latest.ckpt"),
+    ("teacher", "module.backbone.", "model.pth"),
+]
+
+
+@pytest.mark.parametrize(("key", "prefix", "file"), WRAPPED)
+@pytest.mark.parametrize("family", OFFICIAL)
+def test_every_wrapping_of_an_official_checkpoint_loads(
+    tmp_path: Path, family: str, key: str, prefix: str, file: str
+) -> None:
+    config, tensors = _golden(OFFICIAL[family])
+    names = {prefix + name: value for name, value in tensors.items()}
+    rest = {"args": argparse.Namespace(lr=0.1), "metric": np.float64(81.2), "epoch": np.int64(3)}
+    torch.save({key: names, **rest} if key else names, tmp_path / file)
+    model = _native(config)
+    report = load_weights(model, tmp_path / file)
+    assert set(report.loaded) == set(model.state_dict())
+    assert (report.missing, report.random, report.reshaped) == ((), (), {})
+    renamed, _ = import_module(f"longvis_bench.backbones.{family}").official_names(tensors)
+    assert _same(renamed, dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("family", OFFICIAL)
+def test_official_head_positions_and_strangers_are_said(family: str) -> None:
+    config, tensors = _golden(OFFICIAL[family])
+    model = _native(config, num_classes=7)
+    wrapped = {f"module.encoder.{name}": value for name, value in tensors.items()}
+    report = load_weights(model, {**wrapped, "module.decoder.weight": torch.ones(2)})
+    assert report.random == ("head.weight", "head.bias")
+    assert report.reshaped["head.weight"] == "left fresh: 10 classes in the file, 7 in the model"
+    assert "decoder.weight" in report.unused
+    first = next(name for name in tensors if name.endswith("stem.0.weight") or "patch_embed" in name)
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensor of this \w+: (stem|patch_embed|pos_embed)"):
+        load_weights(model, {name: value for name, value in tensors.items() if name != first})
+
+
+@pytest.mark.parametrize("prefix", ["", "module.encoder."])
+@pytest.mark.parametrize(("other", "family"), [*permutations(OFFICIAL, 2)])
+def test_official_checkpoint_of_another_family_is_named(other: str, family: str, prefix: str) -> None:
+    tensors = {prefix + name: value for name, value in _golden(OFFICIAL[other])[1].items()}
+    model = _native(_golden(OFFICIAL[family])[0])
     with pytest.raises(
-        CheckpointError, match="official mambavision checkpoint; the model is of another family, Atlas"
+        CheckpointError,
+        match=f"^the mapping is an official {other} checkpoint; the model is of another family, \\w+.$",
     ):
         load_weights(model, tensors)
+
+
+class Stranger:
+    """A harmless class of a training script; still not on the list."""
+
+
+@pytest.mark.parametrize("content", [Stranger(), Stranger, np.zeros(3), torch.nn.Linear(2, 2)], ids=case)
+def test_no_other_class_is_let_in(tmp_path: Path, content: object) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "extra": content}, tmp_path / "model.pth.tar")
+    with pytest.raises(CheckpointError, match="unsafe"):
+        read_tensors(tmp_path / "model.pth.tar")
 
 
 def test_longvit_positions_are_interpolated_to_a_larger_image() -> None:

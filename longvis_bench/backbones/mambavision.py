@@ -357,7 +357,7 @@ _OFFICIAL = (
 def is_official(names: Iterable[str]) -> bool:
     """Whether these tensor names are those of NVIDIA's MambaVision checkpoints."""
     found = set(names)
-    return "patch_embed.conv_down.0.weight" in found and any(
+    return any(name.startswith("patch_embed.conv_down.") for name in found) and any(
         re.match(r"levels\.[23]\.blocks\.0\.mixer\.A_log$", name) for name in found
     )
 
