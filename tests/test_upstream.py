@@ -213,17 +213,6 @@ def test_the_authors_gradients_equal_ours_in_train_mode(size: int, arguments: di
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-9, msg=name)
 
 
-def test_a_row_takes_the_scan_from_the_model_itself() -> None:
-    """So that the authors' package says mamba-ssm where its kernel runs, whatever our own scan would use."""
-    from longvis_bench.worker import Draft, _backends
-
-    model = torch.nn.Module()
-    model.scan_backend = lambda device: f"its own on {device.type}"  # type: ignore[assignment]
-    draft = Draft.__new__(Draft)  # a model that says so itself is not looked up in the counts
-    assert _backends(model, torch.device("cpu"), draft) == {"scan": "its own on cpu"}
-    assert upstream._scan_backend(True, "cuda") == "mamba-ssm"
-
-
 @pytest.mark.parametrize(
     "name", ["mambavision-n", pytest.param("mambavision-n@upstream", marks=NEEDS_PACKAGE)]
 )

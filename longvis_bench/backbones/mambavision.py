@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from longvis_bench import sizes
 from longvis_bench.arguments import check_mambavision
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
-from longvis_bench.ops.selective_scan import backend_for, selective_scan
+from longvis_bench.ops.selective_scan import selective_scan
 from longvis_bench.ops.windows import cut, join, pad_to_whole
 
 if TYPE_CHECKING:
@@ -148,10 +148,6 @@ class MambaVision(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs in training and compute the rest again in the backward."""
         set_grad_checkpointing(self, enable)
-
-    def scan_backend(self, device: torch.device | str) -> str:
-        """What runs the scans on a device."""
-        return backend_for(device)
 
     def features(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, height, width) -> normalised map (batch, 8 dim, height/32, width/32)."""
