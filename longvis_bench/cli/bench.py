@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,12 +138,12 @@ def bench(
         show_plan(session, as_json=as_json)
         return
     progress = Progress(quiet_output=as_json)
-    signals = _end_gently(progress)
-    try:
-        outcome = session.run(reporter=progress, retry=split_names(retry), only_missing=only_missing)
-        _show(outcome, as_json)
-    except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
-        raise typer.Exit(_exit_code(signals)) from None
+    with _ending_gently(progress) as signals:
+        try:
+            outcome = session.run(reporter=progress, retry=split_names(retry), only_missing=only_missing)
+            _show(outcome, as_json)
+        except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
+            raise typer.Exit(_exit_code(signals)) from None
     if signals:
         raise typer.Exit(_exit_code(signals))
     if outcome.faults:
@@ -168,11 +169,12 @@ def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _end_gently(progress: Progress) -> list[int]:
+@contextmanager
+def _ending_gently(progress: Progress) -> Iterator[list[int]]:
     """Let Ctrl-C and SIGTERM end the running cell and then the sweep; a second one ends everything at once.
 
-    Returns:
-        The signals that came, a list that fills later.
+    Yields:
+        The signals that came, a list that fills meanwhile.
     """
     came: list[int] = []
 
@@ -183,9 +185,12 @@ def _end_gently(progress: Progress) -> list[int]:
             os._exit(_exit_code(came))  # the server ends what runs, once this process is gone
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    return came
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_code(signals: list[int]) -> int:
