@@ -28,7 +28,13 @@ from longvis_bench.store import RunDirectory
 
 _SAME = ("longvis", "config", "shard")
 """Commands that agree in these are recorded once."""
-_OPTIONS = {"weights": "--weights", "models_dirs": "--models-dir", "models": "--models", "data": "--data"}
+_OPTIONS = {
+    "weights": "--weights",
+    "models_dirs": "--models-dir",
+    "models": "--models",
+    "data": "--data",
+    "classes": "--classes",
+}
 
 
 @dataclass(frozen=True)

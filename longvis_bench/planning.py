@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from longvis_bench.data import open_data
+from longvis_bench.data import FOLDER, DataSpec, ImageData, open_data
 from longvis_bench.environment import resolve_device, usable_cores
 from longvis_bench.errors import (
     CheckpointError,
@@ -24,6 +24,7 @@ from longvis_bench.errors import (
     MissingDependency,
     Unsupported,
 )
+from longvis_bench.heads import head_classes, refuse_other_classes
 from longvis_bench.privacy import without_paths
 from longvis_bench.records import (
     METRICS,
@@ -85,6 +86,10 @@ class SweepConfig(BaseModel):
     """Passes over all cells, each cell in a fresh process every time."""
     metrics: tuple[Metric, ...] = METRICS
     data: str = "digits"
+    classes: str | None = None
+    """For `folder:PATH`: a shipped list of classes, or a file."""
+    window: tuple[float, float] | None = None
+    """For `folder:PATH`: the pixel values that become 0 and 1, for images of more than 8 bits."""
     images: Positive | None = None
     weights: Path | None = None
     budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -96,6 +101,14 @@ class SweepConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     models_dirs: tuple[Path, ...] = ()
     skip_after_oom: bool = True
+
+    @property
+    def source(self) -> DataSpec:
+        """The data, as `open_data` finds it."""
+        if not self.data.startswith(FOLDER):
+            return DataSpec(self.data, self.classes, self.window)
+        path = Path(self.data.removeprefix(FOLDER)).expanduser().absolute()
+        return DataSpec(f"{FOLDER}{path}", self.classes, self.window)
 
     @property
     def is_quick(self) -> bool:
@@ -118,7 +131,8 @@ class SweepConfig(BaseModel):
                 "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
                 "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else ("bf16",)),
                 "threads": self.threads or usable_cores(),
-                "images": self.images or (CPU_IMAGES if kind == "cpu" else open_data(self.data).size("val")),
+                "images": self.images
+                or (CPU_IMAGES if kind == "cpu" else open_data(self.source).size("val")),
                 "budget_s": self.budget_s or quick,
             }
         )
@@ -181,7 +195,9 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         variant.check_factory()
     _check_weights(config, variants)
     _check_options(config)
-    open_data(config.data)
+    data = open_data(config.source)
+    if config.weights is not None:
+        refuse_other_classes(config.weights, head_classes(config.weights), data.num_classes, data.name)
     cells, faults = [], []
     for turn, resolution, batch, mode, dtype, variant in product(
         range(config.repeats),
@@ -199,7 +215,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
             "mode": mode,
             "dtype": dtype,
         }
-        planned, fault = _plan_cell(config, environment, registry, variant, condition)
+        planned, fault = _plan_cell(config, environment, registry, variant, data, condition)
         cells.append(planned)
         faults.append(fault)
     _refuse_hopeless(faults)
@@ -230,10 +246,11 @@ def _plan_cell(
     environment: Environment,
     registry: Registry,
     variant: Variant,
+    data: ImageData,
     condition: dict[str, Any],
 ) -> tuple[Planned, LongvisError | None]:
-    weights, sha256 = _weights(config, variant, condition["resolution"])
-    cell = _cell(config, variant, condition, weights, sha256)
+    weights, sha256 = _weights(config, variant, data.name, condition["resolution"])
+    cell = _cell(config, variant, data, condition, weights, sha256)
     code = code_hash(variant)
     key = cell_key(cell, code, environment.hash)
     settings = Settings(
@@ -252,6 +269,7 @@ def _plan_cell(
         code=code,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
         working_dir=registry.working_dir,
+        source=config.source,
         weights_path=weights,
     )
     fault = _fault(variant, cell)
@@ -271,7 +289,12 @@ def _plan_cell(
 
 
 def _cell(
-    config: SweepConfig, variant: Variant, condition: dict[str, Any], weights: Path | None, sha256: str | None
+    config: SweepConfig,
+    variant: Variant,
+    data: ImageData,
+    condition: dict[str, Any],
+    weights: Path | None,
+    sha256: str | None,
 ) -> Cell:
     return Cell(
         model=without_paths(variant.full_name),
@@ -285,8 +308,8 @@ def _cell(
         fuse=config.fuse and condition["mode"] == "infer",
         grad_checkpointing=config.grad_checkpointing and condition["mode"] == "train",
         compile=config.compile,
-        data=config.data,
-        num_classes=open_data(config.data).num_classes,
+        data=data.name,
+        num_classes=data.num_classes,
         images=config.images or CPU_IMAGES,
         metrics=config.metrics,
         seed=config.seed,
@@ -331,11 +354,13 @@ def _check_weights(config: SweepConfig, variants: list[Variant]) -> None:
         raise CheckpointError(f"--weights is for one model, and {len(variants)} are asked for.")
 
 
-def _weights(config: SweepConfig, variant: Variant, resolution: int) -> tuple[Path | None, str | None]:
+def _weights(
+    config: SweepConfig, variant: Variant, dataset: str, resolution: int
+) -> tuple[Path | None, str | None]:
     """The file the accuracy is measured with: the user's, else the one that ships; and its SHA-256."""
     if config.weights is not None:
         return config.weights.resolve(), _sha256(config.weights)
-    entry = variant.shipped_weights(config.data, resolution)
+    entry = variant.shipped_weights(dataset, resolution)
     if entry is None or entry.file is None:
         return None, None
     path = variant.folder / entry.file
@@ -353,6 +378,7 @@ _MEASURING = (
     "backbones/__init__.py",
     "cards.py",
     "faults.py",
+    "heads.py",
     "records.py",
     "registry.py",
     "server.py",

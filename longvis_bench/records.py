@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from longvis_bench.data import DataSpec
+
 SCHEMA = 2
 
 Mode = Literal["infer", "train"]
@@ -134,6 +136,8 @@ class Request(_Record):
     code: str | None = None
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
+    source: DataSpec | None = None
+    """The data as `open_data` finds it, where the cell's name leaves out the folder."""
     weights_path: Path | None = None
     predictions_path: Path | None = None
     sent: float | None = None
@@ -235,6 +239,8 @@ class AccuracyRecord(_Record):
     dataset: str
     weights: str
     trained_resolution: int | None = None
+    broken: tuple[str, ...] = ()
+    """Held-out files that could not be read and were left out, relative to the data set's folder."""
 
 
 Verdict = Literal["ok", "invalid", "not checked"]

@@ -35,6 +35,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from longvis_bench.errors import CheckpointError
+from longvis_bench.heads import HEAD
 from longvis_bench.units import size as show_size
 
 NATIVE = ("atlas", "longvit", "mambavision")
@@ -291,8 +292,7 @@ def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Fitted
 
 def _is_head(name: str, value: Tensor, target: Tensor) -> bool:
     """Whether two tensors are classifiers that differ in their number of classes only."""
-    named = re.search(r"(^|\.)(head|fc|classifier)(\.fc)?\.(weight|bias)$", name)
-    return named is not None and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]
+    return HEAD.search(name) is not None and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]
 
 
 def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | None:

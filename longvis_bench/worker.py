@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longvis_bench import units
-from longvis_bench.data import ImageData, open_data
+from longvis_bench.data import FOLDER, ImageData, LoadableData, open_data
 from longvis_bench.errors import (
     CardError,
+    DataError,
     IllegalSize,
     InvalidOutput,
     MissingDependency,
@@ -218,7 +219,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     cell = request.cell
     if set(cell.metrics) <= {"count"}:
         return
-    device, data = torch.device(cell.device), open_data(cell.data)
+    device, data = torch.device(cell.device), _open(request)
     _start_runtime(device, data)
     if _scans(draft):
         with _Timed(draft, COMPILE):
@@ -244,6 +245,18 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         _check(request, model, data, draft)
         publish(draft.row())
     _measure_accuracy(request, model, data, draft)
+
+
+def _open(request: Request) -> LoadableData:
+    """The cell's data.
+
+    Raises:
+        DataError: the folder is no longer what was planned.
+    """
+    data = open_data(request.source or request.cell.data)
+    if data.name != request.cell.data:
+        raise DataError(f"the images of {request.cell.data} have changed; give the same command again.")
+    return data
 
 
 def _start_runtime(device: torch.device, data: ImageData) -> None:
@@ -317,11 +330,14 @@ def _memory_format(cell: Cell) -> torch.memory_format:
 
 
 def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
-    """The first held-out images at the cell's resolution, in its dtype and memory format."""
+    """The first readable held-out images at the cell's resolution, in its dtype and memory format."""
     dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
-    indices = [index % data.size("val") for index in range(batch)]
     device = torch.device(cell.device)
-    images, _ = data.batch("val", indices, cell.resolution, device=device, dtype=dtype)
+    asked, images = 0, torch.empty(0, 3, cell.resolution, cell.resolution, device=device, dtype=dtype)
+    while len(images) < batch:  # again only after broken files, which are few
+        indices = [index % data.size("val") for index in range(asked, asked + batch - len(images))]
+        more, _ = data.batch("val", indices, cell.resolution, device=device, dtype=dtype)
+        asked, images = asked + len(indices), torch.cat([images, more]) if len(images) else more
     return images.contiguous(memory_format=_memory_format(cell))
 
 
@@ -467,9 +483,10 @@ def _no_accuracy(request: Request, draft: Draft) -> str | None:
     if cell.mode == "train":
         return "measured in inference cells only"
     if request.weights_path is None:
+        data = f"{FOLDER}PATH" if cell.data.startswith(FOLDER) else cell.data
         return (
             f"no weights ship for {cell.model} on {cell.data} at {cell.resolution} px; "
-            f"make them with `longvis train --models {cell.model} --data {cell.data} --res {cell.resolution}`"
+            f"make them with `longvis train --models {cell.model} --data {data} --res {cell.resolution}`"
         )
     random = draft.values["size"].random_tensors
     if random:

@@ -15,15 +15,18 @@ import typer
 
 from longvis_bench.cli.guard import INTERRUPTED
 from longvis_bench.cli.options import (
+    Classes,
     HoursFor,
     ModelsDirs,
     Threads,
+    Window,
     batches,
     choices,
     numbers,
     one,
     size,
     train_length,
+    window_bounds,
 )
 from longvis_bench.cli.options import shard as parse_shard
 from longvis_bench.errors import LongvisError
@@ -61,7 +64,11 @@ def bench(
     metrics: Annotated[
         str | None, typer.Option(help="Some of count, time, memory, accuracy, validity; default: all.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Images to measure on; digits ships.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images: digits, pairs or folder:PATH; default: digits.")
+    ] = None,
+    classes: Classes = None,
+    window: Window = None,
     images: Annotated[int | None, typer.Option(help="Held-out images for the accuracy.", min=1)] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to use instead of the shipped ones.")] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds of timing a cell.")] = None,
@@ -119,6 +126,8 @@ def bench(
         "repeats": repeats,
         "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
         "data": data,
+        "classes": classes,
+        "window": None if window is None else window_bounds(window),
         "images": images,
         "weights": weights,
         "budget_s": budget,

@@ -12,7 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.cli.options import Device, ModelsDirs, Threads, numbers
+from longvis_bench.cli.options import (
+    Classes,
+    Data,
+    Device,
+    ModelsDirs,
+    Threads,
+    Window,
+    data_spec,
+    numbers,
+)
 from longvis_bench.cli.train import show_share
 from longvis_bench.registry import Registry
 from longvis_bench.texts import clean
@@ -25,7 +34,9 @@ def evaluate(
     models: Annotated[str, typer.Option(help="One model; see `longvis models`.")],
     weights: Annotated[Path, typer.Option(help="safetensors, or a file of torch.save.")],
     res: Annotated[str, typer.Option(help="Pixels per side, separated by commas.")],
-    data: Annotated[str, typer.Option(help="Labelled images: digits.")] = "digits",
+    data: Data = "digits",
+    classes: Classes = None,
+    window: Window = None,
     images: Annotated[int | None, typer.Option(help="Held-out images; default: all.", min=1)] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -38,8 +49,12 @@ def evaluate(
     sizes = numbers(res, "--res")
     console = Console(highlight=False)
     table = _table(f"{variant.name}, {weights.name}, {data}")
-    for result in measure(variant, weights, data, sizes, images, device, threads):
+    spec = data_spec(data, classes, window)
+    for result in measure(variant, weights, spec, sizes, images, device, threads):
         _add(table, result)
+        broken = result.accuracy.broken if result.accuracy else ()
+        if broken:
+            console.print(f"left out, cannot be read ({len(broken)}): {', '.join(broken)}", markup=False)
         if result.note:
             console.print(f"{result.resolution} px: {clean(result.note)}", markup=False, soft_wrap=True)
     console.print(table)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
+from longvis_bench.data import DataSpec
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import TrainLength
 
@@ -19,6 +21,33 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, 
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads; default: all usable cores.", min=1)
 ]
+Data = Annotated[str, typer.Option("--data", help="Labelled images: digits, pairs or folder:PATH.")]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help="For folder:PATH: imagenet100, or a file with a class a line.")
+]
+Window = Annotated[
+    str | None, typer.Option("--window", help="LO,HI: 16-bit pixel values that become black and white.")
+]
+
+
+def data_spec(data: str, classes: str | None, window: str | None) -> DataSpec:
+    """What a user says about the data."""
+    return DataSpec(data, classes, None if window is None else window_bounds(window))
+
+
+def window_bounds(text: str) -> tuple[float, float]:
+    """`100,4000` -> (100.0, 4000.0).
+
+    Raises:
+        LongvisError: it is not two finite numbers.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = nan
+    if not (isfinite(low) and isfinite(high)):
+        raise LongvisError(f"--window takes two numbers, like 100,4000, not {text!r}.")
+    return low, high
 
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.cli.options import Device, ModelsDirs, Threads
+from longvis_bench.cli.options import Classes, Data, Device, ModelsDirs, Threads, Window, data_spec
 from longvis_bench.registry import Registry, split_names
 from longvis_bench.stats import wilson
 
@@ -29,7 +29,9 @@ LOADER_LIMIT = 0.3
 def train(
     models: Annotated[str, typer.Option(help="Models, separated by commas; see `longvis models`.")],
     res: Annotated[int, typer.Option(help="Pixels per side.", min=1)],
-    data: Annotated[str, typer.Option(help="Labelled images: digits.")] = "digits",
+    data: Data = "digits",
+    classes: Classes = None,
+    window: Window = None,
     recipe: Annotated[str, typer.Option(help="quick, tune, atlas, or a path to a .toml file.")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.", min=1)] = None,
     batch: Annotated[
@@ -75,7 +77,7 @@ def train(
         checkpoint_s=60 * checkpoint_minutes,
     )
     plan = read_recipe(recipe, epochs=epochs).with_batch(batch)
-    jobs = start_training(variants, data, res, plan, options)
+    jobs = start_training(variants, data_spec(data, classes, window), res, plan, options)
     console = Console(highlight=False, quiet=not is_main_process())
     console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
     table = _table(data, res)

@@ -39,6 +39,8 @@ Split = Literal["train", "val"]
 
 KNOWN = ("digits", "folder:PATH", "pairs")
 FOLDER = "folder:"
+BROKEN_SHARE = 0.01
+"""More broken files than this share are no accident."""
 
 
 class ImageData(Protocol):
@@ -131,6 +133,14 @@ class BrokenImage(Exception):
     def __init__(self, name: str, why: str) -> None:
         super().__init__(name, why)
         self.name, self.why = name, why
+
+
+def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
+    """The error of a data set that is damaged beyond 1 %."""
+    return DataError(
+        f"{count} of {of} images cannot be read, more than {BROKEN_SHARE:.0%}, the last of them {name} "
+        f"({why}); repair or remove them."
+    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from longvis_bench.data import BrokenImage, Split
+from longvis_bench.data import BROKEN_SHARE, BrokenImage, Split, too_many_broken
 from longvis_bench.errors import DataError, UnknownName
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 SHIPPED_LISTS = ("imagenet100",)
-BROKEN_SHARE = 0.01
-"""More broken files than this share of a split are no accident."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0-1, by channel: what published weights expect."""
 
@@ -149,14 +147,6 @@ class Folder:
         files = {split: [(file.name, file.bytes) for file in found] for split, found in self._files.items()}
         content = json.dumps([files, self._window], separators=(",", ":"))
         return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:8]
-
-
-def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
-    """The error of a data set that is damaged beyond 1 %."""
-    return DataError(
-        f"{count} of {of} images cannot be read, more than {BROKEN_SHARE:.0%}, the last of them {name} "
-        f"({why}); repair or remove them."
-    )
 
 
 def _root(path: str) -> Path:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longvis_bench.data import ImageData
+from longvis_bench.data import BROKEN_SHARE, ImageData, too_many_broken
 from longvis_bench.errors import DataError, InvalidOutput
 from longvis_bench.records import AccuracyRecord
 
@@ -38,6 +38,8 @@ class Accuracy:
     """(images): the class of the largest logit."""
     correct_top1: int
     correct_top5: int | None
+    broken: tuple[str, ...] = ()
+    """Held-out files that could not be read and so were left out."""
 
     @property
     def images(self) -> int:
@@ -63,6 +65,7 @@ class Accuracy:
             dataset=self.dataset,
             weights=weights,
             trained_resolution=trained_resolution,
+            broken=self.broken,
         )
 
     def save(self, path: Path) -> None:
@@ -99,7 +102,7 @@ def measure_accuracy(
 
     Raises:
         InvalidOutput: the logits are not (batch, classes of the data), or not finite.
-        DataError: there is no image to ask about.
+        DataError: there is no image to ask about, or more than 1 % of them cannot be read.
     """
     count = min(images if images is not None else data.size("val"), data.size("val"))
     if count < 1:
@@ -112,6 +115,7 @@ def measure_accuracy(
     finally:
         for module, training in modes:
             module.training = training
+    broken = _broken(data, count, count - sum(len(labels) for _, labels in answers))
     labels = torch.cat([labels for _, labels in answers])
     ranked = torch.cat([ranked for ranked, _ in answers])
     hits = ranked == labels[:, None]
@@ -121,7 +125,20 @@ def measure_accuracy(
         predictions=ranked[:, 0].numpy(),
         correct_top1=int(hits[:, 0].sum()),
         correct_top5=int(hits.sum()) if data.num_classes > TOP else None,
+        broken=broken,
     )
+
+
+def _broken(data: ImageData, asked: int, left_out: int) -> tuple[str, ...]:
+    """Names of the held-out files that were left out.
+
+    Raises:
+        DataError: they are more than 1 % of those asked about.
+    """
+    names = tuple(sorted(name for name in data.broken if name.startswith("val/")))
+    if left_out > BROKEN_SHARE * asked:
+        raise too_many_broken(left_out, asked, names[-1], data.broken[names[-1]])
+    return names
 
 
 def _spaced(count: int, size: int) -> list[int]:
@@ -145,8 +162,10 @@ def _answers(
     with torch.inference_mode():
         for chunk in chunks:
             images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
+            if not len(labels):  # every file of the chunk is broken
+                continue
             logits = model(images)
-            _check(logits, (len(chunk), data.num_classes))
+            _check(logits, (len(labels), data.num_classes))
             order = logits.float().argsort(dim=1, descending=True, stable=True)  # ties: lowest class first
             ranked = order[:, :TOP]
             yield ranked.cpu(), labels.cpu()

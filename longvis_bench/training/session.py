@@ -15,6 +15,7 @@ import torch
 from longvis_bench.data import DataSpec, ImageData, open_data
 from longvis_bench.environment import resolve_device, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
+from longvis_bench.heads import head_classes, refuse_other_classes
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.records import digest
 from longvis_bench.registry import Variant
@@ -153,7 +154,7 @@ class Evaluation:
 def evaluate(
     variant: Variant,
     weights: Path,
-    data: str,
+    data: str | DataSpec,
     resolutions: Sequence[int],
     images: int | None,
     device: str,
@@ -165,6 +166,7 @@ def evaluate(
         LongvisError: as `start_training`; or the weights do not fit at any of the resolutions.
     """
     source, place = open_data(data), _prepare(device, threads)
+    refuse_other_classes(weights, head_classes(weights), source.num_classes, source.name)
     variant.require_packages()
     for resolution in resolutions:
         variant.plan(resolution)
