@@ -26,7 +26,6 @@ from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-import longvis_bench.cli.bench as bench_command
 import longvis_bench.conformance as conformance
 import longvis_bench.measure.flops as flops_module
 import longvis_bench.plots as plots
@@ -123,7 +122,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         raise TooLong
 
     monkeypatch.setattr(session.Session, "run", complete)
-    monkeypatch.setattr(bench_command, "_end_gently", lambda progress: [])
     monkeypatch.setattr(training, "start_training", _checked_only(training.start_training))
     monkeypatch.setattr(conformance, "check_model", nothing)
     monkeypatch.setenv("COLUMNS", "100")
