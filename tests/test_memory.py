@@ -73,9 +73,9 @@ WITNESSES = {
         "chains-n",
         "train",
         4096,
-        3 * weights(256, 48)
+        3 * weights(256, 128)
         + floats(4096, PIXELS)
-        + 49 * floats(4096, 256)
+        + 129 * floats(4096, 256)
         + floats(256, CLASSES)
         + floats(4096, CLASSES)
         + 8 * 4096,
