@@ -87,6 +87,9 @@ def train(
         if report is not None:
             console.print(f"weights: {keep(report, store)}", markup=False, soft_wrap=True)
             _add(table, report)
+        if job.data.broken:
+            names = ", ".join(sorted(job.data.broken))
+            console.print(f"left out, cannot be read ({len(job.data.broken)}): {names}", markup=False)
     if table.row_count:
         console.print(table)
 
