@@ -200,7 +200,8 @@ def scan_inputs(batch: int, channels: int, length: int, states: int = 8) -> list
 def _scan(shape: tuple[int, int, int], train: bool) -> Any:
     def build(kind: str, _: Checkouts) -> Call:
         inputs = [t.double() if kind == "float64" else t for t in scan_inputs(*shape)]
-        scan = SCANS[kind]
+        # the faster of two naive loops: gradients of slices of larger tensors cost more
+        scan = reference if train and kind == "naive loop" else SCANS[kind]
         backend = kind if kind == "torch" else "numba"
 
         def call() -> list[Tensor]:
