@@ -57,6 +57,7 @@ BAD = [
     (("bench", "--memory-format", "channels_last,contiguous"), 2, "takes one value"),
     (("models", "atlsa"), 2, "did you mean atlas"),
     (("flops", "vit-n", "--res", "250"), 2, "240, 256"),
+    (("report", "x" * 300), 2, "cannot be a path: File name too long"),
     (("report", "nowhere"), 2, "give the directory of a longvis run"),
     (("merge", "nowhere", "--out", "x"), 2, "holds no run.json"),
     (("check", "vit-x"), 2, "did you mean"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 import tempfile
@@ -20,6 +21,9 @@ P = ParamSpec("P")
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 70
+BAD_INPUT = LongvisError.exit_code
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+"""No path of ours meets these: the user gave one that no file system takes."""
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -39,6 +43,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             sys.stderr.close()  # nobody reads on; do not let the interpreter complain at exit
             raise typer.Exit(1) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_PATH:
+                fail(f"{str(error.filename)[:40]}... cannot be a path: {error.strerror}.", BAD_INPUT)
             fail(_internal(error), INTERNAL_ERROR)
 
     return run
