@@ -20,11 +20,11 @@ def head_classes(path: Path) -> int | None:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= LONGEST_HEADER else {}
-        shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = {entry["shape"][0] for name, entry in header.items() if HEAD.search(name)}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    found = {shape[0] for name, shape in shapes.items() if HEAD.search(name) and shape}
-    return found.pop() if len(found) == 1 else None
+    known = found.pop() if len(found) == 1 else None
+    return known if isinstance(known, int) else None
 
 
 def refuse_other_classes(path: Path, known: int | None, wanted: int, data: str) -> None:

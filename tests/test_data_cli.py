@@ -92,6 +92,13 @@ def test_head_classes_of_other_files_are_unknown(tmp_path: Path) -> None:
     assert head_classes(tmp_path / "y") is None
 
 
+@pytest.mark.parametrize("shape", ["1", "[]", "[[]]", '["two"]', "{}", "[" * 5000])
+def test_head_classes_of_a_header_that_lies_are_unknown(tmp_path: Path, shape: str) -> None:
+    header = f'{{"head.weight": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, 8]}}}}'.encode()
+    (tmp_path / "lies").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    assert head_classes(tmp_path / "lies") is None
+
+
 def test_the_key_follows_the_images_and_not_the_path(pictures: Pictures, tmp_path: Path) -> None:
     root = pictures()
     (tmp_path / "other").mkdir()
