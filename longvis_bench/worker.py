@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +18,7 @@ from torch.nn import functional as F
 
 from longvis_bench import units
 from longvis_bench.data import FOLDER, ImageData, LoadableData, open_data
+from longvis_bench.draft import Draft
 from longvis_bench.errors import (
     CardError,
     DataError,
@@ -41,16 +39,14 @@ from longvis_bench.measure.iteration import (
 )
 from longvis_bench.measure.memory import PeakMemory, held_bytes, tight_heap, with_parts
 from longvis_bench.measure.noise import NoiseWatch, sensor_for
-from longvis_bench.measure.shapes import TensorPeak, tensor_peak
+from longvis_bench.measure.shapes import tensor_peak
 from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.observed import observe
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
-from longvis_bench.phases import BUILD, COMPILE, IMPORT, START, Phases
-from longvis_bench.quality import notes_for
-from longvis_bench.records import Cell, MemoryRecord, NoiseRecord, Note, Request, Row, SizeRecord, Status
+from longvis_bench.phases import BUILD, COMPILE, IMPORT
+from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord
 from longvis_bench.registry import Registry, Variant
-from longvis_bench.stats import median
 
 VALIDITY_LIMIT_S = 30.0
 """What the checks of validity may take each; longer ones are not run, and the row says so."""
@@ -64,43 +60,6 @@ WATCH_LIMIT_S = 10.0
 """Longest iteration that is run once more to watch its kernels or its convolutions' workspace."""
 PART_ITERATIONS = 5
 """Iterations of a train step whose parts are timed apart."""
-
-
-class Draft:
-    """A row being filled in; `row()` is valid at every moment."""
-
-    def __init__(self, request: Request) -> None:
-        self.values: dict[str, Any] = {
-            "key": request.key,
-            "attempt": request.attempt,
-            "machine": request.machine,
-            "code": request.code,
-            "cell": request.cell,
-            "settings": request.settings,
-            "status": "error",
-            "reason": "not finished",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "null_reasons": {},
-            "backends": {},
-            "overhead_s": {},
-        }
-        self.largest_output: int | None = None
-        self.tensors: TensorPeak | None = None
-        seconds = self.values["overhead_s"]
-        if request.sent is not None:
-            seconds[START] = max(0.0, monotonic() - request.sent)
-        self.phases = Phases(seconds)
-
-    def row(self) -> Row:
-        """The row as it stands."""
-        self.phases.book()
-        return Row.model_validate(self.values)
-
-    def end(self, status: Status, reason: str | None = None) -> Row:
-        """The row with its final status and its warnings."""
-        self.values.update(status=status, reason=reason)
-        row = self.row()
-        return row.model_copy(update={"notes": _notes(row)})
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -133,37 +92,11 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
     return draft.end("ok")
 
 
-def _notes(row: Row) -> tuple[Note, ...]:
-    """Every warning that applies to a row."""
-    size, count, timing, accuracy = row.size, row.count, row.timing, row.accuracy
-    noise = timing.noise if timing else NoiseRecord()
-    return notes_for(
-        samples_s=timing.samples_s if timing else None,
-        precision=row.settings.precision,
-        load=noise.load_cores,
-        steal=noise.steal,
-        clock_change=noise.clock_change,
-        temperature_c=noise.temperature_c,
-        temperature_limit_c=noise.temperature_limit_c,
-        throttle=noise.slowdowns,
-        coverage=count.coverage if count else None,
-        unknown=count.unknown if count else None,
-        padding_ratio=size.padding_ratio if size else None,
-        correct_top1=accuracy.correct_top1 if accuracy else None,
-        images=accuracy.images if accuracy else None,
-        resolution=row.cell.resolution,
-        trained_resolution=accuracy.trained_resolution if accuracy else None,
-        random_tensors=size.random_tensors if size else (),
-        peak_bytes=row.memory.peak_bytes if row.memory else None,
-        tensor_peak_bytes=row.tensors.peak_bytes if row.tensors else None,
-    )
-
-
 def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -> None:
     cell = request.cell
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
-    with _Timed(draft, IMPORT):
+    with draft.timed(IMPORT):
         variant = Registry(request.models_dirs, request.working_dir).find(request.model or cell.model)
         variant.require_packages()
         variant.load_factory()
@@ -172,11 +105,11 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
         reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments
     )
     if "count" in cell.metrics:
-        with _Timed(draft, "count"):
+        with draft.timed("count"):
             _count(variant, cell, draft)
         publish(draft.row())
     if "memory" in cell.metrics:
-        with _Timed(draft, "shapes"):
+        with draft.timed("shapes"):
             _execute_shapes(variant, cell, draft)
         publish(draft.row())
     _measure_real(request, variant, draft, publish)
@@ -221,24 +154,24 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         return
     device, data = torch.device(cell.device), _open(request)
     _start_runtime(device, data)
-    if _scans(draft):
-        with _Timed(draft, COMPILE):
+    if draft.scans:
+        with draft.timed(COMPILE):
             warm_up_scan(device)
     images = _images(cell, data, cell.batch_size)
     memory = _start_memory(images, draft) if "memory" in cell.metrics else None
-    with _Timed(draft, BUILD):
+    with draft.timed(BUILD):
         model = _build(request, variant, draft)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
-    with _Timed(draft, "time"):
+    with draft.timed("time"):
         _time(request, draft, iteration, parts)
     if memory is not None:
-        with _Timed(draft, "memory"):
+        with draft.timed("memory"):
             record = memory.read(iteration)
             held = held_bytes(model, images, optimizer)
             watched, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
             draft.values["memory"] = _explain(draft, record, held, watched, memory)
-    with _Timed(draft, "kernels"):
+    with draft.timed("kernels"):
         draft.values["backends"] |= _backends(model, cell, iteration, draft)
     publish(draft.row())
     if cell.mode == "infer":
@@ -266,12 +199,6 @@ def _start_runtime(device: torch.device, data: ImageData) -> None:
         F.linear(F.conv2d(images, images.new_ones(8, 3, 3, 3)), images.new_ones(8, 30))
 
 
-def _scans(draft: Draft) -> bool:
-    """Whether the model, as counted, does selective scans."""
-    count = draft.values.get("count")
-    return count is not None and count.scan_flops > 0
-
-
 def _explain(
     draft: Draft, record: MemoryRecord, held: dict[str, int], iteration: Step, memory: PeakMemory
 ) -> MemoryRecord:
@@ -281,9 +208,9 @@ def _explain(
         unknown = "gradients", "activations", "workspace"
         reasons |= {f"{name}_memory_bytes": reasons["tensor_peak_bytes"] for name in unknown}
         return with_parts(record, held)
-    if _latency(draft) > WATCH_LIMIT_S:
+    if draft.latency_s > WATCH_LIMIT_S:
         reasons["workspace_memory_bytes"] = (
-            f"not watched: another iteration would take {units.seconds(_latency(draft))}"
+            f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
         )
         return with_parts(record, draft.tensors.parts_bytes)
     with tight_heap():
@@ -349,7 +276,7 @@ def _time(
 
     clock = clock_for(torch.device(request.cell.device))
     if request.cell.compile:
-        with _Timed(draft, COMPILE):
+        with draft.timed(COMPILE):
             clock.time(iteration)
     if "time" not in request.cell.metrics:
         clock.time(iteration)
@@ -377,11 +304,11 @@ def _backends(model: nn.Module, cell: Cell, iteration: Step, draft: Draft) -> di
     named = getattr(model, "scan_backend", None)
     if callable(named):
         backends["scan"] = named(device)
-    elif _scans(draft):
+    elif draft.scans:
         backends["scan"] = backend_for(device, torch.float32 if cell.mode == "train" else DTYPES[cell.dtype])
-    if _latency(draft) > WATCH_LIMIT_S:
+    if draft.latency_s > WATCH_LIMIT_S:
         draft.values["null_reasons"]["attention_backend"] = (
-            f"not watched: another iteration would take {units.seconds(_latency(draft))}"
+            f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
         )
         return backends
     with observe() as kernels:
@@ -395,13 +322,13 @@ def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) ->
     from longvis_bench.measure.validity import check_logits, check_validity
 
     cell = request.cell
-    with _Timed(draft, "validity"):
+    with draft.timed("validity"):
         images = _images(cell, data, 2)
         if "validity" not in cell.metrics:
             with torch.inference_mode():
                 check_logits(model(images[:1]), 1, cell.num_classes)
             return
-        alone_only = BATCH_COST * _latency(draft) / cell.batch_size > VALIDITY_LIMIT_S
+        alone_only = BATCH_COST * draft.latency_s / cell.batch_size > VALIDITY_LIMIT_S
         record = check_validity(
             model,
             images[:1] if alone_only else images,
@@ -425,8 +352,8 @@ def _skip_reference(draft: Draft) -> str | None:
     memory, cell = draft.values.get("memory"), draft.values["cell"]
     if memory is None or draft.values.get("timing") is None or draft.largest_output is None:
         return "not run: without count, time and memory nobody knows what it would cost"
-    if cell.device == "cpu" and REFERENCE_COST * _latency(draft) > VALIDITY_LIMIT_S:
-        return f"not run: it would take about {units.seconds(REFERENCE_COST * _latency(draft))}"
+    if cell.device == "cpu" and REFERENCE_COST * draft.latency_s > VALIDITY_LIMIT_S:
+        return f"not run: it would take about {units.seconds(REFERENCE_COST * draft.latency_s)}"
     needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * draft.largest_output
     available = psutil.virtual_memory().available
     if cell.device.startswith("cuda"):
@@ -434,12 +361,6 @@ def _skip_reference(draft: Draft) -> str | None:
     if needed > available:
         return f"not run: it would take about {units.size(needed)} of memory"
     return None
-
-
-def _latency(draft: Draft) -> float:
-    """Median seconds of an iteration; 0 where time was not measured."""
-    timing = draft.values.get("timing")
-    return (median(timing.samples_s) or 0.0) if timing is not None else 0.0
 
 
 def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
@@ -451,7 +372,7 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
     if reason is not None:
         draft.values["null_reasons"]["accuracy"] = reason
         return
-    with _Timed(draft, "accuracy"):
+    with draft.timed("accuracy"):
         result = measure_accuracy(
             model,
             data,
@@ -494,16 +415,3 @@ def _no_accuracy(request: Request, draft: Draft) -> str | None:
             f"{len(random)} tensors are random with these weights at {cell.resolution} px: {random[0]}, ..."
         )
     return None
-
-
-class _Timed:
-    """Book the seconds of a phase under its name."""
-
-    def __init__(self, draft: Draft, phase: str) -> None:
-        self._phases, self._phase = draft.phases, phase
-
-    def __enter__(self) -> None:
-        self._phases.enter(self._phase)
-
-    def __exit__(self, *_: object) -> None:
-        self._phases.leave()

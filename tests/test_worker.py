@@ -171,7 +171,8 @@ def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
 
 
 def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
-    from longvis_bench.worker import Draft, _skip_reference
+    from longvis_bench.draft import Draft
+    from longvis_bench.worker import _skip_reference
 
     draft = Draft(request())
     row = measure_cell(request())
