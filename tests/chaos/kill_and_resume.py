@@ -37,8 +37,6 @@ FAMILIES = Path(__file__).parent.parent / "families"
 SIZES = tuple(range(32, 32 + 16 * 20, 16))
 GONE_WITHIN_S = 1.0
 HANGS_AFTER_S = 240.0
-WHOLE_S = 20.0
-"""About what a whole sweep takes on 2 cores, most of it asleep."""
 
 
 @dataclass
@@ -151,11 +149,12 @@ def kill_and_resume(kills: int, seed: int, folder: Path, until_s: float = float(
         AssertionError: something that must hold does not.
     """
     chance, counts, begun = random.Random(seed), Counts(seed), time.monotonic()
+    whole_s = _seconds_of_a_sweep(folder / "unharmed")
     while counts.kills < kills and time.monotonic() < begun + until_s:
         place = folder / f"sweep-{counts.sweeps}"
         place.mkdir(parents=True)
         sweep = Sweep(place, counts)
-        while not sweep.start(chance.uniform(0, WHOLE_S) if counts.kills < kills else None):
+        while not sweep.start(chance.uniform(0, whole_s) if counts.kills < kills else None):
             counts.resumes += 1
         sweep.check()
         counts.sweeps += 1
@@ -163,6 +162,14 @@ def kill_and_resume(kills: int, seed: int, folder: Path, until_s: float = float(
     assert counts.orphans == 0, counts
     assert counts.reruns_of_cut_off_cells <= counts.kills_during_a_cell, counts
     return counts
+
+
+def _seconds_of_a_sweep(folder: Path) -> float:
+    """What a sweep takes that nobody kills."""
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    Sweep(folder, Counts(seed=0)).start(None)
+    return time.monotonic() - started
 
 
 def main() -> None:
