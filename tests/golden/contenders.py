@@ -294,9 +294,9 @@ CASES = {
         "atlas-s train step 1024 px",
         "atlas",
         _atlas("atlas-s", 1024, _train_step),
-        (THEIRS, "channels-last", f"{THEIRS}, channels-last"),
         (THEIRS, "channels-last"),
-        tolerance=1e-3,
+        (THEIRS, "channels-last"),
+        tolerance=1e-3,  # of the stem's gradient: in channels-last the authors' own is as far from float64
     ),
     "mambavision-s-1024": Case(
         "mambavision-s inference 1024 px, naive loop for mamba-ssm",

@@ -59,8 +59,8 @@ def main() -> None:
         )
         print(json.dumps(found))
     else:
-        for name in chosen:
-            run_case(name, chosen[name], arguments)
+        failed = [name for name, case in chosen.items() if not _ends_well(name, case, arguments)]
+        sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 def _parse() -> argparse.Namespace:
@@ -77,6 +77,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _ends_well(name: str, case: Any, arguments: argparse.Namespace) -> bool:
+    try:
+        run_case(name, case, arguments)
+    except subprocess.CalledProcessError:
+        return False  # its own process said why
+    return True
 
 
 def run_case(name: str, case: Any, arguments: argparse.Namespace) -> None:
@@ -143,14 +151,18 @@ def compare(case: Any, checkouts: dict[str, Path], rounds: int) -> dict[str, Any
         if case.title.startswith("selective")
         else None
     )
-    outputs = {name: [t.detach().clone() for t in call()] for name, call in calls.items()}
+    outputs, first_s = {}, {}
+    for name, call in calls.items():
+        start = perf_counter()
+        outputs[name] = [t.detach().clone() for t in call()]
+        first_s[name] = perf_counter() - start
     first = exact or outputs[case.contenders[0]]
     found: dict[str, Any] = {name: {"difference": _apart(out, first)} for name, out in outputs.items()}
     for name, entry in found.items():
         if not entry["difference"] <= case.tolerance:
             raise SystemExit(f"{case.title}: {name} differs by {entry['difference']:.1e}")
     del outputs, first, exact
-    repeats = {name: max(1, round(TURN_S / _seconds(call, 1))) for name, call in calls.items()}
+    repeats = {name: _repeats(call, first_s[name]) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
         order = list(calls) if number % 2 == 0 else list(calls)[::-1]
@@ -166,6 +178,11 @@ def _apart(outputs: list[Any], expected: list[Any]) -> float:
     """Largest difference, relative to the largest value of the tensor where that is above 1."""
     pairs = zip(outputs, expected, strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1.0)) for a, b in pairs)
+
+
+def _repeats(call: Any, first_s: float) -> int:
+    """Calls of a turn; where the first, which compiles, was slow, another tells how long a call takes."""
+    return 1 if first_s > 8 * TURN_S else max(1, round(TURN_S / _seconds(call, 1)))
 
 
 def _seconds(call: Any, repeats: int) -> float:
