@@ -184,12 +184,13 @@ def longvit(
     dilated_ratio: Sequence[int] = LONGVIT_RATIOS,
     **others: Any,
 ) -> SizePlan:
-    """LongViT: any number of whole patches; tokens are padded to whole segments inside attention."""
+    """LongViT: any number of whole patches; attention pads to whole segments, and these to the ratio."""
     segments = longvit_segments(resolution) if segment_length is None else segment_length
     check_longvit(segment_length=segments, dilated_ratio=dilated_ratio, patch_size=patch_size, **others)
     require_multiple(resolution, patch_size, "longvit")
     tokens = (resolution // patch_size) ** 2
-    padded = max(ceil(tokens / s) * s if s < tokens else tokens for s in segments)
+    branches = [(min(s, tokens), r) for s, r in zip(segments, dilated_ratio, strict=True)]
+    padded = max(ceil(tokens / s) * ceil(s / r) * r for s, r in branches)
     span = "spans" if max(segments) >= tokens else "does not span"
     return SizePlan(
         reach=f"position table built for {tokens} tokens; longest segment {max(segments)} {span} the image",

@@ -171,6 +171,12 @@ def test_segments_of_longvit_as_asked() -> None:
     assert plan.padding_ratio == pytest.approx(5000 / 4096 - 1)
 
 
+@pytest.mark.parametrize(("segments", "ratios", "padded"), [([49], [16], 64), ([7, 49], [4, 1], 56)])
+def test_longvit_counts_padding_to_the_ratio(segments: list[int], ratios: list[int], padded: int) -> None:
+    plan = sizes.longvit(224, segment_length=segments, dilated_ratio=ratios)
+    assert plan.padding_ratio == pytest.approx(padded / 49 - 1)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_a_planned_size_builds(data: st.DataObject) -> None:
