@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from random import Random
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ CASES: dict[str, Case] = {
     "some tokens in no branch": (12, 4, [4, 12], [2, 4]),
     "a padded branch, then whole ones": (12, 2, [5, 4, 6], [1, 1, 2]),
     "one head, ragged": (11, 1, [3, 5], [1, 3]),
+    "several segments that their ratio does not divide": (30, 4, [7, 30, 11], [3, 1, 5]),
+    "a padded query that sees nothing but itself": (14, 4, [3, 7], [4, 2]),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -52,6 +55,35 @@ def test_output_and_gradients_equal_the_reference(
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+def random_case(seed: int) -> Case:
+    draw = Random(seed)
+    tokens, branches = draw.randint(2, 26), range(draw.randint(1, 4))
+    segments = [draw.randint(1, tokens + 3) for _ in branches]
+    return tokens, draw.randint(1, 6), segments, [draw.randint(1, 7) for _ in branches]
+
+
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_shapes_equal_the_reference(seed: int, mask_padding: bool) -> None:
+    tokens, heads, segments, ratios = random_case(seed)
+    qkv = random_qkv(tokens, heads)
+    options = {"mask_padding": mask_padding, "differentiable_mixing": seed % 2 == 1}
+    expected = gradients(reference, qkv, segments, ratios, **options)
+    actual = gradients(dilated_attention, qkv, segments, ratios, **options)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_outputs_land_where_padding_moves_them() -> None:
+    """Two segments of 4 with ratio 3 are joined as if they were of 6; the last output falls off the end."""
+    value = torch.arange(1.0, 9.0).view(1, 8, 1, 1)
+    same = torch.zeros_like(value)
+    moved = dilated_attention(same, same, value, [4], [3])
+    assert moved.flatten().tolist() == [2.5, 0, 0, 2.5, 0, 0, 6.5, 0]
+    in_place = dilated_attention(same, same, value, [4], [3], mask_padding=True)
+    assert in_place.flatten().tolist() == [2.5, 0, 0, 2.5, 6.5, 0, 0, 6.5]
+
+
 @cases
 def test_padding_matters_only_where_there_is_some(case: Case) -> None:
     tokens, heads, segments, ratios = case
@@ -77,9 +109,10 @@ def test_two_equal_branches_are_one() -> None:
     torch.testing.assert_close(dilated_attention(*qkv, [4, 4], [1, 1]), once)
 
 
-def test_large_logits_stay_finite() -> None:
+@pytest.mark.parametrize("ratio", [4, 3], ids=["whole segments", "outputs that fall off the end"])
+def test_large_logits_stay_finite(ratio: int) -> None:
     q, k, v = random_qkv(16, 4, torch.float32)
-    for t in gradients(dilated_attention, [q * 1e3, k * 1e3, v], [4, 16], [1, 4]):
+    for t in gradients(dilated_attention, [q * 1e3, k * 1e3, v], [4, 16], [ratio, 4]):
         assert t.isfinite().all()
 
 

@@ -33,6 +33,7 @@ QUICK = {
     "atlas_3scale_w4_512px_official",
     "atlas_3scale_w4_512px_position",
     "longvit_h12_p16_272px_ragged",
+    "longvit_h4_p8_104px_shifted",
     "mambavision_320px_padded",
 }
 """Vectors of published sizes and of gradients that run by default; `make deep` runs all."""
@@ -102,7 +103,7 @@ def formula_weights(vector: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_all_are_here() -> None:
     assert len(SMALL) == 10
     assert len(vectors("published")) == 13
-    assert len(vectors("gradients")) == 7
+    assert len(vectors("gradients")) == 8
 
 
 def test_the_formula_gives_what_it_always_gave() -> None:

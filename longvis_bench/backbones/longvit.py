@@ -14,8 +14,8 @@ What may surprise, in the authors' code and hence here:
 - segment lengths follow from the image size for 4096, 8192, 16384 and 32768 px only; at every other size they
   are those for 1024 px with patches of 32.  At 2048 px no segment spans the image, so what is far apart meets
   only in the final mean.  `segment_length` says otherwise.
-- zero padding is attended, and the mixture of branches has detached weights: `mask_padding`,
-  `differentiable_mixing`.
+- zero padding is attended, and moves outputs where a ratio does not divide its segments: `mask_padding`.
+- the mixture of branches has detached weights: `differentiable_mixing`.
 - there is no norm after the last block but the head's.
 """
 
@@ -93,7 +93,8 @@ class LongViT(nn.Module):
         dilated_ratio: dilation ratio, one a branch.
         in_chans: channels of the image.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
-        mask_padding: leave padding out of the softmax; the authors' code attends it.
+        mask_padding: leave padding out of the softmax and from between the segments; the authors' code
+            attends it, and it moves their outputs.
         differentiable_mixing: let gradients flow through the mixing weights; the authors' code detaches them.
     """
 

@@ -12,9 +12,14 @@ attention over the union of the branches' keys (a key that two branches share co
 
 What the authors' code does, and is done here unless asked otherwise:
 
-- sequences that do not fill their segments, and segments that do not divide by r, are padded with zero keys
-  and zero values, which are attended like tokens: exp(0) in the
-  denominator.  `mask_padding=True`: they are not.
+- sequences that do not fill their segments, and segments that do not divide by r, are padded with zero
+  queries, keys and values, which are attended like tokens: exp(0) in the denominator.
+- where r does not divide the segments, their outputs are joined with the padding still between them: every
+  segment's but the first's land later than their queries were, behind outputs of padded queries, and the
+  last are cut off (`Branch.joined`).
+- an output whose denominator is exactly 1 counts as not covering, such as that of a padded query that sees
+  nothing but itself.
+- `mask_padding=True` undoes these three: padding is neither attended nor joined.
 - the weights w_i carry no gradient.  `differentiable_mixing=True`: they do.
 - where r does not divide the heads, only ceil(heads / ceil(heads / r)) of the r residues are seen.
 - a token and head that no branch covers gets zero.
@@ -65,9 +70,10 @@ class Branch(NamedTuple):
         """Whether some of the tokens it sees are padding."""
         return self.segments * self.segment != tokens or self.seen * self.ratio != self.segment
 
-    def residue(self, head: int) -> int:
-        """The residue that a head sees."""
-        return head // self.group
+    @property
+    def joined(self) -> Branch:
+        """Where the authors' code puts the outputs: segments as long as padding made them."""
+        return self._replace(segment=self.seen * self.ratio)
 
 
 def dilated_attention(
@@ -86,7 +92,7 @@ def dilated_attention(
         query, key, value: (batch, tokens, heads, channels).
         segment_length: tokens of a segment, one a branch.
         dilated_ratio: every how many tokens a head sees, one a branch.
-        mask_padding: leave padding out of the softmax.
+        mask_padding: leave padding out of the softmax and from between the segments.
         differentiable_mixing: let gradients flow through the mixing weights.
 
     Returns:
@@ -122,12 +128,14 @@ class _DilatedAttention(torch.autograd.Function):
             out, lse = attend(q, k, v, _bias(query, branch) if mask_padding else None)
             attended.append(out)
             lses.append(lse)
-        mixed_lse, mixed = _mixed_lse(lses, branches, query.shape[1]), None
+        places = branches if mask_padding else [branch.joined for branch in branches]
+        counted = lses if mask_padding else [_counted(lse) for lse in lses]
+        mixed_lse, mixed = _mixed_lse(counted, places, query.shape[1]), None
         keep = any(ctx.needs_input_grad) and not differentiable_mixing
-        for i, (branch, lse) in enumerate(zip(branches, lses, strict=True)):
-            weight = _weight(lse, mixed_lse, branch).to(query.dtype)
+        for i, (place, lse) in enumerate(zip(places, counted, strict=True)):
+            weight = _weight(lse, mixed_lse, place).to(query.dtype)
             weighted = attended[i] * weight if keep else attended[i].mul_(weight)
-            mixed = accumulate(mixed, weighted, branch, query.shape[1])
+            mixed = accumulate(mixed, weighted, place, query.shape[1])
             if not keep:
                 attended[i] = mixed  # lets go of the branch's own output
         assert mixed is not None
@@ -144,29 +152,39 @@ class _DilatedAttention(torch.autograd.Function):
         gradients: list[Tensor | None] = [None, None, None]
         for i, (branch, lse) in enumerate(zip(branches, lses, strict=True)):
             q, k, v = (gather(t, branch) for t in (query, key, value))
-            out = gather(kept[0], branch) if differentiable_mixing else kept[i]
-            d_out = gather(grad, branch) * _weight(lse, mixed_lse, branch).to(grad.dtype)
+            place, counted = (branch, lse) if mask_padding else (branch.joined, _counted(lse))
+            out = gather(kept[0], place) if differentiable_mixing else kept[i]
+            d_out = gather(grad, place) * _weight(counted, mixed_lse, place).to(grad.dtype)
             bias = _bias(query, branch) if mask_padding else None
             for j, part in enumerate(attend_backward(d_out, q, k, v, out, lse, bias)):
                 gradients[j] = accumulate(gradients[j], part, branch, query.shape[1])
         return (*gradients, None, None, None)
 
 
+def _counted(lse: Tensor) -> Tensor:
+    """The logarithms of the denominators as they count in the mixture of the authors' code."""
+    return lse.masked_fill(lse == 0, UNCOVERED)
+
+
 def _weight(lse: Tensor, mixed_lse: Tensor, branch: Branch) -> Tensor:
-    """The mixing weights of a branch, in its layout: (batch * segments, heads, tokens seen, 1)."""
-    return torch.exp(lse[..., : branch.seen, None] - gather(mixed_lse, branch))
+    """The mixing weights of a branch, in its layout: (batch * segments, heads, tokens seen, 1).
+
+    Zero, whatever its denominator, for an output that lands on no token.
+    """
+    return torch.exp(lse[..., : branch.seen, None] - gather(mixed_lse, branch, torch.inf))
 
 
-def gather(dense: Tensor, branch: Branch) -> Tensor:
+def gather(dense: Tensor, branch: Branch, fill: float = 0.0) -> Tensor:
     """What each head of a branch sees.
 
     Arguments:
         dense: (batch, tokens, heads, channels).
+        fill: what padding is.
 
     Returns:
-        (batch * segments, heads, tokens seen, channels), zero where padded; a view where nothing has to move.
+        (batch * segments, heads, tokens seen, channels); a view where nothing has to move.
     """
-    cells = _cells(_pad(dense, branch), branch)
+    cells = _cells(_pad(dense, branch, fill), branch)
     if branch.ratio == 1:
         return cells[:, :, 0].transpose(1, 2)
     heads, channels = dense.shape[2:]
@@ -213,15 +231,15 @@ def scatter(seen: Tensor, branch: Branch, tokens: int, fill: float) -> Tensor:
     return segments.reshape(rows // branch.segments, -1, heads, channels)[:, :tokens]
 
 
-def _pad(dense: Tensor, branch: Branch) -> Tensor:
+def _pad(dense: Tensor, branch: Branch, fill: float) -> Tensor:
     """(batch, tokens, heads, channels) -> (batch * segments, ratio * tokens seen, heads, channels)."""
     batch, tokens, heads, channels = dense.shape
     missing = branch.segments * branch.segment - tokens
     if missing:
-        dense = F.pad(dense, (0, 0, 0, 0, 0, missing))
+        dense = F.pad(dense, (0, 0, 0, 0, 0, missing), value=fill)
     segments = dense.reshape(batch * branch.segments, branch.segment, heads, channels)
     short = branch.seen * branch.ratio - branch.segment
-    return F.pad(segments, (0, 0, 0, 0, 0, short)) if short else segments
+    return F.pad(segments, (0, 0, 0, 0, 0, short), value=fill) if short else segments
 
 
 def _cells(segments: Tensor, branch: Branch) -> Tensor:
@@ -374,7 +392,7 @@ def reference(
     mask_padding: bool = False,
     differentiable_mixing: bool = False,
 ) -> Tensor:
-    """The definition, one query of one head at a time, that autograd can follow: for tests."""
+    """The definition, one output of one head at a time, that autograd can follow: for tests."""
     tokens, heads = query.shape[1:3]
     rows = []
     for t in range(tokens):
@@ -382,17 +400,21 @@ def reference(
             outs, lses = [], []
             for length, ratio in zip(segment_length, dilated_ratio, strict=True):
                 segment = min(length, tokens)
-                start, residue = t // segment * segment, h // ceil(heads / ratio)
-                if (t - start) % ratio != residue:
+                whole = ceil(segment / ratio) * ratio
+                n, place = divmod(t, segment if mask_padding else whole)
+                start, residue = n * segment, h // ceil(heads / ratio)
+                if place % ratio != residue:
                     continue
-                places = range(start + residue, start + ceil(segment / ratio) * ratio, ratio)
-                real = [p for p in places if p < min(start + segment, tokens)]
-                padding = 0 if mask_padding else len(places) - len(real)
+                end = min(start + segment, tokens)
+                real = range(start + residue, end, ratio)
+                padding = 0 if mask_padding else whole // ratio - len(real)
                 keys = F.pad(key[:, real, h], (0, 0, 0, padding))
                 values = F.pad(value[:, real, h], (0, 0, 0, padding))
-                logits = (keys @ query[:, t, h, :, None]).squeeze(-1) * query.shape[-1] ** -0.5
+                asks = query[:, start + place, h] if start + place < end else torch.zeros_like(query[:, 0, h])
+                logits = (keys @ asks[..., None]).squeeze(-1) * query.shape[-1] ** -0.5
+                lse = logits.logsumexp(-1)
                 outs.append((logits.softmax(-1)[..., None] * values).sum(1))
-                lses.append(logits.logsumexp(-1))
+                lses.append(lse if mask_padding else _counted(lse))
             if not outs:
                 rows.append(torch.zeros_like(value[:, t, h]))
                 continue

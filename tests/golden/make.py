@@ -99,6 +99,15 @@ CASES: dict[str, Config] = {
         **SMALL_SEGMENTS,
         "resolution": 272,
     },
+    "gradients/longvit_h4_p8_104px_shifted": {
+        "family": "longvit",
+        **SMALL_LONGVIT,
+        "num_heads": 4,
+        "patch_size": 8,
+        "segment_length": [22, 139, 26, 3],
+        "dilated_ratio": [5, 1, 4, 4],
+        "resolution": 104,
+    },
     "gradients/longvit-s_1024px": {**LONGVIT_S, "variant": "longvit-s", "resolution": 1024},
     "gradients/mambavision_320px_padded": {"family": "mambavision", **SMALL_MAMBAVISION, "resolution": 320},
     "gradients/mambavision-t_224px": {
