@@ -341,7 +341,8 @@ def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) ->
         error = max(record.reference_error or 0.0, record.batch_error or 0.0)
         raise InvalidOutput(
             f"the logits differ by {error:.1e} of their size from {record.reference} "
-            f"or from the same image in a batch (accepted: {record.tolerance})."
+            f"or from the same image in a batch (accepted: {record.tolerance}); try fp32, "
+            f"and `longvis check {cell.model}` for the cause."
         )
 
 

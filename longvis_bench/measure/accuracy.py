@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longvis_bench.data import BROKEN_SHARE, ImageData, too_many_broken
-from longvis_bench.errors import DataError, InvalidOutput
+from longvis_bench.errors import DataError
+from longvis_bench.measure.validity import check_logits
 from longvis_bench.records import AccuracyRecord
 
 TOP = 5
@@ -164,17 +165,7 @@ def _answers(
             images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
             if not len(labels):  # every file of the chunk is broken
                 continue
-            logits = model(images)
-            _check(logits, (len(labels), data.num_classes))
+            logits = check_logits(model(images), len(labels), data.num_classes)
             order = logits.float().argsort(dim=1, descending=True, stable=True)  # ties: lowest class first
             ranked = order[:, :TOP]
             yield ranked.cpu(), labels.cpu()
-
-
-def _check(logits: object, shape: tuple[int, int]) -> None:
-    if not isinstance(logits, Tensor):
-        raise InvalidOutput(f"the model returned {type(logits).__name__} instead of logits of shape {shape}.")
-    if tuple(logits.shape) != shape:
-        raise InvalidOutput(f"the model returned logits of shape {tuple(logits.shape)} instead of {shape}.")
-    if not bool(logits.isfinite().all()):
-        raise InvalidOutput("the model returned logits that are not finite, so that no answer can be read.")

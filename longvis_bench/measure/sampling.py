@@ -80,7 +80,9 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not right.isfinite().all():
                 continue  # rows masked throughout, or a model that overflows: nothing to compare with
             if not given.isfinite().all():
-                raise InvalidOutput(f"{name} gave NaN or infinity where {_name(self.dtype)} gives numbers.")
+                raise InvalidOutput(
+                    f"{name} gave NaN or infinity where {_name(self.dtype)} gives numbers; try fp32 or bf16."
+                )
             scale = right.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
             error = float((given.to(right.dtype) - right).abs().max() / scale)
             if error > self.error:

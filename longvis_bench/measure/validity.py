@@ -37,7 +37,10 @@ def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
             f"the model returned {type(logits).__name__}, not a tensor of logits; return that alone."
         )
     if tuple(logits.shape) != (batch, num_classes):
-        raise InvalidOutput(f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}).")
+        raise InvalidOutput(
+            f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}): "
+            "one row of logits for each image, whatever ran before."
+        )
     return logits
 
 
