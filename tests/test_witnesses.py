@@ -168,7 +168,9 @@ WITNESSES: dict[str, Callable[[int], int]] = {
 }
 
 
-@pytest.mark.parametrize("resolution", SIZES)
+@pytest.mark.parametrize(
+    "resolution", [size if size == 1024 else pytest.param(size, marks=pytest.mark.slow) for size in SIZES]
+)
 @pytest.mark.parametrize("name", WITNESSES)
 def test_count_equals_the_paper_s_arithmetic(name: str, resolution: int) -> None:
     counted = count_variant(Registry().find(name), resolution, CLASSES).macs
