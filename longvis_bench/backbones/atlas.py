@@ -258,7 +258,7 @@ class Stage(nn.Module):
 
 
 class MultiScaleBlock(nn.Module):
-    """One block of multi-scale attention.
+    """One block of multi-scale attention, in the four steps of the module's docstring.
 
     Tokens of scale s are (batch * windows of s, tokens of a window, dim) throughout.
     """
@@ -295,7 +295,7 @@ class MultiScaleBlock(nn.Module):
         return tokens
 
     def pool(self, tokens: Tensor, s: int) -> Tensor:
-        """Max-pool the windows of scale s into those of scale s + 1."""
+        """Step 2: max-pool the windows of scale s into those of scale s + 1: (windows, tokens, dim), both."""
         fine, coarse = self.layout[s], self.layout[s + 1]
         maps = torch.unflatten(tokens, 1, fine.window).permute(0, 3, 1, 2)
         pooled = F.max_pool2d(maps, self.stride).permute(0, 2, 3, 1)
@@ -303,7 +303,7 @@ class MultiScaleBlock(nn.Module):
         return cut(grid, coarse.windows)
 
     def top_down(self, tokens: list[Tensor]) -> list[Tensor]:
-        """Update `tokens` from the coarsest scale to the finest.
+        """Step 3: update `tokens` from the coarsest scale to the finest.
 
         Returns:
             Keys and values of each updated scale, for those that attend to it: (windows, tokens, 2 dim).
@@ -340,7 +340,7 @@ class MultiScaleBlock(nn.Module):
         return cells.expand(-1, -1, down, -1, across, -1, -1).flatten(1, 4)
 
     def bottom_up(self, tokens: list[Tensor], contexts: list[Tensor]) -> None:
-        """Update `tokens` from the second-finest scale to the coarsest, each from the one below it."""
+        """Step 4: update `tokens` from the second-finest scale to the coarsest, each from the one below it."""
         for s in range(1, len(tokens)):
             attention, fine, coarse = self.attention(s), self.layout[s - 1], self.layout[s]
             grid = join(attention.query(tokens[s]), coarse.windows, coarse.window)

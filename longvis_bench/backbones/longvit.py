@@ -179,7 +179,7 @@ class LongViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised before and within, each with a residual."""
+    """x' and x'' of the module's docstring: attention and MLP, each normalised before and within."""
 
     def __init__(self, attention: nn.Module, dim: int, drop_path: float) -> None:
         super().__init__()

@@ -4,8 +4,8 @@ Four stages at strides 4, 8, 16 and 32.  Stages 1 and 2 are residual convolution
 grid into windows; within each, the first half of the blocks mix tokens by a selective scan and the last half
 by self-attention, so that what the scans missed is recovered globally, within the window.
 
-The mixer replaces Mamba's causal convolution by a symmetric one and adds a branch
-without scan, since an image has no direction:
+The mixer replaces Mamba's causal convolution by a symmetric one, since an image has no direction, and its
+gate by a branch without scan, which is concatenated:
 
     y_1 = Scan(SiLU(Conv(Linear(x))))      y_2 = SiLU(Conv(Linear(x)))      y = Linear(Concat(y_1, y_2))
 
