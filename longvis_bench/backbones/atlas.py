@@ -340,7 +340,7 @@ class MultiScaleBlock(nn.Module):
         return cells.expand(-1, -1, down, -1, across, -1, -1).flatten(1, 4)
 
     def bottom_up(self, tokens: list[Tensor], contexts: list[Tensor]) -> None:
-        """Step 4: update `tokens` from the second-finest scale to the coarsest, each from the one below it."""
+        """Step 4: update `tokens` from the second-finest scale to the coarsest, each from the one below."""
         for s in range(1, len(tokens)):
             attention, fine, coarse = self.attention(s), self.layout[s - 1], self.layout[s]
             grid = join(attention.query(tokens[s]), coarse.windows, coarse.window)
