@@ -205,7 +205,7 @@ def test_positions_are_not_saved() -> None:
 
 @pytest.mark.parametrize(
     ("size", "legal"),
-    [((128, 100), "128 x 128 and 128 x 64"), ((128, 160), "128 x 128"), ((8, 128), "16 x 128")],
+    [((128, 100), "128 x 128 and 128 x 64"), ((128, 160), "128 x 128"), ((8, 128), "32 x 128")],
     ids=str,
 )
 def test_illegal_rectangle_names_legal_ones(size: tuple[int, int], legal: str) -> None:
