@@ -77,6 +77,7 @@ def request(mood: str) -> Request:
     return Request(cell=cell, settings=settings, key="k", models_dirs=(FAMILIES,))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="moods are signals and forks")
 @pytest.mark.parametrize("mood", ENDINGS)
 def test_how_a_cell_ends_and_the_next_one_is_fine(runner: Runner, mood: str) -> None:
