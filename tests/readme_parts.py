@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ from rich.console import Console, RenderableType
 
 from longvis_bench import units
 from longvis_bench.registry import Registry
-from longvis_bench.store import latest, read_rows
+from longvis_bench.store import latest, read_rows, read_run
 from longvis_bench.tables import frame, terminal_table
 from longvis_bench.training.recipe import QUICK
 
@@ -80,16 +79,23 @@ def _command(arguments: str) -> str:
     return "\n".join(["```text", *lines, "```"])
 
 
+def _about(run: Path) -> tuple[str, dict[str, str]]:
+    """Where a reference run was made, and its last command."""
+    about = read_run(run)
+    assert about is not None
+    return about["environment"]["machine"], about["invocations"][-1]
+
+
 def _result() -> str:
     run = _run("quick")
-    about = json.loads((run / "run.json").read_text())
+    machine, asked = _about(run)
     folder = run.relative_to(ROOT)
     return "\n".join(
         [
             f"![Throughput against resolution]({folder}/plots/throughput.png)",
             "",
-            f"Nano variants on {about['environment']['machine']}, {about['created'][:10]}, batch 1, fp32, by",
-            f"`{about['command']}` ([all rows]({folder}/summary.md)):",
+            f"Nano variants on {machine}, {asked['created'][:10]}, batch 1, fp32, by",
+            f"`{asked['command']}` ([all rows]({folder}/summary.md)):",
             "",
             *_table(frame(latest(read_rows(run)))),
             "",
@@ -145,11 +151,10 @@ def _models() -> str:
 def _runs() -> str:
     lines = ["| run | machine | rows | made with |", "|---|---|---|---|"]
     for run in sorted(path.parent for path in REFERENCE.glob("*/*/run.json")):
-        about = json.loads((run / "run.json").read_text())
+        machine, asked = _about(run)
         folder = run.relative_to(ROOT)
         rows = len(latest(read_rows(run)))
-        machine = about["environment"]["machine"]
-        lines.append(f"| [{run.name}]({folder}/summary.md) | {machine} | {rows} | `{about['command']}` |")
+        lines.append(f"| [{run.name}]({folder}/summary.md) | {machine} | {rows} | `{asked['command']}` |")
     return "\n".join(lines)
 
 
