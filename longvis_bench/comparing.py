@@ -15,7 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from longvis_bench import units
 from longvis_bench.records import Row
+from longvis_bench.series import series
 from longvis_bench.stats import mcnemar
 
 SEPARATES = 0.05
@@ -58,8 +60,37 @@ def compare(rows: Sequence[Row], runs: Sequence[Path]) -> list[Comparison]:
     return [_compare(*pair) for pair in pairs]
 
 
+def sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
+    """One line a size and model, the best first: which others it is better than, and which nobody can tell.
+
+    Arguments:
+        rows: all that are shown; they decide how a model is called.
+        comparisons: of those rows.
+    """
+    names = {row.key: label for label, of_one in series(rows).items() for row in of_one}
+    lines = []
+    for first in _best_first(comparisons):
+        others = [pair for pair in comparisons if pair.first.key == first.key]
+        better = [f"{names[p.second.key]} ({units.chance(p.p)})" for p in others if p.separable]
+        unclear = [f"{names[p.second.key]} ({units.chance(p.p)})" for p in others if not p.separable]
+        said = [f"better than {', '.join(better)}"] * bool(better)
+        said += [f"not separable with n = {others[0].images} from {', '.join(unclear)}"] * bool(unclear)
+        lines.append(f"{first.cell.resolution} px: {names[first.key]} is {'; '.join(said)}")
+    return lines
+
+
+def _best_first(comparisons: Sequence[Comparison]) -> list[Row]:
+    """Every row that is the better of some pair, by size and then by the number of right answers."""
+    rows = {pair.first.key: pair.first for pair in comparisons}
+    return sorted(rows.values(), key=lambda row: (row.cell.resolution, -_right(row)))
+
+
+def _right(row: Row) -> int:
+    return row.accuracy.correct_top1 if row.accuracy is not None else 0
+
+
 def _answers(row: Row, runs: Iterable[Path]) -> Answers | None:
-    if row.accuracy is None:
+    if row.accuracy is None or row.cell.round > 0:  # later rounds give the same answers
         return None
     files = (run / "predictions" / f"{row.key}.npz" for run in runs)
     file = next((file for file in files if file.is_file()), None)

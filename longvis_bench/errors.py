@@ -129,7 +129,10 @@ class HarnessFault(Exception):
     """
 
     def __init__(self, trace: str) -> None:
-        super().__init__(trace.strip().splitlines()[-1])
+        lines = trace.splitlines()
+        frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
+        after = lines[frames[-1] + 1 :] if frames else lines
+        super().__init__(next((line for line in after if line[:1].strip()), "unknown"))
         self.trace = trace
 
 

@@ -126,13 +126,15 @@ def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
     ]
 
 
-def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:
+def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[Path] = ()) -> None:
     """Write summary.csv, summary.md and plots/ from the rows of a run directory.
 
     Arguments:
         path: the run's directory.
         rows: read from it where not given.
+        runs: further directories in which the rows' predictions may lie.
     """
+    from longvis_bench.comparing import compare, sentences
     from longvis_bench.plots import write_plots
     from longvis_bench.tables import summary_csv, summary_markdown
 
@@ -144,4 +146,5 @@ def write_derived(path: Path, rows: Sequence[Row] | None = None) -> None:
     except OSError as error:
         raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
     directory.write("summary.csv", summary_csv(rows))
-    directory.write("summary.md", summary_markdown(rows))
+    compared = sentences(rows, compare(rows, [path, *runs]))
+    directory.write("summary.md", summary_markdown(rows, compared))

@@ -422,8 +422,13 @@ def _superscript(marks: Sequence[int]) -> str:
 # Markdown -----------------------------------------------------------------------------------------------
 
 
-def summary_markdown(rows: Sequence[Row]) -> str:
-    """The main columns, a table for each resolution, growth with the resolution, and the footnotes."""
+def summary_markdown(rows: Sequence[Row], compared: Sequence[str] = ()) -> str:
+    """The main columns, a table for each resolution, growth with the resolution, and the footnotes.
+
+    Arguments:
+        rows: of one or several runs.
+        compared: what `comparing.sentences` says of their accuracies.
+    """
     if not rows:
         return "# Summary\n\nNo rows yet.\n"
     every, rows = rows, in_order(once(with_rounds(rows)))
@@ -435,6 +440,10 @@ def summary_markdown(rows: Sequence[Row]) -> str:
     for size in sorted({row.cell.resolution for row in rows}):
         lines += [f"## {size} px", "", *_markdown_table(columns, rows, size, notes), ""]
     lines += _growth_table(every)
+    if compared:
+        lines += ["## Accuracies compared", ""]
+        lines += ["McNemar's exact test on the same images, two-sided, each pair on its own.", ""]
+        lines += [*(f"- {escape(line)}" for line in compared), ""]
     if notes.lines:
         lines += ["## Notes", ""]
         lines += [f"{number}. {escape(line)}" for number, line in enumerate(notes.lines, 1)]

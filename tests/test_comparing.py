@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
-from longvis_bench.comparing import compare
+from longvis_bench.cli.app import app
+from longvis_bench.comparing import compare, sentences
 from longvis_bench.records import AccuracyRecord, Cell, Row
+from longvis_bench.session import write_derived
 from longvis_bench.stats import mcnemar
+from longvis_bench.store import RunDirectory
 
 LABELS = np.arange(40) % 10
 
@@ -76,3 +80,25 @@ def test_only_the_same_images_are_compared(tmp_path: Path) -> None:
     (tmp_path / "predictions" / f"{lost.key}.npz").write_bytes(b"torn")
     assert compare([rows[0], lost], [tmp_path]) == []
     assert compare([rows[0], lost], []) == []
+
+
+def test_sentences_say_who_is_better_and_from_whom_nobody_can_tell(tmp_path: Path) -> None:
+    counts = {"vit": 20, "swin": 38, "atlas": 37}
+    rows = [_row(tmp_path, name, np.arange(40) < right) for name, right in counts.items()]
+    assert sentences(rows, compare(rows, [tmp_path])) == [
+        "64 px: swin is better than vit (p < 0.001); not separable with n = 40 from atlas (p = 1.0)",
+        "64 px: atlas is better than vit (p < 0.001)",
+    ]
+
+
+def test_summary_and_report_say_it(tmp_path: Path) -> None:
+    rows = [_row(tmp_path, "vit", np.arange(40) < 20), _row(tmp_path, "swin", np.arange(40) < 38)]
+    with RunDirectory(tmp_path) as run:
+        for row in rows:
+            run.append(row)
+    write_derived(tmp_path)
+    said = "64 px: swin is better than vit"
+    assert f"- {said}" in (tmp_path / "summary.md").read_text()
+    shown = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert said in shown.output

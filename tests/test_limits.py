@@ -130,7 +130,7 @@ def _command(process: psutil.Process) -> list[str]:
 def test_a_fault_of_the_harness_in_the_worker_is_raised(runner: Runner) -> None:
     wanted = request("tells_score")
     broken = wanted.model_copy(update={"cell": wanted.cell.model_copy(update={"threads": 0})})
-    with pytest.raises(HarnessFault, match=r"ValidationError|threads|Input should") as caught:
+    with pytest.raises(HarnessFault, match="ValidationError: 1 validation error") as caught:
         runner.run(broken)
     assert "Traceback" in caught.value.trace
 

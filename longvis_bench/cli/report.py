@@ -25,6 +25,7 @@ def report(
 
     Of a cell measured twice in the same environment with the same code, the row of the run named last counts.
     """
+    from longvis_bench.comparing import compare, sentences
     from longvis_bench.merging import read_runs, side_by_side
     from longvis_bench.overhead import overhead_table
     from longvis_bench.session import restate, write_derived
@@ -39,6 +40,8 @@ def report(
         console.print(overhead_table(rows))
         return
     console.print(terminal_table(rows, console.width))
+    for line in sentences(rows, compare(rows, runs)):
+        console.print(line, soft_wrap=True, markup=False)
     for run in found:
         if len(found) > 1 or run.earlier or run.torn:
             console.print(run.sentence, soft_wrap=True, markup=False)
@@ -46,5 +49,5 @@ def report(
     if folder is None:
         console.print("Nothing was written; add --out DIR to write tables and plots of several runs.")
         return
-    write_derived(folder, rows)
+    write_derived(folder, rows, runs)
     console.print(f"Tables and plots: {folder}", soft_wrap=True, markup=False)
