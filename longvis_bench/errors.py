@@ -131,7 +131,7 @@ class HarnessFault(Exception):
     def __init__(self, trace: str) -> None:
         lines = trace.splitlines()
         frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
-        after = lines[frames[-1] + 1 :] if frames else lines
+        after = lines[frames[-1] + 1 :] if frames else lines[1:] or lines
         super().__init__(next((line for line in after if line[:1].strip()), "unknown"))
         self.trace = trace
 
