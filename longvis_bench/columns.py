@@ -883,7 +883,8 @@ it. A run's directory holds
   environment and its versions;
 - `cells.jsonl`: one row a cell, with raw samples; everything below is derived from it by `longvis report`;
 - `summary.csv`: all columns below; `summary.md`: the main ones, with footnotes; `plots/`: figures;
-- `predictions/<key>.npz`: what was predicted, where accuracy was measured.
+- `predictions/<key>.npz`: label, prediction and place in the held-out split of each image, where accuracy was
+  measured.
 
 Unknown is `null` in JSON, empty in CSV, `-` in tables and `<NA>` in a frame, never 0, -1 or NaN; the column
 `null_reasons` says why. Accuracies and other shares are 0-1. In the CSV a text that a spreadsheet would take

@@ -12,10 +12,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from longvis_bench import units
+from longvis_bench.predictions import Predictions, read_predictions
 from longvis_bench.records import Row
 from longvis_bench.series import series
 from longvis_bench.stats import mcnemar
@@ -28,10 +26,7 @@ class Answers(NamedTuple):
     """What one model said of held-out images."""
 
     row: Row
-    labels: NDArray[np.int64]
-    """(images): the truth."""
-    right: NDArray[np.bool_]
-    """(images): whether the answer was the truth."""
+    images: Predictions
 
 
 class Comparison(NamedTuple):
@@ -92,28 +87,18 @@ def _right(row: Row) -> int:
 def _answers(row: Row, runs: Iterable[Path]) -> Answers | None:
     if row.accuracy is None or row.cell.round > 0:  # later rounds give the same answers
         return None
-    files = (run / "predictions" / f"{row.key}.npz" for run in runs)
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            labels, predictions = stored["labels"], stored["predictions"]
-    except (OSError, ValueError, KeyError):  # damaged: as if it were not there
-        return None
-    return Answers(row, labels, labels == predictions)
+    images = read_predictions(row, runs)
+    return None if images is None else Answers(row, images)
 
 
 def _same_images(one: Answers, other: Answers) -> bool:
-    """Same data and size; the labels tell whether the images are the same ones."""
-    assert one.row.accuracy is not None
-    assert other.row.accuracy is not None
-    here, there = ((a.row.cell.resolution, a.row.cell.data, len(a.labels)) for a in (one, other))
-    return here == there and one.row.key != other.row.key and bool(np.array_equal(one.labels, other.labels))
+    """Same data, size and images."""
+    here, there = ((a.row.cell.resolution, a.row.cell.data) for a in (one, other))
+    return here == there and one.row.key != other.row.key and one.images.same_images(other.images)
 
 
 def _compare(one: Answers, other: Answers) -> Comparison:
-    first, second = sorted((one, other), key=lambda answers: -int(answers.right.sum()))
-    only_first = int((first.right & ~second.right).sum())
-    only_second = int((second.right & ~first.right).sum())
-    return Comparison(first.row, second.row, len(first.labels), mcnemar(only_first, only_second))
+    first, second = sorted((one, other), key=lambda answers: -int(answers.images.right.sum()))
+    right, others = first.images.right, second.images.right
+    p = mcnemar(int((right & ~others).sum()), int((others & ~right).sum()))
+    return Comparison(first.row, second.row, len(right), p)

@@ -17,6 +17,7 @@ from longvis_bench.errors import RunDirectoryError
 from longvis_bench.records import Environment, Row, digest
 from longvis_bench.session import write_derived
 from longvis_bench.store import (
+    PREDICTIONS,
     ROWS,
     RunDirectory,
     cannot_write,
@@ -27,8 +28,6 @@ from longvis_bench.store import (
     read_rows,
     read_run,
 )
-
-PREDICTIONS = "predictions"
 
 
 class RunRows(NamedTuple):

@@ -11,66 +11,24 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.style
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Transform
 
 from longvis_bench import stats, units
+from longvis_bench.canvas import DPI, GREY, PALE, WIDTH, Look, empty, fit, looks, printable, short, style
 from longvis_bench.columns import BY_NAME, null_reason
 from longvis_bench.layout import Box, best_place, pack, round_numbers, spread
 from longvis_bench.records import Row
-from longvis_bench.series import by_size, growth, number, series, shared_conditions
+from longvis_bench.series import by_size, growth, number, series
 from longvis_bench.tables import template
-from longvis_bench.texts import clean
-
-COLOURS = {
-    "atlas": "#0072B2",
-    "convnext": "#E69F00",
-    "fastervit": "#009E73",
-    "longvit": "#CC79A7",
-    "mambavision": "#D55E00",
-    "swin": "#56B4E9",
-    "vit": "#000000",
-}
-"""Okabe and Ito's palette without its yellow, which vanishes on white (jfly.uni-koeln.de/color)."""
-MARKERS = dict(zip(COLOURS, "os^DvPX", strict=True))
-OTHER_COLOURS = ("#332288", "#999933", "#882255", "#44AA99", "#661100", "#6699CC")
-"""Paul Tol's muted palette, for families that are not ours."""
-OTHER_MARKERS = "ph<>*d"
-LINES = ("-", "--", ":", "-.")
-
-WIDTH = 5.6
-"""Inches; at half of a page's width the smallest letters are still 5 points high."""
-DPI = 200
-LINE_HEIGHT = 0.19
-INK, GREY, PALE = "#222222", "#666666", "#DDDDDD"
-STYLE = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 10.0,
-    "text.color": INK,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "longvis-bench",
-}
 
 
 @dataclass(frozen=True)
@@ -84,6 +42,9 @@ class Cost:
     format: Callable[[float | None], str]
     better_up: bool = False
 
+
+LINE_HEIGHT = 0.19
+"""Inches from one line of small text to the next."""
 
 COSTS = {
     "throughput": Cost(
@@ -118,14 +79,6 @@ COSTS = {
 }
 
 
-class Look(NamedTuple):
-    """How a series is drawn."""
-
-    colour: str
-    marker: str
-    line: str
-
-
 class Point(NamedTuple):
     """One model's accuracy at what cost."""
 
@@ -149,60 +102,30 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     Arguments:
         rows: of one or many models and sizes; failed ones too.
     """
-    with _style():
+    with style():
         drawn = {name: _against_resolution(rows, cost) for name, cost in COSTS.items()}
         drawn["accuracy-throughput"] = _accuracy(rows, COSTS["throughput"])
         drawn["accuracy-macs"] = _accuracy(rows, COSTS["macs"])
     return drawn
 
 
-def write_plots(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write every figure as PNG (200 dpi) and SVG (text as text); return the files."""
+def write_plots(rows: Sequence[Row], folder: Path, more: Mapping[str, Figure] | None = None) -> list[Path]:
+    """Write every figure as PNG (200 dpi) and SVG (text as text); return the files.
+
+    Arguments:
+        rows: as `figures` takes them.
+        folder: made if it is not there.
+        more: figures of what is not in the rows, by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, figure in figures(rows).items():
+    for name, figure in {**figures(rows), **(more or {})}.items():
         png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-        with _style():
+        with style():
             figure.savefig(png, dpi=DPI, metadata={"Software": None})
             figure.savefig(svg, metadata={"Date": None, "Creator": "longvis-bench"})
         written += [png, svg]
     return written
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our settings and nobody's matplotlibrc, for the time of drawing."""
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
-def looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """Series -> look: colour and marker by family, line by variant within the family."""
-    families = {label: one[0].cell.family for label, one in series(rows).items()}
-    others = sorted(set(families.values()) - set(COLOURS))
-    seen: list[str] = []
-    found: dict[str, Look] = {}
-    for label, family in families.items():
-        line = LINES[seen.count(family) % len(LINES)]
-        seen.append(family)
-        if family in COLOURS:
-            found[label] = Look(COLOURS[family], MARKERS[family], line)
-        else:
-            place = others.index(family) % len(OTHER_COLOURS)
-            found[label] = Look(OTHER_COLOURS[place], OTHER_MARKERS[place], line)
-    return found
-
-
-def _short(label: str, most: int = 26) -> str:
-    """A long name without its middle."""
-    half = (most - 1) // 2
-    return label if len(label) <= most else f"{label[:half]}…{label[-half:]}"
-
-
-def printable(text: str) -> str:
-    """A text that the figures' font can show, on one line."""
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    return "".join(char if font.get_char_index(ord(char)) else "?" for char in clean(text))
 
 
 # Cost against resolution --------------------------------------------------------------------------------
@@ -283,7 +206,7 @@ def _failure_rows(failures: Sequence[Failure], sizes: Sequence[int], width: floa
     spans = []
     for failure in failures:
         x = width * math.log(failure.size / sizes[0]) / math.log(sizes[-1] / sizes[0])
-        words = 0.2 + 0.078 * len(f"{_short(failure.label)}: {failure.word}")
+        words = 0.2 + 0.078 * len(f"{short(failure.label)}: {failure.word}")
         spans.append((x - words, x + 0.1) if failure.size in _right_half(sizes) else (x - 0.1, x + words))
     return pack(spans)
 
@@ -293,7 +216,7 @@ def _draw_failure(axes: Axes, failure: Failure, place: int, look: Look, to_the_l
     y = 1.02 + (place + 0.5) * LINE_HEIGHT / _inches(axes)[1]
     _cross(axes, failure.size, y, look, axes.get_xaxis_transform())
     axes.annotate(
-        printable(f"{_short(failure.label)}: {failure.word}"),
+        printable(f"{short(failure.label)}: {failure.word}"),
         (failure.size, y),
         xycoords=axes.get_xaxis_transform(),
         xytext=(-6 if to_the_left else 6, 0),
@@ -382,7 +305,7 @@ def _end_labels(
         text = axes.text(
             words, place, printable(names[label]), transform=axes.transAxes, va="center", fontsize=9
         )
-        _fit(text, 1.46, len(names[label]) - len(label))
+        fit(text, 1.46, len(names[label]) - len(label))
 
 
 def _leader(axes: Axes, x: list[float], y: list[float], look: Look) -> None:
@@ -412,21 +335,6 @@ def _dot(axes: Axes, x: float, y: float, look: Look) -> None:
     )
 
 
-def _fit(text: Text, inches: float, keep: int = 0) -> None:
-    """Shrink a long name to its room; where it would become too small to read, cut before its last `keep`."""
-    figure = text.figure
-    assert figure is not None
-    size = float(text.get_fontsize())
-    while text.get_window_extent().width > inches * figure.dpi and size > 7.5:
-        size -= 0.5
-        text.set_fontsize(size)
-    words = text.get_text()
-    name, end = words[: len(words) - keep], words[len(words) - keep :]
-    while text.get_window_extent().width > inches * figure.dpi and len(name) > 1:
-        name = name[:-1]
-        text.set_text(f"{name}…{end}")
-
-
 # One size only ------------------------------------------------------------------------------------------
 
 
@@ -451,7 +359,7 @@ def _ranking(rows: Sequence[Row], cost: Cost, values: dict[str, float | None]) -
             _beside(axes, value, place, cost.format(value), axes.transData)
     axes.set_yticks(range(len(order)), [printable(label) for label in order])
     for text in axes.get_yticklabels():
-        _fit(text, 1.45)
+        fit(text, 1.45)
     axes.tick_params(axis="y", length=0)
     return figure
 
@@ -485,7 +393,7 @@ def _accuracy(rows: Sequence[Row], cost: Cost) -> Figure:
     most = max(sum(size in found for found in points.values()) for size in sizes)
     inner = 2.3 + 0.08 * max(0, most - 7)
     height = 0.65 + (inner + PANEL_MARGIN) * len(sizes)
-    figure = _empty(height, title, rows)
+    figure = empty(height, title, rows)
     without = sorted({row.cell.resolution for row in rows} - set(sizes))
     if without:
         text = f"No accuracy at {', '.join(map(str, without))} px: see summary.md for the reasons."
@@ -534,7 +442,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], cost: Cost, size: int, points: 
     )
     if lost:
         words = [
-            _short(label) + (f" ({_word(row)})" if row.status != "ok" else "") for label, row in lost.items()
+            short(label) + (f" ({_word(row)})" if row.status != "ok" else "") for label, row in lost.items()
         ]
         text = textwrap.shorten(f"× without top-1: {units.listing(words, 4)}", 80, placeholder=" ...")
         below = -0.5 / _inches(axes)[1]
@@ -614,7 +522,7 @@ def _around(corners: Sequence[Sequence[float]], margin: float) -> Box:
 def _point_label(axes: Axes, point: Point, label: str, place: tuple[float, float]) -> Text:
     dx, dy = place
     return axes.annotate(
-        printable(_short(label)),
+        printable(short(label)),
         (point.cost, point.top1),
         xytext=(dx, dy),
         textcoords="offset points",
@@ -634,21 +542,11 @@ _AROUND = ((8, 0), (-8, 0), (0, 7), (0, -7), (6, 5), (6, -5), (-6, 5), (-6, -5))
 # Every figure -------------------------------------------------------------------------------------------
 
 
-def _empty(height: float, title: str, rows: Sequence[Row]) -> Figure:
-    """A figure with its title and, smaller, what all rows have in common."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    FigureCanvasAgg(figure)
-    figure.text(0.1 / WIDTH, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
-    conditions = printable(shared_conditions(rows))
-    figure.text(0.1 / WIDTH, 1 - 0.34 / height, conditions, fontsize=8.5, color=GREY, va="top")
-    return figure
-
-
 def _figure(
     height: float, title: str, rows: Sequence[Row], *, left: float, right: float, bottom: float, top: float
 ) -> tuple[Figure, Axes]:
     """A figure with one pair of axes; margins in inches."""
-    figure = _empty(height, title, rows)
+    figure = empty(height, title, rows)
     inner = ((WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
     return figure, figure.add_axes((left / WIDTH, bottom / height, *inner))
 
@@ -661,7 +559,7 @@ def _inches(axes: Axes) -> tuple[float, float]:
 
 def _in_words(title: str, rows: Sequence[Row], column: str) -> Figure:
     """A figure that says why there is nothing to show."""
-    figure = _empty(2.0, title, rows)
+    figure = empty(2.0, title, rows)
     text = textwrap.fill(printable(_why_nothing(rows, column)), 74, max_lines=6)
     figure.text(0.1 / WIDTH, 0.6, text, fontsize=9.5, va="top", linespacing=1.3)
     return figure

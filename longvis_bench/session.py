@@ -135,6 +135,8 @@ def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[
         runs: further directories in which the rows' predictions may lie.
     """
     from longvis_bench.comparing import compare, sentences
+    from longvis_bench.distance import by_distance
+    from longvis_bench.distance_plots import distance_figures
     from longvis_bench.plots import write_plots
     from longvis_bench.tables import summary_csv, summary_markdown
 
@@ -142,7 +144,7 @@ def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[
     rows = current(directory.rows()) if rows is None else rows
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_plots(rows, path / "plots")
+        write_plots(rows, path / "plots", distance_figures(rows, by_distance(rows, [path, *runs])))
     except OSError as error:
         raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
     directory.write("summary.csv", summary_csv(rows))

@@ -70,6 +70,15 @@ class Interval(NamedTuple):
     high: float
 
 
+class Share(NamedTuple):
+    """Hits among the trials of one bin."""
+
+    centre: float
+    """Mean of the trials' values."""
+    hits: int
+    trials: int
+
+
 class Growth(NamedTuple):
     """value = factor x size^exponent."""
 
@@ -145,6 +154,27 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval |
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def share_by(values: Sequence[float], hits: Sequence[bool], bins: int) -> list[Share]:
+    """How the share of hits changes with a value: equally wide bins over its range, empty ones left out.
+
+    Arguments:
+        values: of each trial; finite.
+        hits: whether each trial was one.
+        bins: at least 1.
+    """
+    if not values:
+        return []
+    low, width = min(values), (max(values) - min(values)) / bins
+    groups: list[list[int]] = [[] for _ in range(bins)]
+    for index, value in enumerate(values):
+        groups[min(bins - 1, int((value - low) / width)) if width > 0 else 0].append(index)
+    return [
+        Share(sum(values[i] for i in group) / len(group), sum(hits[i] for i in group), len(group))
+        for group in groups
+        if group
+    ]
 
 
 def mcnemar(only_one: int, only_other: int) -> float:

@@ -26,6 +26,7 @@ from longvis_bench.migration import migrate_row, migrate_run
 from longvis_bench.records import SCHEMA, Environment, Row, digest
 
 ROWS = "cells.jsonl"
+PREDICTIONS = "predictions"
 RUN = "run.json"
 TORN = "cells.torn"
 LOCK = ".lock"

@@ -20,7 +20,7 @@ from longvis_bench.invocations import Invocation, record
 from longvis_bench.planning import Plan, Planned
 from longvis_bench.records import ACCEPTED, Cell, Row, Status, digest
 from longvis_bench.runner import Runner, interrupted_row
-from longvis_bench.store import RunDirectory, check_environment, latest, read_run
+from longvis_bench.store import PREDICTIONS, RunDirectory, check_environment, latest, read_run
 
 INTERRUPTED = "interrupted"
 AFTER_OOM = "a smaller size of this model ran out of memory"
@@ -202,7 +202,7 @@ class _Sweep:
         request = planned.request.model_copy(
             update={
                 "attempt": self._attempts.get(planned.request.key, 0) + 1,
-                "predictions_path": self._directory.path / "predictions" / f"{planned.request.key}.npz",
+                "predictions_path": self._directory.path / PREDICTIONS / f"{planned.request.key}.npz",
             }
         )
         self._reporter.start(planned)

@@ -387,7 +387,7 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
         weights=cell.weights or "", trained_resolution=_trained_resolution(request)
     )
     if request.predictions_path is not None:
-        result.save(request.predictions_path)
+        result.to_predictions().save(request.predictions_path)
 
 
 def _trained_resolution(request: Request) -> int | None:

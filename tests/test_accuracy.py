@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from longvis_bench.data import open_data
+from longvis_bench.data import ImageData, open_data
 from longvis_bench.errors import DataError, InvalidOutput
 from longvis_bench.measure.accuracy import measure_accuracy
 
@@ -115,8 +117,33 @@ def test_record_holds_counts_and_the_name_of_the_weights() -> None:
 
 def test_predictions_are_kept_image_by_image(tmp_path: Path) -> None:
     result = measure_accuracy(Answers(torch.eye(10)), DATA, resolution=8, images=10, batch_size=3)
-    result.save(tmp_path / "predictions" / "key.npz")
+    result.to_predictions().save(tmp_path / "predictions" / "key.npz")
     with np.load(tmp_path / "predictions" / "key.npz") as kept:
         assert kept["predictions"].tolist() == list(range(10))
         assert kept["labels"].tolist() == _labels(10).tolist()
+        assert kept["indices"].tolist() == [index * 397 // 10 for index in range(10)]
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["key.npz"]
+
+
+class Holes:
+    """Every image is a number; some cannot be read."""
+
+    name, num_classes, broken = "holes", 10, {"val/250": "gone"}
+
+    def size(self, split: str) -> int:
+        return 1000
+
+    def batch(
+        self, split: str, indices: Sequence[int], resolution: int, **_: object
+    ) -> tuple[Tensor, Tensor]:
+        labels = torch.tensor([index % 10 for index in indices if index != 250])
+        return torch.zeros(len(labels), 3, resolution, resolution), labels
+
+
+def test_indices_are_those_of_the_images_that_could_be_read() -> None:
+    result = measure_accuracy(
+        Answers(torch.zeros(200, 10)), cast("ImageData", Holes()), resolution=8, images=200, batch_size=8
+    )
+    expected = [index for index in range(0, 1000, 5) if index != 250]
+    assert result.indices.tolist() == expected
+    assert result.labels.tolist() == [index % 10 for index in expected]

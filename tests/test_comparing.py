@@ -76,6 +76,13 @@ def test_only_the_same_images_are_compared(tmp_path: Path) -> None:
     right = np.arange(40) < 20
     rows = [_row(tmp_path, "vit", right), _row(tmp_path, "swin", right, resolution=128)]
     assert compare(rows, [tmp_path]) == []
+    for model, first in (("mambavision", 0), ("longvit", 1)):  # the same labels, but of other images
+        rows.append(_row(tmp_path, model, right))
+        places = {"indices": np.arange(first, first + 40)}
+        predictions = np.where(right, LABELS, (LABELS + 1) % 10)
+        path = tmp_path / "predictions" / f"{rows[-1].key}.npz"
+        np.savez(path, labels=LABELS, predictions=predictions, **places)  # type: ignore[arg-type]
+    assert compare(rows[2:], [tmp_path]) == []
     lost = _row(tmp_path, "atlas", right)
     (tmp_path / "predictions" / f"{lost.key}.npz").write_bytes(b"torn")
     assert compare([rows[0], lost], [tmp_path]) == []

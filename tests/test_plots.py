@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from longvis_bench import layout, plots
+from longvis_bench import canvas, layout, plots
 from longvis_bench.records import Row
 from longvis_bench.store import read_rows
 
@@ -123,7 +123,7 @@ def test_a_figure_without_values_says_why(run: str, why: str) -> None:
 
 
 def test_a_family_looks_the_same_in_every_run_and_no_two_alike() -> None:
-    all_looks, two = plots.looks(ROWS), plots.looks(RUNS["two models"])
+    all_looks, two = canvas.looks(ROWS), canvas.looks(RUNS["two models"])
     assert {label: all_looks[label] for label in two} == two
     assert (
         len({look.colour for look in all_looks.values()})
@@ -134,14 +134,14 @@ def test_a_family_looks_the_same_in_every_run_and_no_two_alike() -> None:
 
 def test_variants_of_a_family_differ_in_their_line_and_strangers_get_a_look() -> None:
     rows = [changed(ROWS[0], model=f"atlas-{name}") for name in "nsb"]
-    lines = [look.line for look in plots.looks(rows).values()]
+    lines = [look.line for look in canvas.looks(rows).values()]
     assert len(set(lines)) == 3
     strangers = [changed(ROWS[0], model=f"m{i}", family=f"f{i}") for i in range(20)]
-    assert len(plots.looks(strangers)) == 20
+    assert len(canvas.looks(strangers)) == 20
 
 
 def test_colours_are_seen_on_white() -> None:
-    for colour in (*plots.COLOURS.values(), *plots.OTHER_COLOURS):
+    for colour in (*canvas.COLOURS.values(), *canvas.OTHER_COLOURS):
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         assert 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.45
 
@@ -153,7 +153,7 @@ def test_files(tmp_path: Path) -> None:
     written = plots.write_plots(ROWS, tmp_path / "a" / "plots")
     assert {path.name for path in written} == {f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     width, height = struct.unpack(">II", (tmp_path / "a/plots/latency.png").read_bytes()[16:24])
-    assert width == round(plots.WIDTH * 200)
+    assert width == round(canvas.WIDTH * 200)
     assert height > 600
     again = plots.write_plots(ROWS, tmp_path / "b")
     for one, other in zip(written, again, strict=True):

@@ -60,6 +60,23 @@ DISTRACTORS = (
 """8 x 8 drawings that are no digits: plus, cross, two bars, roof, four dots."""
 
 
+CHANCE = 0.5
+
+
+def local_limit(classes: int) -> float:
+    """The most that a sum of local scores gets right, with perfect detectors and no mixing, 0-1.
+
+    Such a model says "same" where s(a) + s(b) exceeds a threshold.  With k of the K digits scoring more than
+    half of it, it is right for these when they are the same, and, when two differ, unless both are of the k:
+    (k/K + 1 - k (k-1) / K (K-1)) / 2.
+
+    Arguments:
+        classes: digits that occur, K.
+    """
+    shares = (k / classes - k * (k - 1) / (classes * (classes - 1)) for k in range(classes + 1))
+    return (1 + max(shares)) / 2
+
+
 @dataclass(frozen=True)
 class Glyph:
     """Something drawn on the canvas."""
@@ -136,8 +153,7 @@ class Pairs:
         Raises:
             IndexError: beyond the split.
         """
-        if not 0 <= index < self._sizes[split]:
-            raise IndexError(f"{split} has {self._sizes[split]} images; there is no {index}.")
+        places = self._places(split, index)
         random = self._random(split, index)
         same = self._same(split, index)
         kinds = random.choice(self._classes, size=2, replace=False)
@@ -145,7 +161,6 @@ class Pairs:
         while len(chosen) < 2:
             drawing = self._drawing(split, int(kinds[0 if same else 1]), random)
             chosen += [drawing] if drawing not in chosen else []
-        places = _places(random, self._distractors)
         drawn = random.integers(len(DISTRACTORS), size=self._distractors).tolist()
         glyphs = [
             Glyph(
@@ -156,9 +171,14 @@ class Pairs:
         return Scene(same, (glyphs[0], glyphs[1]), tuple(glyphs[2:]))
 
     def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
-        """Pixels between the centres of the two digits, for each image."""
+        """Pixels between the centres of the two digits, for each image; nothing is drawn for it.
+
+        Raises:
+            IndexError: beyond the split.
+        """
         inside = resolution - 2 * MARGIN
-        return [self.scene(split, index).distance * inside for index in indices]
+        scenes = (self._places(split, index) for index in indices)
+        return [hypot(x - u, y - v) * inside for (x, y), (u, v), *_ in scenes]
 
     def batch(
         self,
@@ -219,6 +239,12 @@ class Pairs:
     def _random(self, split: Split, index: int, part: int = 0) -> np.random.Generator:
         parts = (self._seed, ("train", "val").index(split), index, part)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(parts)))
+
+    def _places(self, split: Split, index: int) -> list[tuple[float, float]]:
+        """Centres of the two digits, then of the distractors; the scene's without its digits."""
+        if not 0 <= index < self._sizes[split]:
+            raise IndexError(f"{split} has {self._sizes[split]} images; there is no {index}.")
+        return _places(self._random(split, index, 3), self._distractors)
 
     def _same(self, split: Split, index: int) -> bool:
         """One of images 2k and 2k + 1, by chance: any even number from the start is balanced."""

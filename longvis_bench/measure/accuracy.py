@@ -2,18 +2,16 @@
 
 Top-1 counts the images whose largest logit is the label's, top-5 those whose label is among the five largest
 (None with five classes or fewer, where it says nothing).  Counts are kept, not shares, so that intervals can
-be made from them (`stats.wilson`); each image's prediction is kept too, so that two models can be compared on
-the same images.
+be made from them (`stats.wilson`); each image's prediction is kept too (`predictions.py`), so that two models
+can be compared on the same images, and accuracy be drawn against what is known of an image.
 
 Not here: which weights are loaded (`weights.py`), and whether any tensor of the model is random.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from longvis_bench.data import BROKEN_SHARE, ImageData, too_many_broken
 from longvis_bench.errors import DataError
 from longvis_bench.measure.validity import check_logits
+from longvis_bench.predictions import Predictions
 from longvis_bench.records import AccuracyRecord
 
 TOP = 5
@@ -37,6 +36,8 @@ class Accuracy:
     """(images): the truth."""
     predictions: NDArray[np.int64]
     """(images): the class of the largest logit."""
+    indices: NDArray[np.int64]
+    """(images): places in the held-out split."""
     correct_top1: int
     correct_top5: int | None
     broken: tuple[str, ...] = ()
@@ -69,13 +70,9 @@ class Accuracy:
             broken=self.broken,
         )
 
-    def save(self, path: Path) -> None:
-        """Keep labels and predictions, image by image, as an .npz that appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with draft.open("wb") as file:
-            np.savez_compressed(file, labels=self.labels, predictions=self.predictions)
-        draft.replace(path)
+    def to_predictions(self) -> Predictions:
+        """What a run keeps of it, image by image."""
+        return Predictions(labels=self.labels, predictions=self.predictions, indices=self.indices)
 
 
 def measure_accuracy(
@@ -116,14 +113,16 @@ def measure_accuracy(
     finally:
         for module, training in modes:
             module.training = training
-    broken = _broken(data, count, count - sum(len(labels) for _, labels in answers))
-    labels = torch.cat([labels for _, labels in answers])
-    ranked = torch.cat([ranked for ranked, _ in answers])
+    indices = [index for _, _, kept in answers for index in kept]
+    broken = _broken(data, count, count - len(indices))
+    ranked = torch.cat([ranked for ranked, _, _ in answers])
+    labels = torch.cat([labels for _, labels, _ in answers])
     hits = ranked == labels[:, None]
     return Accuracy(
         dataset=data.name,
         labels=labels.numpy(),
         predictions=ranked[:, 0].numpy(),
+        indices=np.array(indices, dtype=np.int64),
         correct_top1=int(hits[:, 0].sum()),
         correct_top5=int(hits.sum()) if data.num_classes > TOP else None,
         broken=broken,
@@ -158,8 +157,8 @@ def _answers(
     chunks: Iterator[list[int]],
     device: torch.device | str,
     dtype: torch.dtype | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each chunk, on the CPU: the most likely classes (batch, up to 5), best first; labels (batch)."""
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """For each chunk, on the CPU: the most likely classes (batch, up to 5), best first; labels; indices."""
     with torch.inference_mode():
         for chunk in chunks:
             images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
@@ -168,4 +167,11 @@ def _answers(
             logits = check_logits(model(images), len(labels), data.num_classes)
             order = logits.float().argsort(dim=1, descending=True, stable=True)  # ties: lowest class first
             ranked = order[:, :TOP]
-            yield ranked.cpu(), labels.cpu()
+            yield ranked.cpu(), labels.cpu(), _kept(data, chunk, resolution, len(labels))
+
+
+def _kept(data: ImageData, chunk: list[int], resolution: int, count: int) -> list[int]:
+    """Those of the indices whose image is in a batch of `count`: the broken ones are not."""
+    if count == len(chunk):
+        return chunk
+    return [index for index in chunk if len(data.batch("val", [index], resolution)[1])]
