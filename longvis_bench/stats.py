@@ -248,9 +248,9 @@ def is_flat(samples: Sequence[float]) -> bool:
 def drift(samples: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> float | None:
     """By how much a clock changed during a measurement, if it did.
 
-    Two rank tests at 1 % each: Mann-Kendall for slow trends, its change taken between the halves, and the
-    largest standardised rank sum over all splits for a step at an unknown place (throttling, a neighbour's
-    load), its change taken across the step.
+    Two rank tests at 1 % each: Mann-Kendall for slow trends, its change taken from the first third to the
+    last, which is two thirds of a steady trend and all of a step; and the largest standardised rank sum over
+    all splits for a step at an unknown place (throttling, a neighbour's load), its change taken across it.
 
     Arguments:
         samples: in the order taken.
@@ -273,7 +273,7 @@ def _drift(samples: Sequence[float], tolerance: float, alpha: float) -> float | 
         return None
     found = []
     if _trend(blocks) < alpha:
-        found.append(_change(blocks, len(blocks) // 2))
+        found.append(_between_thirds(blocks))
     place, height = _step(blocks)
     if height > _step_limit(len(blocks), alpha):
         found.append(_change(blocks, place))
@@ -359,6 +359,12 @@ def _change(samples: Sequence[float], at: int) -> float:
     """Median from `at` on / median before - 1; 0 where the median before is 0."""
     before, after = _median(samples[:at]), _median(samples[at:])
     return after / before - 1 if before else 0.0
+
+
+def _between_thirds(samples: Sequence[float]) -> float:
+    """Median of the last third / median of the first - 1; 0 where the latter is 0."""
+    third = max(1, round(len(samples) / 3))
+    return _change([*samples[:third], *samples[-third:]], third)
 
 
 def _trend(samples: Sequence[float]) -> float:

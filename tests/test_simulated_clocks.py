@@ -63,12 +63,15 @@ STATIONARY: dict[str, tuple[Draw, float | None]] = {
 }
 """Clock -> one sample, and its true median; None where only many samples tell it."""
 
-BUDGET = 60
-"""Iterations of a drifting clock that its budget pays for."""
+BUDGET = 66
+"""Seconds that a changing clock's budget pays for; an iteration takes 1 s before the change."""
+NEVER = 1e-9
+"""A precision out of reach: the whole budget is measured."""
 
 
 def rising(by: float) -> Shape:
-    return lambda i: 1 + by * i / BUDGET
+    """By a share an iteration."""
+    return lambda i: 1 + by * i
 
 
 def settling(by: float, over: float) -> Shape:
@@ -79,22 +82,36 @@ def throttled(by: float, at: int) -> Shape:
     return lambda i: 1 + by if i >= at else 1.0
 
 
-CHANGING: dict[str, tuple[Shape, float]] = {
-    "rises 20 %, noise 2 %": (rising(0.2), 0.02),
-    "rises 30 %, noise 1 %": (rising(0.3), 0.01),
-    "rises 30 %, noise 5 %": (rising(0.3), 0.05),
-    "heats up by 20 %, noise 2 %": (settling(0.2, 10), 0.02),
-    "throttled 30 % at 6, noise 3 %": (throttled(0.3, 6), 0.03),
-    "throttled 30 % at 8, noise 1 %": (throttled(0.3, 8), 0.01),
-    "throttled 20 % at 10, noise 2 %": (throttled(0.2, 10), 0.02),
-    "throttled 30 % at 20, noise 3 %": (throttled(0.3, 20), 0.03),
-    "throttled 30 % at 30, noise 5 %": (throttled(0.3, 30), 0.05),
-    "throttled 50 % at 45, noise 5 %": (throttled(0.5, 45), 0.05),
-    "freed 20 % at 12, noise 2 %": (lambda i: 1.2 if i < 12 else 1.0, 0.02),
+def freed(by: float, at: int) -> Shape:
+    return lambda i: 1 + by if i < at else 1.0
+
+
+CHANGING: dict[str, tuple[Shape, float, float]] = {
+    "rises 1 % an iteration, noise 0.5 %": (rising(0.01), 0.005, PRECISION),
+    "rises 1 % an iteration, noise 1 %": (rising(0.01), 0.01, PRECISION),
+    "rises 1 % an iteration, noise 2 %": (rising(0.01), 0.02, PRECISION),
+    "rises 2 % an iteration, noise 5 %": (rising(0.02), 0.05, PRECISION),
+    "heats up by 20 %, noise 2 %": (settling(0.2, 10), 0.02, PRECISION),
+    "throttled 10 % at 7, noise 1 %": (throttled(0.1, 7), 0.01, PRECISION),
+    "throttled 10 % at 8, noise 1 %": (throttled(0.1, 8), 0.01, PRECISION),
+    "throttled 10 % at 8, noise 2 %": (throttled(0.1, 8), 0.02, PRECISION),
+    "throttled 30 % at 8, noise 3 %": (throttled(0.3, 8), 0.03, PRECISION),
+    "freed 10 % at 8, noise 1 %": (freed(0.1, 8), 0.01, PRECISION),
+    "rises 5 % over the budget, noise 1 %": (rising(0.05 / 60), 0.01, NEVER),
+    "rises 5 % over the budget, noise 2 %": (rising(0.05 / 60), 0.02, NEVER),
+    "rises 10 % over the budget, noise 3 %": (rising(0.1 / 60), 0.03, NEVER),
+    "throttled 5 % at 10, noise 1 %": (throttled(0.05, 10), 0.01, NEVER),
+    "throttled 5 % at 30, noise 2 %": (throttled(0.05, 30), 0.02, NEVER),
+    "throttled 10 % at 20, noise 3 %": (throttled(0.1, 20), 0.03, NEVER),
+    "throttled 10 % at 50, noise 3 %": (throttled(0.1, 50), 0.03, NEVER),
+    "throttled 10 % at 30, noise 5 %": (throttled(0.1, 30), 0.05, NEVER),
+    "freed 5 % at 30, noise 2 %": (freed(0.05, 30), 0.02, NEVER),
 }
-"""Clock -> noise-free durations, and the spread of its log-normal noise."""
-CHANGE = 0.05
-"""A measurement counts as one of a changing clock where the noise-free duration changed this much in it."""
+"""Clock -> noise-free durations, the spread of its log-normal noise, and the precision asked for.
+
+With the stop rule on, a clock changes while even the shortest measurement, of 8 counted samples, is running:
+a measurement that ends before the change has nothing to tell of it.  Slow drifts and late changes are looked
+at over the whole budget."""
 
 
 class SimulatedClock:
@@ -115,8 +132,8 @@ class SimulatedClock:
         return self._elapsed
 
 
-def measured(sample: Callable[[int], float], budget_s: float) -> TimingRecord:
-    return measure_latency(lambda: None, SimulatedClock(sample), budget_s=budget_s, precision=PRECISION)
+def measured(sample: Callable[[int], float], budget_s: float, precision: float = PRECISION) -> TimingRecord:
+    return measure_latency(lambda: None, SimulatedClock(sample), budget_s=budget_s, precision=precision)
 
 
 def names_drift(record: TimingRecord) -> bool:
@@ -149,30 +166,15 @@ def stationary_rates(clock: str, *, trials: int, budget: int) -> Rates:
     return Rates(covered / trials, drifting / trials, samples / trials)
 
 
-def true_change(shape: Shape, record: TimingRecord) -> float:
-    """Largest noise-free change between two parts of the counted samples, of at least 3 samples each."""
-    warm, n = len(record.warmup_s), len(record.samples_s)
-    clean = [shape(i) for i in range(warm, warm + n)]
-    changes = [0.0]
-    for at in range(3, n - 2):
-        before, after = stats.median(clean[:at]), stats.median(clean[at:])
-        assert before is not None
-        assert after is not None
-        changes.append(abs(after / before - 1))
-    return max(changes)
-
-
-def changing_rate(clock: str, *, trials: int) -> tuple[float, int]:
-    """Share of the measurements in which the clock changed that name it, and how many those are."""
-    shape, noise = CHANGING[clock]
+def changing_rate(clock: str, *, trials: int) -> float:
+    """Share of all trials that name the change."""
+    shape, noise, precision = CHANGING[clock]
     rng = random.Random(SEED)
-    named = changed = 0
+    named = 0
     for _ in range(trials):
-        record = measured(lambda i: shape(i) * math.exp(rng.gauss(0, noise)), BUDGET * 1.1)
-        if true_change(shape, record) >= CHANGE:
-            changed += 1
-            named += names_drift(record)
-    return (named / changed if changed else 1.0), changed
+        record = measured(lambda i: shape(i) * math.exp(rng.gauss(0, noise)), BUDGET, precision)
+        named += names_drift(record)
+    return named / trials
 
 
 def slack(share: float, trials: int) -> float:
@@ -197,13 +199,12 @@ def test_a_stationary_clock_is_covered_and_not_called_drifting(clock: str, budge
     assert rates.drifting <= 0.05 + slack(0.05, trials)
 
 
-@pytest.mark.parametrize("trials", TRIALS)
+@pytest.mark.parametrize("trials", [100, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("clock", CHANGING)
 def test_drifting_and_throttled_clocks_are_named(clock: str, trials: int) -> None:
-    share, changed = changing_rate(clock, trials=trials)
-    print(f"\n{clock}: changed in {changed} of {trials} trials, named in {share:.3f} of them")
-    assert changed >= trials / 10
-    assert share >= 0.95 - slack(0.95, changed)
+    share = changing_rate(clock, trials=trials)
+    print(f"\n{clock}: named in {share:.3f} of {trials} trials")
+    assert share >= 0.95 - slack(0.95, trials)
 
 
 @pytest.mark.parametrize(
