@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvis_bench.cards import CARD_FILE, Card, Dependency, Implementation, WeightsEntry, read_card
+from longvis_bench.card_folders import FoundCard, built_in_cards, find_cards
+from longvis_bench.cards import Card, Dependency, Implementation, WeightsEntry
 from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
 from longvis_bench.sizes import SizePlan, require_multiple
 
 if TYPE_CHECKING:
     from torch import nn
 
-ENTRY_POINTS = "longvis_bench.models"
 _NAME = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<arguments>.*)\])?$")
 
 
@@ -253,15 +253,6 @@ def _load_file(path: Path) -> object:
     return module
 
 
-@dataclass(frozen=True)
-class FoundCard:
-    """A card and where it was found."""
-
-    card: Card
-    folder: Path
-    origin: str
-
-
 class Registry:
     """All cards in reach, and the variants they declare.
 
@@ -275,7 +266,7 @@ class Registry:
         self.working_dir = working_dir or Path.cwd()
         self._cards: dict[str, FoundCard] = {}
         self._variants: dict[str, FoundCard] = {}
-        for found in _find_cards(self.models_dirs, self.working_dir):
+        for found in find_cards(self.models_dirs, self.working_dir):
             self._add(found)
 
     @property
@@ -411,53 +402,12 @@ def split_names(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def built_in_folder() -> Path:
-    """The folder of this package's own cards: inside the wheel, or beside our own pyproject.toml.
+def preload() -> None:
+    """Read the built-in cards and import their factories' modules, so that forks of this process need not.
 
-    An editable install leaves a stale `_models` copy elsewhere on the path, and a working directory may hold
-    a foreign `models` folder; neither is ever looked at here.
+    A card that cannot be read, or a package that is missing, is the matter of the cell that needs it.
     """
-    package = Path(__file__).resolve().parent
-    packaged = package / "_models"
-    if packaged.is_dir():
-        return packaged
-    project = package.parent / "pyproject.toml"
-    if project.is_file() and 'name = "longvis-bench"' in project.read_text(encoding="utf-8"):
-        return package.parent / "models"
-    raise CardError("the cards of the built-in models are missing from this installation; install it again.")
-
-
-def _find_cards(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[FoundCard]:
-    seen: set[Path] = set()
-    for folder, origin in _card_folders(models_dirs, working_dir):
-        real = folder.resolve()
-        if real not in seen:
-            seen.add(real)
-            yield FoundCard(read_card(real / CARD_FILE), real, origin)
-
-
-def _card_folders(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[tuple[Path, str]]:
-    yield from ((folder, "built-in") for folder in _subfolders(built_in_folder()))
-    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: p.name):
-        yield _plug_in_folder(point), f"plug-in {point.name}"
-    for directory in models_dirs:
-        if not directory.is_dir():
-            raise CardError(f"--models-dir {directory} is not a folder.")
-        yield from ((folder, str(directory)) for folder in _subfolders(directory))
-    local = working_dir / "models"
-    if local.is_dir():
-        yield from ((folder, "./models") for folder in _subfolders(local))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob(f"*/{CARD_FILE}"))
-
-
-def _plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:
-    """The folder of the package an entry point names; found without importing the package itself."""
-    top, *inner = point.value.split(".")
-    spec = importlib.util.find_spec(top)  # of a whole dotted name, it would import the packages above
-    for location in (spec.submodule_search_locations or []) if spec is not None else []:
-        if (folder := Path(location, *inner)).is_dir():
-            return folder
-    raise CardError(f"the plug-in {point.name} names {point.value}, which is not an installed package.")
+    with suppress(LongvisError):
+        for found in built_in_cards():
+            with suppress(LongvisError, ImportError):
+                _load(found.card.factory, found.folder)

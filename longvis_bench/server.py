@@ -69,13 +69,17 @@ def _hung_up(descriptor: int) -> bool:
 
 
 def _import_heavy() -> None:
-    """What nearly every worker needs, imported before the first fork."""
+    """What nearly every worker needs, imported and read before the first fork."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import sklearn.datasets  # noqa: F401
     import timm  # noqa: F401
     import torch  # noqa: F401
 
     import longvis_bench.worker  # noqa: F401
+    from longvis_bench.data.digits import read_scans
+    from longvis_bench.registry import preload
+
+    preload()
+    read_scans()
 
 
 class _Lines:

@@ -13,4 +13,6 @@ def clean(text: str) -> str:
 
 def has_controls(text: str) -> bool:
     """Whether a text holds characters that a terminal obeys rather than shows; not line ends, tabs."""
+    if text.isprintable():  # nearly every text is, and this asks all its characters at once
+        return False
     return any(unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\r\t" for char in text)

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import nn
 
+from longvis_bench.card_folders import built_in_folder
 from longvis_bench.cards import Card, read_card
 from longvis_bench.errors import CardError
 from longvis_bench.measure.flops import count
-from longvis_bench.registry import Registry, built_in_folder
+from longvis_bench.registry import Registry
 
 REGISTRY = Registry()
 CARDS = {found.card.family: found for found in REGISTRY.cards if found.origin == "built-in"}

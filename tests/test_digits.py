@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from longvis_bench.data import open_data
+from longvis_bench.data import digits, open_data
 from longvis_bench.data.digits import DEVIATION, HIGHEST_VALUE, MEAN
 from longvis_bench.errors import UnknownName
 
@@ -23,6 +25,15 @@ def test_split_is_disjoint_and_complete() -> None:
     assert labels.tolist() == truth.target.tolist()
     together = torch.cat([train[0], val[0]])[:, 0] * DEVIATION + MEAN
     assert torch.allclose(together * HIGHEST_VALUE, torch.from_numpy(truth.images).float(), atol=1e-5)
+
+
+def test_scans_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, labels = load_digits(return_X_y=True)
+    scans = digits.read_scans()
+    assert (scans[:, :-1] == values).all()
+    assert (scans[:, -1] == labels).all()
+    monkeypatch.setattr(digits, "FILE", Path("elsewhere"))
+    assert (digits.read_scans.__wrapped__() == scans).all()
 
 
 def test_held_out_images_are_no_copies_of_training_images() -> None:

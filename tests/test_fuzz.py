@@ -31,8 +31,8 @@ import longvis_bench.measure.flops as flops_module
 import longvis_bench.plots as plots
 import longvis_bench.session as session
 import longvis_bench.training.session as training
+from longvis_bench.card_folders import built_in_folder
 from longvis_bench.cli.app import COMMANDS, main
-from longvis_bench.registry import built_in_folder
 from longvis_bench.store import read_rows
 from longvis_bench.sweep import Outcome
 

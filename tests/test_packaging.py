@@ -47,7 +47,10 @@ def wheel(archive: Path) -> list[str]:
 
 def cards_seen_with(*folders: Path, cwd: Path) -> Path:
     """Where a fresh interpreter with these folders on its path finds the built-in cards."""
-    code = "from longvis_bench.registry import Registry, built_in_folder as b; Registry(); print(b())"
+    code = (
+        "from longvis_bench.card_folders import built_in_folder as b; "
+        "from longvis_bench.registry import Registry; Registry(); print(b())"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=True

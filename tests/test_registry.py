@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from longvis_bench.card_folders import built_in_folder
 from longvis_bench.cards import read_card
 from longvis_bench.errors import CardError, IllegalSize, MissingDependency, UnknownName
-from longvis_bench.registry import Registry, built_in_folder, split_names
+from longvis_bench.registry import Registry, split_names
 from longvis_bench.scaffold import write_model
 
 HERE = Path(__file__).parent
