@@ -551,7 +551,8 @@ _MORE_TIME = (
     ),
     _seconds(
         "first_iteration_s",
-        "First iteration, never counted: allocation, cuDNN's autotune or oneDNN's choice of kernels, caches.",
+        "First iteration, never counted: allocation, cuDNN's autotune or oneDNN's choice of kernels, caches; "
+        "attention's kernels are watched in it.",
         _of(_timing, lambda t: t.warmup_s[0] if t.warmup_s else None),
         metric="time",
         why=_always("not recorded"),

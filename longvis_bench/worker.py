@@ -42,7 +42,7 @@ from longvis_bench.measure.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.shapes import tensor_peak
 from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
-from longvis_bench.ops.observed import observe
+from longvis_bench.ops.observed import Kernels, observe, observing_once
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
 from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord
@@ -57,7 +57,7 @@ REFERENCE_TENSORS = 3
 BATCH_COST = 3
 """Iterations' time of an image in a batch of two, and alone."""
 WATCH_LIMIT_S = 10.0
-"""Longest iteration that is run once more to watch its kernels or its convolutions' workspace."""
+"""Longest iteration that is run once more to watch convolutions' workspace, or a compiled model's kernels."""
 PART_ITERATIONS = 5
 """Iterations of a train step whose parts are timed apart."""
 
@@ -163,16 +163,20 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         model = _build(request, variant, draft)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
+    watched, kernels = (iteration, None) if cell.compile else observing_once(iteration)
     with draft.timed("time"):
-        _time(request, draft, iteration, parts)
+        _time(request, draft, watched, parts)
     if memory is not None:
         with draft.timed("memory"):
             record = memory.read(iteration)
             held = held_bytes(model, images, optimizer)
-            watched, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
-            draft.values["memory"] = _explain(draft, record, held, watched, memory)
+            traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
+            draft.values["memory"] = _explain(draft, record, held, traced, memory)
     with draft.timed("kernels"):
-        draft.values["backends"] |= _backends(model, cell, iteration, draft)
+        if kernels is None:
+            kernels = _observe_again(iteration, draft)
+        draft.values["backends"] |= _backends(model, cell, draft)
+        draft.values["backends"] |= {kind: " and ".join(sorted(names)) for kind, names in kernels.items()}
     publish(draft.row())
     if cell.mode == "infer":
         _check(request, model, data, draft)
@@ -294,11 +298,23 @@ def _time(
     draft.values["timing"] = record
 
 
-def _backends(model: nn.Module, cell: Cell, iteration: Step, draft: Draft) -> dict[str, str]:
-    """What ran: the GPU, and the kernels of attention and of the selective scan, seen in one more iteration.
+def _observe_again(iteration: Step, draft: Draft) -> Kernels:
+    """The kernels of a compiled model, seen in one more iteration, of its Python code.
 
-    Where an iteration takes too long to run again, the scan's is the one that its device and dtype decide.
+    Where that takes too long, the scan's is the one that its device and dtype decide.
     """
+    if draft.latency_s > WATCH_LIMIT_S:
+        draft.values["null_reasons"]["attention_backend"] = (
+            f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
+        )
+        return {}
+    with observe() as kernels:
+        iteration()
+    return kernels
+
+
+def _backends(model: nn.Module, cell: Cell, draft: Draft) -> dict[str, str]:
+    """What is known to run without looking: the GPU, and the selective scan's kernel."""
     device = torch.device(cell.device)
     backends = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     named = getattr(model, "scan_backend", None)
@@ -306,14 +322,7 @@ def _backends(model: nn.Module, cell: Cell, iteration: Step, draft: Draft) -> di
         backends["scan"] = named(device)
     elif draft.scans:
         backends["scan"] = backend_for(device, torch.float32 if cell.mode == "train" else DTYPES[cell.dtype])
-    if draft.latency_s > WATCH_LIMIT_S:
-        draft.values["null_reasons"]["attention_backend"] = (
-            f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
-        )
-        return backends
-    with observe() as kernels:
-        iteration()
-    return backends | {kind: " and ".join(sorted(names)) for kind, names in kernels.items()}
+    return backends
 
 
 def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:

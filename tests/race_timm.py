@@ -1,13 +1,18 @@
 """Race against timm's own benchmark, whole process against whole process: not a test, run it by hand.
 
-    python tests/race_timm.py PATH/TO/pytorch-image-models/benchmark.py
+    python tests/race_timm.py PATH/TO/pytorch-image-models/benchmark.py [MODEL BATCH ...]
 
-Both measure inference alone, fp32 on the CPU, batch 1, all usable cores; everything else stays at timm's
-defaults (10 + 40 iterations) and at ours (stop at 2 %, at most 30 s).  Run it on an idle machine.
+    python tests/race_timm.py benchmark.py vit-s 32 convnext-t 1
+
+Both run the same model at the same size and batch: inference, fp32, contiguous, on the CPU with the same
+threads.  Both tell latency and multiply-adds (timm's through fvcore, where that is installed).  timm does its
+default 10 + 40 iterations and gives no interval; ours stops at its default precision of 2 %, with a budget
+that does not end it before.  Run it on an idle machine.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,33 +20,65 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-CELLS = [("vit-s", "vit_small_patch16_224", 224), ("convnext-t", "convnext_tiny", 1024)]
-"""Ours, timm's name of the same model, pixels per side."""
+from longvis_bench import stats
+from longvis_bench.store import read_rows
+
+CELLS = {"vit-s": ("vit_small_patch16_224", 224), "convnext-t": ("convnext_tiny", 1024)}
+"""Our name of a model -> timm's, and pixels per side."""
+RACES = [("vit-s", 1), ("vit-s", 32), ("convnext-t", 1), ("convnext-t", 4)]
+BUDGET_S = 900
+THREADS = len(os.sched_getaffinity(0))
 
 
-def seconds(command: list[str], says: str) -> tuple[float, str]:
-    """How long a process takes, and what it says of the latency."""
+def run(command: list[str]) -> tuple[float, str]:
+    """How long a process takes, and what it prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
     start = monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = re.search(says, done.stdout + done.stderr)
-    return monotonic() - start, found[1] if found else "?"
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return monotonic() - start, done.stdout + done.stderr
+
+
+def ours(model: str, size: int, batch: int) -> tuple[float, str]:
+    """Seconds of `longvis bench`, and what its row says."""
+    options = f"--models {model} --res {size} --batch {batch} --device cpu --dtype fp32 --threads {THREADS}"
+    options += f" --memory-format contiguous --metrics count,time --budget {BUDGET_S} --timeout 3600"
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "longvis_bench", "bench", *options.split(), "--out", folder]
+        seconds, _ = run(command)
+        (row,) = read_rows(Path(folder))
+    assert row.timing is not None, row.reason
+    samples, warmup = row.timing.samples_s, row.timing.warmup_s
+    median, half = stats.median(samples), stats.relative_half_width(samples)
+    assert median is not None
+    assert half is not None
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in row.overhead_s.items())
+    return seconds, (
+        f"{median * 1e3:.1f} ms +-{half:.1%}, {row.timing.verdict}, "
+        f"{len(warmup)} + {len(samples)} iterations; seconds by phase: {phases}"
+    )
+
+
+def theirs(script: str, model: str, size: int, batch: int) -> tuple[float, str]:
+    """Seconds of timm's script, and the latency it says."""
+    options = f"--model {model} --img-size {size} -b {batch} --bench inference --device cpu --no-retry"
+    seconds, output = run([sys.executable, script, *options.split()])
+    found = re.search(r"done\..*?([\d.]+ ms/step)", output)
+    assert found is not None, output[-2000:]
+    return seconds, found[1]
 
 
 def main() -> None:
-    for ours, theirs, size in CELLS:
-        with TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "longvis_bench", "bench", "--models", ours, "--res", str(size)]
-            command += ["--device", "cpu", "--metrics", "time", "--out", folder]
-            mine, median = seconds(command, rf"{ours} {size} px  ok  (.*)")
-        command = [sys.executable, sys.argv[1], "--model", theirs, "--img-size", str(size), "-b", "1"]
-        other, mean = seconds([*command, "--bench", "inference", "--device", "cpu"], r"([\d.]+ ms/step)")
-        print(
-            f"{ours} at {size} px: longvis {mine:.1f} s (median {median}), timm {other:.1f} s (mean {mean})"
-        )
-        print(f"  ratio {mine / other:.2f}")
+    rest = sys.argv[2:]
+    races = [(name, int(batch)) for name, batch in zip(rest[::2], rest[1::2], strict=True)] or RACES
+    for name, batch in races:
+        model, size = CELLS[name]
+        mine, own = ours(name, size, batch)
+        other, its = theirs(sys.argv[1], model, size, batch)
+        print(f"{name} at {size} px, batch {batch}: {mine:.1f} s against {other:.1f} s, {mine / other:.2f}")
+        print(f"  longvis: {own}\n  timm: {its}, 10 + 40 iterations", flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file() or len(sys.argv) % 2:
         sys.exit(__doc__)
     main()

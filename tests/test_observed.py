@@ -5,7 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from longvis_bench.ops import observed
 from longvis_bench.ops.dilated_attention import dilated_attention
-from longvis_bench.ops.observed import observe
+from longvis_bench.ops.observed import observe, observing_once
 from longvis_bench.ops.selective_scan import selective_scan, use_backend
 from longvis_bench.registry import Registry
 
@@ -59,6 +59,22 @@ def test_the_scan_says_what_ran() -> None:
     with observe() as kernels, use_backend("torch"):
         selective_scan(*inputs)
     assert kernels == {"scan": {"torch"}}
+
+
+def test_only_the_first_call_is_observed() -> None:
+    backends = iter([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+
+    def call() -> torch.Tensor:
+        with sdpa_kernel(next(backends)):
+            return F.scaled_dot_product_attention(heads(), heads(), heads())
+
+    run, kernels = observing_once(call)
+    assert kernels == {}
+    first, second = run(), run()
+    assert isinstance(first, torch.Tensor)
+    assert isinstance(second, torch.Tensor)
+    assert first.shape == second.shape
+    assert kernels == {"attention": {"flash"}}
 
 
 def test_dilated_attention_is_seen_though_it_calls_kernels_itself() -> None:

@@ -54,6 +54,24 @@ def observe() -> Iterator[Kernels]:
         _kernels.reset(token)
 
 
+def observing_once(call: Callable[[], object]) -> tuple[Callable[[], object], Kernels]:
+    """A call that observes itself the first time, and the kernels, which are there from then on."""
+    kernels: Kernels = {}
+    seen = False
+
+    def run() -> object:
+        nonlocal seen
+        if seen:
+            return call()
+        seen = True
+        with observe() as found:
+            result = call()
+        kernels.update(found)
+        return result
+
+    return run, kernels
+
+
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes torch's attention operators."""
 
