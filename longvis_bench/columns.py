@@ -752,7 +752,7 @@ _MORE_MODEL = (
     ),
     _ratio(
         "validity_error",
-        "Largest difference from the reference's logits / its largest logit.",
+        "Largest difference from the reference, of the logits or of sampled operators / its largest value.",
         _of(_validity, lambda v: v.reference_error),
         metric="validity",
         why=_always("not compared"),

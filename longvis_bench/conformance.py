@@ -1,7 +1,9 @@
 """What an adapter must do: the checks of `longvis check`, for the author of a new one and for our own tests.
 
 Every check builds what it needs and either returns a detail worth showing or raises `Failed` with what is
-wrong and what to change.  They run at a small legal size, so that a check of a large variant stays short.
+wrong and what to change.  A check that needs what an earlier one found missing is not run, so that one fault
+fails one check.  They run at a small legal size, so that a check of a large variant stays short; on the meta
+device those that need no values run, whatever the variant's size.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from longvis_bench.cards import Growth
 from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.measure.flops import Count, count_variant
 from longvis_bench.measure.iteration import DTYPES
-from longvis_bench.measure.validity import TOLERANCE, check_logits
+from longvis_bench.measure.validity import TOLERANCE, check_logits, check_shape
 from longvis_bench.registry import Variant
 from longvis_bench.sizes import SizePlan
 
@@ -50,7 +52,8 @@ class Result(NamedTuple):
     """What one check gave."""
 
     name: str
-    passed: bool
+    passed: bool | None
+    """None: not run."""
     detail: str
 
 
@@ -60,34 +63,60 @@ class Subject:
 
     variant: Variant
     resolution: int
+    device: Literal["cpu", "meta"] = "cpu"
 
-    def model(self) -> nn.Module:
-        """A fresh model on the CPU, the same weights each time."""
-        torch.manual_seed(0)
-        return self.variant.build(resolution=self.resolution, num_classes=NUM_CLASSES)
+    @property
+    def has_values(self) -> bool:
+        """Whether logits are numbers; on meta they are shapes."""
+        return self.device != "meta"
 
-    def images(self, batch: int) -> Tensor:
+    def model(self, resolution: int | None = None, seed: int = 0) -> nn.Module:
+        """A fresh model, the same weights for the same seed."""
+        torch.manual_seed(seed)
+        with torch.device(self.device):
+            return self.variant.build(resolution=resolution or self.resolution, num_classes=NUM_CLASSES)
+
+    def images(self, batch: int, resolution: int | None = None) -> Tensor:
         """Random images (batch, 3, resolution, resolution), the same each time."""
         generator = torch.Generator().manual_seed(1)
-        return torch.randn(batch, 3, self.resolution, self.resolution, generator=generator)
+        side = resolution or self.resolution
+        return torch.randn(batch, 3, side, side, generator=generator).to(self.device)
 
     def count(self, resolution: int) -> Count:
         """Operations at a size."""
         return count_variant(self.variant, resolution, NUM_CLASSES)
 
 
-def check_model(variant: Variant, resolution: int | None = None) -> list[Result]:
+def check_model(
+    variant: Variant, resolution: int | None = None, device: Literal["cpu", "meta"] = "cpu"
+) -> list[Result]:
     """Run every check.
 
     Arguments:
         variant: from the registry.
         resolution: pixels per side; by default the smallest of `SIZES` it takes.
+        device: where the model is built; on meta, checks that compare values are not run.
 
     Raises:
         IllegalSize: the model takes none of the sizes.
     """
-    subject = Subject(variant, resolution or smallest_size(variant))
-    return [_run(check, subject) for check in CHECKS]
+    subject = Subject(variant, resolution or smallest_size(variant), device)
+    results: list[Result] = []
+    missing: set[str] = set()
+    for check in CHECKS:
+        needs = check.needs if subject.has_values else (_ON_META, *check.needs)
+        first = next((name for name in needs if name in missing), None)
+        if first is not None:
+            result = Result(check.name, None, f"not run: it needs a model that {first}")
+        elif check.values and not subject.has_values:
+            results.append(Result(check.name, None, "not run: on meta there are no values"))
+            continue
+        else:
+            result = _run(check, subject)
+        if not result.passed:
+            missing.add(check.name)
+        results.append(result)
+    return results
 
 
 def smallest_size(variant: Variant) -> int:
@@ -104,17 +133,16 @@ def smallest_size(variant: Variant) -> int:
     raise refusal
 
 
-def _run(check: Callable[[Subject], str], subject: Subject) -> Result:
-    name = check.__name__.replace("_", " ")
+def _run(check: Check, subject: Subject) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Result(name, True, check(subject))
+            return Result(check.name, True, check.run(subject))
     except (Failed, LongvisError) as error:
-        return Result(name, False, str(error))
+        return Result(check.name, False, str(error))
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else ""
-        return Result(name, False, f"{type(error).__name__}: {text}")
+        text = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
+        return Result(check.name, False, f"{type(error).__name__}: {text}; {check.advice}.")
 
 
 def builds_on_meta(subject: Subject) -> str:
@@ -129,12 +157,30 @@ def builds_on_meta(subject: Subject) -> str:
     return f"{sum(p.numel() for p in model.parameters()):,} parameters"
 
 
-def gives_finite_logits(subject: Subject) -> str:
-    """(batch, 3, R, R) -> (batch, num_classes), without NaN."""
-    with torch.inference_mode():
-        logits = subject.model().eval()(subject.images(2))
-    check_logits(logits, 2, NUM_CLASSES)
+def builds_on_cpu(subject: Subject) -> str:
+    """With memory, in float32."""
+    tensors = subject.model().state_dict()
+    empty = [name for name, tensor in tensors.items() if tensor.device.type != "cpu"]
+    if empty:
+        raise Failed(f"{empty[0]} is not on the CPU; leave out device arguments when building.")
+    other = [name for name, t in tensors.items() if t.is_floating_point() and t.dtype != torch.float32]
+    if other:
+        raise Failed(f"{other[0]} is {tensors[other[0]].dtype}; leave out dtype arguments when building.")
+    return f"{len(tensors)} tensors"
+
+
+def gives_logits(subject: Subject) -> str:
+    """(batch, 3, R, R) -> (batch, num_classes)."""
+    with torch.no_grad():
+        check_shape(subject.model().eval()(subject.images(2)), 2, NUM_CLASSES)
     return f"(2, 3, {subject.resolution}, {subject.resolution}) -> (2, {NUM_CLASSES})"
+
+
+def gives_finite_logits(subject: Subject) -> str:
+    """Without NaN and infinity."""
+    with torch.inference_mode():
+        logits = check_logits(subject.model().eval()(subject.images(2)), 2, NUM_CLASSES)
+    return f"up to {logits.abs().max().item():.2g}"
 
 
 def does_not_mix_images(subject: Subject) -> str:
@@ -163,16 +209,17 @@ def is_deterministic_in_eval(subject: Subject) -> str:
 def trains(subject: Subject) -> str:
     """Gradients are finite and reach the parameters; those they do not reach are named."""
     model = subject.model().train()
-    model(subject.images(2)).square().mean().backward()
-    dead = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    broken = [
-        name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-    ]
-    if broken:
-        raise Failed(f"the gradient of {broken[0]} is NaN or infinite.")
-    if len(dead) == len(list(model.parameters())):
+    loss = model(subject.images(2)).square().mean()
+    if loss.requires_grad:
+        loss.backward()
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    dead = [name for name, gradient in wanted.items() if gradient is None]
+    if len(dead) == len(wanted):
         raise Failed("no gradient reaches any parameter; is something detached?")
-    return f"{len(dead)} parameters get no gradient: {', '.join(dead[:3])}" if dead else "every parameter"
+    for name, gradient in wanted.items():
+        if subject.has_values and gradient is not None and not gradient.isfinite().all():
+            raise Failed(f"the gradient of {name} is NaN or infinite; look for log, sqrt or division at 0.")
+    return f"{len(dead)} parameters get no gradient: {', '.join(dead)}" if dead else "every parameter"
 
 
 def refuses_illegal_sizes(subject: Subject) -> str:
@@ -180,14 +227,15 @@ def refuses_illegal_sizes(subject: Subject) -> str:
     odd = subject.resolution + 1
     try:
         subject.variant.plan(odd)
-        model = subject.variant.build(resolution=odd, num_classes=NUM_CLASSES).eval()
+        model = subject.model(odd).eval()
     except IllegalSize as error:
         if not error.legal:
-            raise Failed(f"{odd} px is refused without naming legal sizes.") from error
+            raise Failed(f"{odd} px is refused without naming legal sizes; name some near it.") from error
         return f"{odd} px: legal are {', '.join(map(str, error.legal))}"
     try:
-        with torch.inference_mode():
-            check_logits(model(torch.zeros(1, 3, odd, odd)), 1, NUM_CLASSES)
+        with torch.no_grad():
+            logits = check_shape(model(subject.images(1, odd)), 1, NUM_CLASSES)
+            check_logits(logits if subject.has_values else torch.zeros(1, NUM_CLASSES), 1, NUM_CLASSES)
     except Exception as error:
         raise Failed(
             f"{odd} px is planned as legal and fails ({type(error).__name__}); "
@@ -200,12 +248,15 @@ def runs_in_its_dtypes(subject: Subject) -> str:
     """Every dtype the card names gives finite logits near those of float32."""
     named = subject.variant.card.dtypes if subject.variant.card else ("fp32", "bf16")
     model, images = subject.model().eval(), subject.images(1)
-    with torch.inference_mode():
+    with torch.no_grad():
         reference = model(images)
         for name in sorted(set(named) - {"fp32"}):
             dtype = DTYPES[name]
             lower = copy.deepcopy(model).to(dtype)
-            difference = _difference(check_logits(lower(images.to(dtype)), 1, NUM_CLASSES).float(), reference)
+            logits = check_shape(lower(images.to(dtype)), 1, NUM_CLASSES)
+            if not subject.has_values:
+                continue
+            difference = _difference(check_logits(logits, 1, NUM_CLASSES).float(), reference)
             if difference > 5 * TOLERANCE[dtype]:
                 raise Failed(
                     f"{name} logits differ from fp32 by {difference:.0%}; remove it from the card's dtypes."
@@ -216,8 +267,7 @@ def runs_in_its_dtypes(subject: Subject) -> str:
 def loads_what_it_saves(subject: Subject) -> str:
     """A state dict round trip gives the same logits."""
     first, images = subject.model().eval(), subject.images(1)
-    torch.manual_seed(99)
-    second = subject.variant.build(resolution=subject.resolution, num_classes=NUM_CLASSES).eval()
+    second = subject.model(seed=99).eval()
     second.load_state_dict(first.state_dict())
     with torch.inference_mode():
         difference = _difference(second(images), first(images))
@@ -233,7 +283,10 @@ def is_counted_completely(subject: Subject) -> str:
     count = subject.count(subject.resolution)
     unknown = count.ledger.unknown
     if unknown:
-        raise Failed(f"operators without a formula: {', '.join(sorted(unknown))}.")
+        raise Failed(
+            f"operators without a formula: {', '.join(sorted(unknown))}; write them with others, or read its "
+            "MACs as lower bounds."
+        )
     if not count.macs:
         raise Failed("no multiply-adds were counted; does the forward use its parameters?")
     return f"{count.macs:,} MACs, coverage 100 %"
@@ -248,7 +301,10 @@ def costs_more_at_larger_sizes(subject: Subject) -> str:
     small, large = pair
     exponent = _exponent(large / small, _cost(subject, large) / _cost(subject, small))
     if not 0 < exponent < STEEPEST:
-        raise Failed(f"operations grow as R^{exponent:.1f} from {small} to {large} px.")
+        raise Failed(
+            f"operations grow as R^{exponent:.1f} from {small} to {large} px; does every pixel reach the "
+            "model, and none meet all others more than once?"
+        )
     if claimed and not GROWTH[claimed][0] <= exponent / 2 <= GROWTH[claimed][1]:
         raise Failed(
             f"operations grow as n^{exponent / 2:.2f} of n tokens from {small} to {large} px, which is not "
@@ -258,18 +314,50 @@ def costs_more_at_larger_sizes(subject: Subject) -> str:
     return f"R^{exponent:.1f} from {small} to {large} px{claim}"
 
 
-CHECKS: tuple[Callable[[Subject], str], ...] = (
-    builds_on_meta,
-    gives_finite_logits,
-    does_not_mix_images,
-    is_deterministic_in_eval,
-    trains,
-    refuses_illegal_sizes,
-    runs_in_its_dtypes,
-    loads_what_it_saves,
-    is_counted_completely,
-    costs_more_at_larger_sizes,
+class Check(NamedTuple):
+    """A check, and what stands around it."""
+
+    run: Callable[[Subject], str]
+    advice: str
+    """What to do where the model raises something of its own."""
+    needs: tuple[str, ...] = ()
+    """Checks without which this one says nothing new."""
+    values: bool = False
+    """Whether it compares numbers, which the meta device does not have."""
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+        return self.run.__name__.replace("_", " ")
+
+
+_ON_META, _ON_CPU, _COUNTED = "builds on meta", "builds on cpu", "is counted completely"
+_SHAPE, _FINITE, _SAME = "gives logits", "gives finite logits", "is deterministic in eval"
+_NO_VALUES = "leave out .item(), numpy and branches on values, which the meta device does not have"
+
+CHECKS: tuple[Check, ...] = (
+    Check(builds_on_meta, _NO_VALUES),
+    Check(
+        builds_on_cpu,
+        "a factory takes resolution, num_classes and in_chans and returns an nn.Module",
+        values=True,
+    ),
+    Check(gives_logits, "forward takes (batch, 3, R, R) at the resolution it was built for", (_ON_CPU,)),
+    Check(gives_finite_logits, "forward takes (batch, 3, R, R)", (_SHAPE,), values=True),
+    Check(is_deterministic_in_eval, "a second call must work like the first", (_FINITE,), values=True),
+    Check(does_not_mix_images, "forward must take any batch", (_SAME,), values=True),
+    Check(trains, "forward must be differentiable, with nothing overwritten in place", (_FINITE,)),
+    Check(refuses_illegal_sizes, "a size it cannot take must raise IllegalSize", (_FINITE,)),
+    Check(
+        runs_in_its_dtypes,
+        "make constants in the input's dtype, or remove it from the card's dtypes",
+        (_SAME,),
+    ),
+    Check(loads_what_it_saves, "every build must have the same names and shapes", (_SAME,), values=True),
+    Check(is_counted_completely, _NO_VALUES, (_ON_META, _SHAPE)),
+    Check(costs_more_at_larger_sizes, _NO_VALUES, (_COUNTED,)),
 )
+"""In the order in which they run and are shown."""
 
 
 def _cost(subject: Subject, resolution: int) -> int:

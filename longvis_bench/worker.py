@@ -23,7 +23,6 @@ from longvis_bench.errors import (
     CardError,
     DataError,
     IllegalSize,
-    InvalidOutput,
     MissingDependency,
     Unsupported,
 )
@@ -45,17 +44,21 @@ from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.observed import Kernels, observe, observing_once
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
-from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord
+from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord, ValidityRecord
 from longvis_bench.registry import Registry, Variant
 
-VALIDITY_LIMIT_S = 30.0
-"""What the checks of validity may take each; longer ones are not run, and the row says so."""
+BATCH_LIMIT_S = 30.0
+"""What a batch of two may take, where one image was measured; else the batch is not checked."""
+REFERENCE_LIMIT_S = 30.0
+"""What the reference may take, and never more than the timing; else operators are sampled instead."""
 REFERENCE_COST = 10
 """Iterations' time of the float64 reference on a CPU, whose convolutions have no fast kernels."""
 REFERENCE_TENSORS = 3
 """How many of its largest tensors, attention scores, the reference holds at once."""
-BATCH_COST = 3
-"""Iterations' time of an image in a batch of two, and alone."""
+PAIR_COST = 2
+"""Iterations' time of a batch of two."""
+CHECK_COST = 3
+"""Iterations' time of what is checked at least, with room to spare."""
 WATCH_LIMIT_S = 10.0
 """Longest iteration that is run once more to watch convolutions' workspace, or a compiled model's kernels."""
 PART_ITERATIONS = 5
@@ -164,11 +167,12 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
     watched, kernels = (iteration, None) if cell.compile else observing_once(iteration)
+    outputs: list[object] = []
     with draft.timed("time"):
         _time(request, draft, watched, parts)
     if memory is not None:
         with draft.timed("memory"):
-            record = memory.read(iteration)
+            record = memory.read(lambda: outputs.append(iteration()))
             held = held_bytes(model, images, optimizer)
             traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
             draft.values["memory"] = _explain(draft, record, held, traced, memory)
@@ -178,9 +182,12 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         draft.values["backends"] |= _backends(model, cell, draft)
         draft.values["backends"] |= {kind: " and ".join(sorted(names)) for kind, names in kernels.items()}
     publish(draft.row())
-    if cell.mode == "infer":
-        _check(request, model, data, draft)
-        publish(draft.row())
+    with draft.timed("validity"):
+        if cell.mode == "infer":
+            _check(request, model, data, images, outputs[0] if outputs else None, draft)
+        elif _may_overflow(images, draft):
+            _check_step(cell, iteration)
+    publish(draft.row())
     _measure_accuracy(request, model, data, draft)
 
 
@@ -325,34 +332,67 @@ def _backends(model: nn.Module, cell: Cell, draft: Draft) -> dict[str, str]:
     return backends
 
 
-def _check(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
-    """Validity: always the logits' shape and finiteness, the rest where it is asked for."""
-    from longvis_bench.measure.sampling import INT32_ELEMENTS
+def _may_overflow(images: Tensor, draft: Draft) -> bool:
+    """Whether a tensor may be past 2^31 elements; also where nothing was counted and nobody knows."""
+    from longvis_bench.measure.places import INT32_ELEMENTS
+
+    largest = draft.largest_output
+    return largest is None or max(largest * len(images), images.numel()) >= INT32_ELEMENTS
+
+
+def _check_step(cell: Cell, iteration: Step) -> None:
+    """The canary for tensors past 2^31 elements in a training step, which has no other check of validity."""
+    from longvis_bench.measure.validity import canary, refuse_unchecked
+
+    if cell.compile:
+        refuse_unchecked(("all of the compiled training step",))
+    with canary(DTYPES[cell.dtype]):
+        iteration()
+
+
+def _check(
+    request: Request, model: nn.Module, data: ImageData, images: Tensor, measured: object, draft: Draft
+) -> None:
+    """Validity: always the logits' shape, finiteness and indices, the rest where it is asked for."""
     from longvis_bench.measure.validity import check_logits, check_validity
 
-    cell = request.cell
-    with draft.timed("validity"):
-        images = _images(cell, data, 2)
-        if "validity" not in cell.metrics:
+    cell, may_overflow = request.cell, _may_overflow(images, draft)
+    logits = None if measured is None else check_logits(measured, cell.batch_size, cell.num_classes)
+    asked = "validity" in cell.metrics
+    if not asked and not may_overflow:
+        if logits is None:
             with torch.inference_mode():
                 check_logits(model(images[:1]), 1, cell.num_classes)
-            return
-        alone_only = BATCH_COST * draft.latency_s / cell.batch_size > VALIDITY_LIMIT_S
-        record = check_validity(
-            model,
-            images[:1] if alone_only else images,
-            cell.num_classes,
-            skip_reference=_skip_reference(draft),
-            sample=(draft.largest_output or 0) >= INT32_ELEMENTS,
-        )
-    draft.values["validity"] = record
-    if record.verdict == "invalid":
-        error = max(record.reference_error or 0.0, record.batch_error or 0.0)
-        raise InvalidOutput(
-            f"the logits differ by {error:.1e} of their size from {record.reference} "
-            f"or from the same image in a batch (accepted: {record.tolerance}); try fp32, "
-            f"and `longvis check {cell.model}` for the cause."
-        )
+        return
+    late = None if may_overflow else _too_late(draft)
+    if late is not None:
+        draft.values["validity"] = ValidityRecord(verdict="not checked", reference=late)
+        return
+    pair = asked and cell.batch_size == 1 and PAIR_COST * draft.latency_s <= BATCH_LIMIT_S
+    checked = check_validity(
+        model,
+        images,
+        cell.num_classes,
+        measured=logits,
+        other=_images(cell, data, 2)[1:] if pair else None,
+        skip_reference=_skip_reference(draft) if asked else "not asked for (--metrics)",
+        sample=may_overflow,
+    )
+    if asked:
+        draft.values["validity"] = checked.record
+    checked.require(cell.model)
+
+
+def _too_late(draft: Draft) -> str | None:
+    """Why not even one more forward is run; what was measured is worth more than its check."""
+    draft.phases.book()
+    left = draft.values["settings"].timeout_s - sum(draft.values["overhead_s"].values())
+    if draft.latency_s * CHECK_COST < left:
+        return None
+    return (
+        f"not run: it would take about {units.seconds(draft.latency_s * CHECK_COST)}, "
+        f"and the cell's time limit leaves {units.seconds(max(0.0, left))} (--timeout)"
+    )
 
 
 def _skip_reference(draft: Draft) -> str | None:
@@ -362,7 +402,8 @@ def _skip_reference(draft: Draft) -> str | None:
     memory, cell = draft.values.get("memory"), draft.values["cell"]
     if memory is None or draft.values.get("timing") is None or draft.largest_output is None:
         return "not run: without count, time and memory nobody knows what it would cost"
-    if cell.device == "cpu" and REFERENCE_COST * draft.latency_s > VALIDITY_LIMIT_S:
+    limit = min(REFERENCE_LIMIT_S, draft.values["settings"].budget_s)
+    if cell.device == "cpu" and REFERENCE_COST * draft.latency_s > limit:
         return f"not run: it would take about {units.seconds(REFERENCE_COST * draft.latency_s)}"
     needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * draft.largest_output
     available = psutil.virtual_memory().available

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ FAMILIES = HERE / "families"
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]
+Plant = Callable[[str, int], "AbstractContextManager[object]"]
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +33,28 @@ def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def families() -> Path:
     """The folder of the test families."""
     return FAMILIES
+
+
+@pytest.fixture
+def plant() -> Plant:
+    """Plant a fault: inside, an operator's elements from a flat index on are those at its start."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Wrong(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __init__(self, name: str, start: int) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.name, self.start = name, start
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func._overloadpacket._qualified_op_name == self.name:
+                out = result[0] if isinstance(result, tuple) else result
+                flat = out.contiguous().flatten()
+                flat[self.start :] = flat[: max(0, flat.numel() - self.start)].clone()
+                out.copy_(flat.view(out.shape))
+            return result
+
+    return Wrong
 
 
 @pytest.fixture

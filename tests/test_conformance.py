@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -30,8 +30,7 @@ EVERY = [name for found in REGISTRY.cards for name in found.card.variants]
 
 @pytest.mark.parametrize("name", NANO)
 def test_nano_variants_keep_the_contract(name: str) -> None:
-    failed = [result for result in check_model(REGISTRY.find(name)) if not result.passed]
-    assert not failed
+    assert all(result.passed for result in check_model(REGISTRY.find(name)))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -50,19 +49,89 @@ def test_a_new_model_passes_at_once(tmp_path: Path) -> None:
     assert all(result.passed for result in results)
 
 
-class Mixes(nn.Module):
-    """Batch statistics in eval mode."""
+class Honest(nn.Module):
+    """Keeps the contract; every wrong adapter below breaks it in one place."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.head = nn.Linear(3, classes)
+        self.stem = nn.Conv2d(3, 8, 3, 2, padding=1)
+        self.head = nn.Linear(8, classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stem(x).relu().mean(dim=(2, 3))  # type: ignore[no-any-return]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = x.mean(dim=(2, 3))
-        return self.head(features - features.mean(dim=0))  # type: ignore[no-any-return]
+        return self.head(self.features(x))  # type: ignore[no-any-return]
 
 
-class Forgets(Mixes):
+class Placed(Honest):
+    """Builds on the CPU whatever the default device."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("table", torch.zeros(3, device="cpu"))
+
+
+class Double(Honest):
+    """Builds in another dtype than the default one."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+
+class Narrow(Honest):
+    """One logit too few."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)[:, 1:]
+
+
+class Broken(Honest):
+    """NaN."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float("nan")
+
+
+class Random(Honest):
+    """Dropout in eval mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5)
+
+
+class Mixes(Honest):
+    """Batch statistics in eval mode."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        features = super().features(x)
+        return features - features.mean(dim=0) / 2
+
+
+class Detaches(Honest):
+    """No gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).detach()
+
+
+class Fixed(Honest):
+    """Takes one size and does not say so."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] % 64 == 0
+        return super().forward(x)
+
+
+class Single(Honest):
+    """Has a constant in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x) @ torch.eye(8, device=x.device))  # type: ignore[no-any-return]
+
+
+class Forgets(Honest):
     """A weight that is neither parameter nor buffer."""
 
     def __init__(self, classes: int) -> None:
@@ -70,50 +139,15 @@ class Forgets(Mixes):
         self.hidden = torch.randn(classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(dim=(2, 3))) + self.hidden.to(x.dtype)  # type: ignore[no-any-return]
+        return super().forward(x) + self.hidden.to(x.dtype)
 
 
-class Random(Mixes):
-    """Dropout in eval mode."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.dropout(self.head(x.mean(dim=(2, 3))), 0.5)
-
-
-class Detaches(Mixes):
-    """No gradient."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(dim=(2, 3))).detach().requires_grad_()  # type: ignore[no-any-return]
-
-
-class Narrow(Mixes):
-    """One logit too few."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(dim=(2, 3)))[:, 1:]  # type: ignore[no-any-return]
-
-
-class Broken(Mixes):
-    """NaN."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(dim=(2, 3))).log() * float("nan")  # type: ignore[no-any-return]
-
-
-class Fixed(Mixes):
-    """Takes one size and does not say so."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert x.shape[-1] % 64 == 0
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
-
-
-class Stranger(Mixes):
+class Stranger(Honest):
     """An operator nobody has a formula for."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(dim=(2, 3)) + torch.special.i0(x).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        strange: torch.Tensor = torch.special.i0(x.float())
+        return super().forward(x) + strange.to(x.dtype).mean(dim=(2, 3))[:, :1]
 
 
 class Empty(nn.Module):
@@ -127,42 +161,111 @@ class Empty(nn.Module):
         return self.bias.expand(len(x), -1) + x.mean(dim=(1, 2, 3)).unsqueeze(1)
 
 
-class Placed(Mixes):
-    """Builds on the CPU whatever the default device."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes)
-        self.register_buffer("table", torch.zeros(3, device="cpu"))
+class Shrinks(Honest):
+    """Sees a thumbnail, whatever the size."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return super().forward(nn.functional.interpolate(x, size=32))
 
 
-WRONG: dict[type[nn.Module], str] = {
-    Mixes: "does not mix images",
-    Forgets: "loads what it saves",
-    Random: "is deterministic in eval",
-    Detaches: "trains",
-    Narrow: "gives finite logits",
-    Broken: "gives finite logits",
-    Fixed: "refuses illegal sizes",
-    Stranger: "is counted completely",
-    Empty: "is counted completely",
-    Placed: "builds on meta",
+class Wrong(NamedTuple):
+    """What `longvis check` says of a wrong adapter."""
+
+    check: str
+    advice: str
+    not_run: tuple[str, ...] = ()
+    """Checks that would fail of the same fault."""
+
+
+GROWTH = ("costs more at larger sizes",)
+ON_SAME = ("does not mix images", "runs in its dtypes", "loads what it saves")
+ON_FINITE = (
+    "is deterministic in eval",
+    "does not mix images",
+    "trains",
+    "refuses illegal sizes",
+    "runs in its dtypes",
+    "loads what it saves",
+)
+ON_SHAPE = ("gives finite logits", *ON_FINITE, "is counted completely", *GROWTH)
+WRONG: dict[type[nn.Module], Wrong] = {
+    Placed: Wrong("builds on meta", "leave out device arguments", ("is counted completely", *GROWTH)),
+    Double: Wrong("builds on cpu", "leave out dtype arguments", ("gives logits", *ON_SHAPE)),
+    Narrow: Wrong("gives logits", "not (2, 7): one row of logits for each image", ON_SHAPE),
+    Broken: Wrong("gives finite logits", "100% of the logits are NaN or infinite; try", ON_FINITE),
+    Random: Wrong("is deterministic in eval", "is dropout off in eval mode?", ON_SAME),
+    Mixes: Wrong("does not mix images", "look for reshapes that mix the batch and for batch statistics"),
+    Detaches: Wrong("trains", "is something detached?"),
+    Fixed: Wrong("refuses illegal sizes", "state the rule in the card: [resolution] multiple_of = ..."),
+    Single: Wrong("runs in its dtypes", "make constants in the input's dtype, or remove it from the card"),
+    Forgets: Wrong("loads what it saves", "is a tensor neither parameter nor buffer?"),
+    Stranger: Wrong("is counted completely", "aten::i0; write them with others", GROWTH),
+    Empty: Wrong("is counted completely", "does the forward use its parameters?", GROWTH),
+    Shrinks: Wrong("costs more at larger sizes", "does every pixel reach the model"),
 }
 
 
-@pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_adapter_fails_for_its_own_reason(
-    kind: Callable[[int], nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def build(self: Variant, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
-        return kind(num_classes)
+@pytest.fixture
+def adapter(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[nn.Module]], Variant]:
+    """A variant that builds a given class."""
 
-    monkeypatch.setattr(Variant, "build", build)
-    variant = Registry().find("timm:anything")
-    failed = {result.name for result in check_model(variant, 64) if not result.passed}
-    assert WRONG[kind] in failed  # type: ignore[index]
+    def make(kind: type[nn.Module]) -> Variant:
+        def build(self: Variant, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
+            return kind(num_classes)
+
+        monkeypatch.setattr(Variant, "build", build)
+        return Registry().find("timm:anything")
+
+    return make
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_honest_adapter_passes_every_check(
+    device: Literal["cpu", "meta"], adapter: Callable[[type[nn.Module]], Variant]
+) -> None:
+    results = check_model(adapter(Honest), 64, device)
+    assert [result.name for result in results] == [check.name for check in CHECKS]
+    assert not [result for result in results if result.passed is False]
+    not_run = [result.name for result in results if result.passed is None]
+    assert not_run == [check.name for check in CHECKS if check.values and device == "meta"]
+
+
+def test_every_check_has_an_adapter_that_fails_it() -> None:
+    assert {wrong.check for wrong in WRONG.values()} == {check.name for check in CHECKS}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_adapter_fails_its_own_check_alone(
+    kind: type[nn.Module], adapter: Callable[[type[nn.Module]], Variant]
+) -> None:
+    wrong, results = WRONG[kind], check_model(adapter(kind), 64)
+    failed = {result.name: result.detail for result in results if result.passed is False}
+    assert list(failed) == [wrong.check]
+    assert wrong.advice in failed[wrong.check]
+    not_run = {result.name: result.detail for result in results if result.passed is None}
+    assert set(not_run) == set(wrong.not_run)
+    assert all(detail.startswith("not run: it needs a model that ") for detail in not_run.values())
+
+
+class Peeks(Honest):
+    """Branches on a value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum().item() > 0 else -x)
+
+
+def test_what_a_model_raises_comes_with_advice(adapter: Callable[[type[nn.Module]], Variant]) -> None:
+    results = check_model(adapter(Peeks), 64)
+    failed = {result.name: result.detail for result in results if result.passed is False}
+    assert list(failed) == ["is counted completely"]
+    assert "leave out .item(), numpy and branches on values" in failed["is counted completely"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_every_variant_keeps_the_contract_on_meta(name: str) -> None:
+    failed = [result for result in check_model(REGISTRY.find(name), device="meta") if result.passed is False]
+    assert not failed
 
 
 def test_smallest_size_of_each_family() -> None:

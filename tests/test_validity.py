@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from longvis_bench.errors import InvalidOutput
-from longvis_bench.measure import sampling
-from longvis_bench.measure.sampling import sample_kernels
-from longvis_bench.measure.validity import TOLERANCE, check_logits, check_validity
-from longvis_bench.registry import Registry
+from longvis_bench.errors import InvalidOutput, Unsupported
+from longvis_bench.measure.validity import TOLERANCE, canary, check_logits, check_validity
+
+Plant = Callable[[str, int], "AbstractContextManager[object]"]
 
 
 class Net(nn.Module):
@@ -55,7 +54,7 @@ def images() -> Tensor:
 
 
 def test_an_honest_model_is_ok(images: Tensor) -> None:
-    record = check_validity(Net().eval(), images, 5)
+    record = check_validity(Net().eval(), images, 5).record
     assert record.verdict == "ok"
     assert record.reference == "float64, unfused attention"
     assert record.reference_error is not None
@@ -63,14 +62,53 @@ def test_an_honest_model_is_ok(images: Tensor) -> None:
 
 
 def test_bf16_is_compared_with_fp32(images: Tensor) -> None:
-    record = check_validity(Net().eval().bfloat16(), images.bfloat16(), 5)
+    record = check_validity(Net().eval().bfloat16(), images.bfloat16(), 5).record
     assert record.verdict == "ok"
     assert record.reference == "float32, unfused attention"
 
 
-@pytest.mark.parametrize("wrong", [WrongInSinglePrecision, Mixing])
-def test_a_planted_fault_is_found(wrong: type[Net], images: Tensor) -> None:
-    assert check_validity(wrong().eval(), images, 5).verdict == "invalid"
+def test_a_planted_wrong_kernel_is_found_by_the_reference(images: Tensor) -> None:
+    record = check_validity(WrongInSinglePrecision().eval(), images, 5).record
+    assert record.verdict == "invalid"
+    assert record.reference_error is not None
+    assert record.batch_error is not None
+    assert record.batch_error < TOLERANCE[torch.float32] < record.reference_error
+
+
+def test_a_model_that_mixes_images_is_found_by_the_batch(images: Tensor) -> None:
+    record = check_validity(Mixing().eval(), images, 5).record
+    assert record.verdict == "invalid"
+    assert record.reference_error is not None
+    assert record.batch_error is not None
+    assert record.reference_error < TOLERANCE[torch.float32] < record.batch_error
+
+
+@pytest.mark.parametrize("skip", [None, "not run: no memory"])
+def test_a_single_measured_image_is_compared_in_a_batch_of_two(skip: str | None, images: Tensor) -> None:
+    for kind, verdict in (Net, "ok"), (Mixing, "invalid"):
+        model = kind().eval()
+        record = check_validity(model, images[:1], 5, other=images[1:], skip_reference=skip).record
+        assert record.verdict == verdict
+        assert record.batch_error is not None
+        assert check_validity(model, images[:1], 5, skip_reference=skip).record.batch_error is None
+
+
+@pytest.mark.parametrize("skip", [None, "not run: no memory"])
+def test_a_model_that_gives_nan_is_found(skip: str | None, images: Tensor) -> None:
+    model = Net().eval()
+    torch.nn.init.constant_(model.head.bias, torch.nan)
+    with pytest.raises(InvalidOutput, match="100% of the logits are NaN"):
+        check_validity(model, images, 5, skip_reference=skip)
+
+
+def test_logits_that_were_measured_must_be_those_of_the_operators_seen(images: Tensor) -> None:
+    """A compiled model's kernels cannot be sampled; its logits are held against those that were."""
+    model = Net().eval()
+    with torch.inference_mode():
+        logits = model(images)
+    for measured, verdict in (logits, "ok"), (logits + 0.5, "invalid"):
+        checked = check_validity(model, images, 5, measured=measured, skip_reference="not run")
+        assert checked.record.verdict == verdict
 
 
 class NotFiniteInDouble(Net):
@@ -82,134 +120,101 @@ class NotFiniteInDouble(Net):
 
 
 def test_a_reference_that_is_not_finite_proves_nothing(images: Tensor) -> None:
-    record = check_validity(NotFiniteInDouble().eval(), images, 5)
+    record = check_validity(NotFiniteInDouble().eval(), images, 5).record
     assert (record.verdict, record.reference_error) == ("not checked", None)
     assert "not finite" in record.reference
 
 
-class Pooling(nn.Module):
+class Sorting(nn.Module):
     """Nothing that can be sampled."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((1, 2, 3)).unsqueeze(1).expand(-1, 5)
+        return x.flatten(1).sort().values[:, :5]
 
 
 def test_without_a_reference_nothing_is_claimed(images: Tensor) -> None:
-    record = check_validity(Pooling().eval(), images, 5, skip_reference="not run: no memory")
+    record = check_validity(Sorting().eval(), images, 5, skip_reference="not run: no memory").record
     assert record.verdict == "not checked"
-    assert record.reference == "whole model not run: no memory; it has no kernels that can be sampled"
+    assert record.reference == "no operator can be sampled; whole model not run: no memory"
     assert record.reference_error is None
 
 
-def test_without_a_reference_the_kernels_are_sampled(images: Tensor) -> None:
-    record = check_validity(Net().eval(), images, 5, skip_reference="not run: no memory")
+def test_without_a_reference_the_operators_are_sampled(images: Tensor) -> None:
+    record = check_validity(Net().eval(), images, 5, skip_reference="not run: no memory").record
     assert record.verdict == "ok"
     assert record.reference == (
-        "float64 at sampled rows and windows of 1 convolutions, 3 matrix products; "
+        "float64 at sampled rows and windows of 1 convolutions, 3 matrix products, 4 other operators; "
         "whole model not run: no memory"
     )
     assert record.reference_error is not None
     assert 0 < record.reference_error < 1e-5
 
 
-class Wrong(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A planted fault: an operator's last elements, from a flat index on, are those at the start."""
+class Squashing(Net):
+    """An elementwise operator on the whole image."""
 
-    def __init__(self, name: str, start: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.name, self.start = name, start
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func._overloadpacket._qualified_op_name == self.name:
-            out = result[0] if isinstance(result, tuple) else result
-            flat = out.contiguous().flatten()
-            past = flat.numel() - self.start
-            flat[self.start :] = flat[:past].clone()
-            out.copy_(flat.view(out.shape))
-        return result
+    def tokens(self, x: Tensor) -> Tensor:
+        return super().tokens(x.sigmoid())
 
 
-@pytest.mark.parametrize(
-    ("name", "operator", "start"),
-    [
-        ("vit-n", "aten::convolution", 4000),
-        ("vit-n", "aten::addmm", 4000),
-        ("vit-n", "aten::_scaled_dot_product_flash_attention_for_cpu", 4000),
-        ("swin-n", "aten::bmm", 100),
-        ("mambavision-n", "longvis::selective_scan", 100),
-    ],
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_planted_wrong_kernel_is_found_by_samples(
-    name: str, operator: str, start: int, dtype: torch.dtype
-) -> None:
-    torch.manual_seed(0)
-    model = Registry().find(name).build(resolution=128, num_classes=5).eval().to(dtype)
-    images = torch.randn(1, 3, 128, 128, dtype=dtype)
-    higher = torch.float64 if dtype == torch.float32 else torch.float32
-    assert sample_kernels(model, images, higher).error < TOLERANCE[dtype]
-    with Wrong(operator, start):
-        samples = sample_kernels(model, images, higher)
-    assert samples.error > TOLERANCE[dtype]
-    assert samples.worst == operator
+def test_an_operator_wrong_only_past_an_index_is_found(images: Tensor, plant: Plant) -> None:
+    """Past the limit, which is brought down so that no gigabytes are needed, an index starts again at 0."""
+    model = Squashing().eval()
+    fine = check_validity(model, images, 5, sample=True, limit=4000)
+    assert fine.record.verdict == "ok"
+    assert ", 2 past 2^31 elements; whole model float64" in fine.record.reference
+    with plant("aten::sigmoid", 4000):
+        blind = check_validity(model, images, 5)  # the fault is in the reference too
+        wrong = check_validity(model, images, 5, sample=True, limit=4000)
+    assert (blind.record.verdict, wrong.record.verdict) == ("ok", "invalid")
+    with pytest.raises(InvalidOutput, match=r"logits differ by .* from float64 at sampled rows"):
+        wrong.require("late")
 
 
-def test_indices_that_overflow_are_found(monkeypatch: pytest.MonkeyPatch, images: Tensor) -> None:
-    """The limit is brought down, so that no gigabytes are needed: past it, an index starts again at 0."""
-    monkeypatch.setattr(sampling, "INT32_ELEMENTS", 200)
-    model = Net().eval()
-    fine = check_validity(model, images, 5, skip_reference="not run")
-    assert fine.verdict == "not checked"  # other operators than kernels see tensors of that size too
-    assert "3 past 2^31 elements" in fine.reference
-    with Wrong("aten::convolution", 200):
-        record = check_validity(model, images, 5, skip_reference="not run")
-    assert record.verdict == "invalid"
+class Sorts(Net):
+    """An operator that cannot be sampled, on the whole image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sort().values)
 
 
-def test_huge_tensors_of_other_operators_are_not_called_checked(
-    monkeypatch: pytest.MonkeyPatch, images: Tensor
-) -> None:
-    monkeypatch.setattr(sampling, "INT32_ELEMENTS", 2000)
+def test_gigantic_tensors_that_nobody_can_look_at_make_the_cell_unsupported(images: Tensor) -> None:
+    model = Sorts().eval()
+    checked = check_validity(model, images, 5, sample=True, limit=images.numel())
+    assert checked.record.verdict == "not checked"
+    assert checked.record.reference.endswith("not checked past 2^31 elements: aten::sort (2, 3, 32, 32)")
+    with pytest.raises(
+        Unsupported, match=r"2\^31 elements.*: aten::sort \(2, 3, 32, 32\); try a smaller batch"
+    ):
+        checked.require("sorts")
+    check_validity(model, images, 5, sample=True, limit=2 * images.numel()).require("sorts")
 
-    class Elementwise(Net):
+
+def test_gigantic_tensors_of_a_model_that_cannot_be_watched_make_the_cell_unsupported(images: Tensor) -> None:
+    class Shy(Net):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.sigmoid())
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise RuntimeError("not here")
+            return super().forward(x)
 
-    record = check_validity(Elementwise().eval(), images, 5, sample=True)
-    assert record.verdict == "not checked"
-    assert "not checked: tensors past 2^31 elements in aten::sigmoid" in record.reference
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(6, 8, 3, padding=1, stride=2, groups=2),
-        nn.Conv2d(6, 6, 3, dilation=3, padding="same", groups=6),
-        nn.Conv2d(6, 8, (1, 5), bias=False),
-        nn.Conv1d(6, 8, 4, padding=2),
-        nn.Conv3d(6, 8, 2),
-    ],
-)
-def test_samples_of_convolutions_are_right(layer: nn.Module) -> None:
-    dims = 2 if isinstance(layer, nn.Conv2d) else 1 if isinstance(layer, nn.Conv1d) else 3
-    samples = sample_kernels(layer, torch.randn(2, 6, *[9] * dims), torch.float64)
-    assert samples.kinds == {"convolutions": 1}
-    assert 0 < samples.error < 1e-5
+    checked = check_validity(Shy().eval(), images, 5, sample=True)
+    assert checked.unchecked == ("all of the model (operators cannot be sampled: not here)",)
+    assert check_validity(Shy().eval(), images, 5).record.verdict == "ok"
 
 
-def test_samples_of_masked_and_grouped_attention_are_right() -> None:
-    q, k = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8)
-    mask = torch.randn(2, 1, 7, 7)
+def test_a_training_step_has_a_canary(images: Tensor, plant: Plant) -> None:
+    model = Net()
 
-    class Attentions(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True, is_causal=True)
-            return nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=mask, scale=0.3)
+    def step() -> None:
+        model(images).square().mean().backward()
 
-    samples = sample_kernels(Attentions(), q, torch.float64)
-    assert sum(samples.kinds.values()) >= 2
-    assert 0 < samples.error < 1e-5
+    with canary(torch.float32, limit=10**6):
+        step()
+    with pytest.raises(Unsupported, match="convolution_backward"), canary(torch.float32, limit=4000):
+        step()
+    wrong = pytest.raises(InvalidOutput, match=r"aten::sigmoid is wrong by .* past 2\^31 elements")
+    with wrong, plant("aten::sigmoid", 4000), canary(torch.float32, limit=4000):
+        images.sigmoid()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -183,3 +185,64 @@ def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
     assert "of memory" in (_skip_reference(draft) or "")
     draft.largest_output = None
     assert "nobody knows" in (_skip_reference(draft) or "")
+
+
+@pytest.fixture
+def gigantic(tmp_path: Path) -> Callable[..., Row]:
+    """Measure a model that reserves 2^30 + 8 elements an image, which no operator that is seen fills."""
+    (tmp_path / "gigantic.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, n)\n"
+        "    def forward(self, x):\n"
+        "        torch.empty(len(x), 2**30 + 8, dtype=torch.uint8, device=x.device)  # untouched: no memory\n"
+        "        return self.head(x.mean(dim=(2, 3)))\n"
+        "def build(*, resolution, num_classes, in_chans=3):\n"
+        "    return Net(num_classes)\n"
+    )
+
+    def measure(**changes: Any) -> Row:
+        cell = request(**changes).cell.model_copy(update={"model": "gigantic.py:build"})
+        return measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=tmp_path))
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"metrics": ("time",)},
+        {"metrics": ("count", "time")},
+        {"mode": "train"},
+        {"mode": "train", "metrics": ("time",)},
+    ],
+)
+def test_a_tensor_past_2_31_elements_that_nobody_looked_at_is_no_result(
+    changes: dict[str, Any], gigantic: Callable[..., Row]
+) -> None:
+    row = gigantic(batch_size=2, **changes)
+    assert row.status == "unsupported"
+    assert "aten::empty (2, 1073741832); try a smaller batch or resolution" in (row.reason or "")
+    assert row.validity is None or row.validity.verdict == "not checked"
+
+
+def test_a_smaller_batch_of_the_same_model_is_a_result(gigantic: Callable[..., Row]) -> None:
+    row = gigantic()
+    assert row.status == "ok", row.reason
+    assert row.validity is not None
+    assert row.validity.verdict == "ok"
+
+
+def test_what_was_measured_is_not_risked_for_its_check() -> None:
+    from longvis_bench.draft import Draft
+    from longvis_bench.worker import _too_late
+
+    draft = Draft(request())
+    draft.values["timing"] = measure_cell(request()).timing
+    assert _too_late(draft) is None
+    draft.values["overhead_s"]["time"] = 600.0
+    assert "the cell's time limit leaves 0" in (_too_late(draft) or "")

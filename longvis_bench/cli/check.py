@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from longvis_bench.cli.options import ModelsDirs
 from longvis_bench.registry import Registry
 from longvis_bench.texts import clean
 
+if TYPE_CHECKING:
+    from longvis_bench.conformance import Result
+
 
 def check(
     name: Annotated[str, typer.Argument(help="A model, as for bench.")],
@@ -20,6 +23,9 @@ def check(
         int | None, typer.Option(help="Pixels per side; default: a small legal size.", min=1)
     ] = None,
     models_dir: ModelsDirs = None,
+    on_meta: Annotated[
+        bool, typer.Option("--meta", help="Shapes only, on the meta device: no memory, whatever the size.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check.")] = False,
 ) -> None:
     """Check that a model keeps the adapter contract; exit code 1 if it does not."""
@@ -29,8 +35,8 @@ def check(
     variant.require_packages()
     resolution = res or smallest_size(variant)
     variant.plan(resolution)
-    results = check_model(variant, resolution)
-    failed = [result for result in results if not result.passed]
+    results = check_model(variant, resolution, "meta" if on_meta else "cpu")
+    failed = [result for result in results if result.passed is False]
     if as_json:
         for result in results:
             typer.echo(json.dumps(result._asdict()))
@@ -38,7 +44,18 @@ def check(
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"[bold]{escape(name)}[/] at {resolution} px")
         for result in results:
-            mark = "[green]ok[/]  " if result.passed else "[bold red]FAIL[/]"
-            console.print(f"  {mark}  {result.name}: {escape(clean(result.detail))}")
-        console.print(f"{len(results) - len(failed)} of {len(results)} checks passed")
+            console.print(f"  {_MARKS[result.passed]}  {result.name}: {escape(clean(result.detail))}")
+        console.print(_summary(results))
     raise typer.Exit(1 if failed else 0)
+
+
+_MARKS = {True: "[green]ok[/]  ", False: "[bold red]FAIL[/]", None: "[dim]--[/]  "}
+
+
+def _summary(results: list[Result]) -> str:
+    """How many checks passed, failed and were not run."""
+    given = [result.passed for result in results]
+    words = [f"{given.count(True)} of {len(given)} checks passed"]
+    words += [f"{given.count(False)} failed"] if False in given else []
+    words += [f"{given.count(None)} not run"] if None in given else []
+    return ", ".join(words)

@@ -1,51 +1,59 @@
-"""The kernels a forward runs, recomputed in higher precision on a sample of their rows and windows.
+"""The operators a forward runs, recomputed in higher precision on a sample of their rows and windows.
 
-Where a whole model in float64 would take too long or too much memory, its kernels can still be checked: every
-convolution, matrix product, attention and selective scan of one forward is recomputed from the inputs it had,
-at the first, the last and a random place of its output, with plain products.  What is not sampled
-(normalisation, activation functions, copies) is not checked, and the verdict says what was.
+Where a whole model in float64 would take too long or too much memory, its operators can still be checked:
+each is recomputed from the inputs it had, at the first, the last and a random place of its output; kernels
+that multiply with plain products (`recompute_kernels.py`), all others on slices (`recompute_slices.py`).
+Those that cannot be recomputed are named.
 
-The last place is also the canary for 32-bit indices: in a tensor past 2^31 elements it lies where they
-overflow.  Such a tensor made by an operator that is not sampled leaves the cell unchecked.
+The same samples are the canary for 32-bit indices: in a tensor past 2^31 elements more of them are taken,
+where such indices overflow.  An operator with such a tensor that cannot be sampled, or that nobody saw run,
+leaves the cell unsupported: its time is no result.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longvis_bench.errors import InvalidOutput
 from longvis_bench.measure.formulas import by_name
-from longvis_bench.ops import selective_scan
+from longvis_bench.measure.places import INT32_ELEMENTS, is_past
+from longvis_bench.measure.recompute_kernels import KERNELS, Call, Pair
+from longvis_bench.measure.recompute_slices import (
+    SLICES,
+    NotSampled,
+    is_elementwise,
+    prepare_elementwise,
+)
 
-INT32_ELEMENTS = 2**31
-"""From here on a 32-bit index overflows."""
-MOST_STEPS = 256
-"""Tokens of a scan that are recomputed, from its start: later ones cannot change earlier ones."""
-
-Arguments = Mapping[str, Any]
-Pair = tuple[Tensor, Tensor]
-"""What the kernel gave and what it should have given, at some places."""
+OTHER = "other operators"
+SMALLEST_SCALE = 1e-30
+"""Values below it are compared with it: kernels may flush such numbers to zero."""
+_MOVES_NOTHING = ("as_strided_", "_unsafe_view", "_reshape_alias", "resize_", "set_", "detach_", "lift_fresh")
+"""Operators that give another view of the same elements; those of torch's own list of views are not here."""
+_UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+_PROBLEMS = (NotSampled, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What a recomputation raises that does not understand a call."""
 
 
 class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Recompute samples of every kernel that runs while it is active.
+    """Recompute samples of every operator that runs while it is active.
 
     Arguments:
         dtype: of the recomputation.
+        limit: elements from which on an index may overflow; tests bring it down.
+        everything: sample all operators, not only those with a tensor past the limit.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, *, limit: int = INT32_ELEMENTS, everything: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype = dtype
+        self.dtype, self.limit, self.everything = dtype, limit, everything
         self.kinds: Counter[str] = Counter()
         """Calls that were sampled, by kind."""
         self.error = 0.0
@@ -53,187 +61,165 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.worst = ""
         """The operator that gave it."""
         self.unsampled: set[str] = set()
-        """Operators that made tensors past 2^31 elements and are not sampled."""
-        self.past_int32 = 0
-        """Sampled calls with a tensor past 2^31 elements."""
+        """Operators that were not sampled."""
+        self.past_limit = 0
+        """Sampled calls with a tensor past the limit."""
+        self._unchecked: dict[str, str] = {}
+        self._unfilled: dict[int, str] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        name = func._overloadpacket._qualified_op_name
-        result = func(*args, **(kwargs or {}))
-        huge = any(isinstance(t, Tensor) and t.numel() >= INT32_ELEMENTS for t in tree_leaves((args, result)))
-        kind, recompute = KERNELS.get(name, ("", None))
-        arguments = by_name(func, args, kwargs or {})
-        if recompute is None or arguments.get("transposed", False):
-            if huge and not func.is_view and name != "aten::_unsafe_view":
-                self.unsampled.add(name)
-            return result
-        first = result[0] if isinstance(result, tuple | list) else result
-        self._compare(name, recompute(arguments, first, self.dtype))
-        self.kinds[kind] += 1
-        self.past_int32 += huge
+        kwargs = kwargs or {}
+        short = func._overloadpacket.__name__
+        if func.is_view or short in _MOVES_NOTHING:
+            return func(*args, **kwargs)
+        inputs = _tensors((args, kwargs))
+        # what writes in place destroys what it is recomputed from
+        mutable = func._schema.is_mutable
+        compare = self._prepare(func, args, kwargs, inputs) if mutable else None
+        result = func(*args, **kwargs)
+        past = any(is_past(t, self.limit) for t in (*inputs, *_tensors(result)))
+        if mutable:
+            for tensor in inputs:
+                self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+        if short in _UNFILLED:
+            if past:
+                self._unfilled[result.untyped_storage().data_ptr()] = _described(func, result)
+        elif _tensors(result) and (past or (self.everything and inputs)):
+            if not mutable:
+                compare = self._prepare(func, args, kwargs, inputs)
+            self._sample(func, compare, args, kwargs, result, past)
         return result
 
-    def _compare(self, name: str, pairs: list[Pair]) -> None:
-        for given, right in pairs:
-            if not right.isfinite().all():
-                continue  # rows masked throughout, or a model that overflows: nothing to compare with
-            if not given.isfinite().all():
-                raise InvalidOutput(
-                    f"{name} gave NaN or infinity where {_name(self.dtype)} gives numbers; try fp32 or bf16."
-                )
-            scale = right.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-            error = float((given.to(right.dtype) - right).abs().max() / scale)
-            if error > self.error:
-                self.error, self.worst = error, name
+    def _prepare(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
+    ) -> Callable[[Tensor], list[Pair]] | None:
+        """What will compare an elementwise operator; None for another, or one that is of no interest."""
+        if not is_elementwise(func) or not inputs:
+            return None
+        if (
+            not self.everything
+            and not any(is_past(t, self.limit) for t in inputs)
+            and func._schema.is_mutable
+        ):
+            return None
+        try:
+            return prepare_elementwise(func, args, kwargs, self.dtype, self.limit)
+        except _PROBLEMS:
+            return None
+
+    def _sample(
+        self,
+        func: Any,
+        compare: Callable[[Tensor], list[Pair]] | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        past: bool,
+    ) -> None:
+        name = func._overloadpacket._qualified_op_name
+        out = result[0] if isinstance(result, tuple | list) else result
+        kind, recompute = KERNELS.get(name) or (OTHER, SLICES.get(name))
+        try:
+            if compare is not None:
+                pairs = compare(out)
+            elif recompute is not None and not func._schema.is_mutable:
+                pairs = recompute(Call(func, by_name(func, args, kwargs), out, self.dtype, self.limit))
+            else:
+                raise NotSampled
+            self._compare(name, pairs, name in KERNELS)
+        except _PROBLEMS:
+            self.unsampled.add(name)
+            if past:
+                self._unchecked[name] = _described(func, (args, kwargs, result))
+            return
+        self.kinds[kind] += 1
+        self.past_limit += past
+
+    def _compare(self, name: str, pairs: list[Pair], is_kernel: bool) -> None:
+        """Book the error of a call: a kernel's place by place, others' relative to all that was looked at."""
+        found = [self._difference(name, given, right, is_kernel) for given, right in pairs if right.numel()]
+        if not is_kernel and found:
+            found = [(max(found)[0], max(scale for _, scale in found))]
+        error = max((difference / scale for difference, scale in found), default=0.0)
+        if error > self.error:
+            self.error, self.worst = error, name
+
+    def _difference(self, name: str, given: Tensor, right: Tensor, is_kernel: bool) -> tuple[float, float]:
+        """Largest difference and largest value, where there are numbers to compare with.
+
+        There are none in masked rows, nor (other operators than kernels) past what the dtype holds.
+        """
+        shown = right.isfinite() if is_kernel else right.to(given.dtype).isfinite()
+        if (is_kernel and not shown.all()) or not shown.any():
+            return 0.0, 1.0
+        given, right = given[shown], right[shown].double()
+        if not given.isfinite().all():
+            raise InvalidOutput(
+                f"{name} gave NaN or infinity where {_name(self.dtype)} gives numbers; try fp32 or bf16."
+            )
+        floor = max(torch.finfo(given.dtype).tiny, SMALLEST_SCALE) if given.is_floating_point() else 1.0
+        return float((given.double() - right).abs().max()), max(float(right.abs().max()), floor)
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Operators with a tensor past the limit whose result nobody looked at, with that tensor's shape."""
+        return tuple(sorted({*self._unchecked.values(), *self._unfilled.values()}))
 
     def describe(self) -> str:
         """What was compared, for `validity_reference`."""
-        kinds = ", ".join(f"{calls} {kind}" for kind, calls in self.kinds.items())
-        canary = f", {self.past_int32} past 2^31 elements" if self.past_int32 else ""
-        return f"{_name(self.dtype)} at sampled rows and windows of {kinds or 'no kernels'}{canary}"
+        kinds = ", ".join(f"{calls} {kind}" for kind, calls in sorted(self.kinds.items(), key=_is_other))
+        canary = f", {self.past_limit} past 2^31 elements" if self.past_limit else ""
+        left = f"; not sampled: {', '.join(sorted(self.unsampled))}" if self.unsampled else ""
+        return f"{_name(self.dtype)} at sampled rows and windows of {kinds or 'no operators'}{canary}{left}"
 
 
-def sample_kernels(model: nn.Module, image: Tensor, dtype: torch.dtype) -> Samples:
-    """Run one forward and compare its kernels at sampled places.
+def sample_operators(
+    model: nn.Module,
+    images: Tensor,
+    dtype: torch.dtype,
+    *,
+    limit: int = INT32_ELEMENTS,
+    everything: bool = True,
+) -> tuple[Samples, Tensor]:
+    """Run one forward and compare its operators at sampled places.
 
     Arguments:
-        model: in eval mode, on the device and in the dtype that was measured.
-        image: (1, channels, height, width) on the same device, in the same dtype.
+        model: in eval mode, on the device and in the dtype that was measured; a compiled one runs its Python
+            code, whose kernels can be seen.
+        images: (batch, channels, height, width) on the same device, in the same dtype.
         dtype: of the recomputation.
+        limit: elements from which on an index may overflow.
+        everything: sample all operators, not only those with a tensor past the limit.
+
+    Returns:
+        The samples, and the logits of that forward.
 
     Raises:
-        InvalidOutput: a kernel gave NaN or infinity where the recomputation gives numbers.
+        InvalidOutput: an operator gave NaN or infinity where the recomputation gives numbers.
     """
-    samples = Samples(dtype)
+    samples = Samples(dtype, limit=limit, everything=everything)
+    eager: Any = torch.compiler.set_stance("force_eager")
     # not in inference mode, where operators arrive whole instead of as the kernels that run
-    with torch.inference_mode(False), torch.no_grad(), samples:
-        model(image)
-    return samples
+    with eager, torch.inference_mode(False), torch.no_grad(), samples:
+        logits = model(images)
+    return samples, logits
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _described(func: Any, tree: object) -> str:
+    """An operator and the shape of the largest tensor in its call."""
+    largest = max(_tensors(tree), key=lambda t: t.numel())
+    return f"{func._overloadpacket._qualified_op_name} {tuple(largest.shape)}"
+
+
+def _is_other(item: tuple[str, int]) -> bool:
+    return item[0] == OTHER
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _places(length: int) -> list[int]:
-    """The first, the last, and one between."""
-    return sorted({0, length - 1, random.randrange(length)})
-
-
-def _matmul(left: str, right: str, added: str | None = None) -> Callable[..., list[Pair]]:
-    """Rows of (m, k) x (k, n) + added."""
-
-    def recompute(a: Arguments, out: Tensor, dtype: torch.dtype) -> list[Pair]:
-        rows = _places(len(out)) if len(out) else []
-        product = a[left][rows].to(dtype) @ a[right].to(dtype)
-        if added is not None:
-            bias = a[added].expand(out.shape)[rows].to(dtype)
-            product = a.get("beta", 1) * bias + a.get("alpha", 1) * product
-        return [(out[rows], product)]
-
-    return recompute
-
-
-def _batched(a: Arguments, out: Tensor, dtype: torch.dtype) -> list[Pair]:
-    """Rows of the first and the last product of a batch, and of one between."""
-    left, right = a["self"], a["mat2"]
-    return [
-        (out[b, rows], left[b, rows].to(dtype) @ right[b].to(dtype))
-        for b in _places(len(out))
-        for rows in (_places(out.shape[1]),)
-    ]
-
-
-def _attention(a: Arguments, out: Tensor, dtype: torch.dtype) -> list[Pair]:
-    """Some queries of some heads, with a plain softmax."""
-    query, key, value = a["query"], a["key"], a["value"]
-    mask = a.get("attn_mask", a.get("attn_bias"))
-    scale = a.get("scale") or query.shape[-1] ** -0.5
-    pairs = []
-    for batch, head in {(0, 0), (len(query) - 1, query.shape[1] - 1)}:
-        shared = head * key.shape[1] // query.shape[1]
-        rows = _places(query.shape[2])
-        scores = query[batch, head, rows].to(dtype) @ key[batch, shared].to(dtype).mT * scale
-        if mask is not None:
-            scores = scores + mask.expand(*query.shape[:2], *mask.shape[-2:])[batch, head].expand(
-                query.shape[2], -1
-            )[rows].to(dtype)
-        if a.get("is_causal", False):
-            later = (
-                torch.arange(key.shape[2], device=query.device)
-                > torch.tensor(rows, device=query.device)[:, None]
-            )
-            scores = scores.masked_fill(later, -torch.inf)
-        pairs.append((out[batch, head, rows], scores.softmax(-1) @ value[batch, shared].to(dtype)))
-    return pairs
-
-
-def _convolution(a: Arguments, out: Tensor, dtype: torch.dtype) -> list[Pair]:
-    """Windows of a convolution: the part of the input under one place of the output, all channels."""
-    image, weight, bias = a["input"], a["weight"].to(dtype), a["bias"]
-    kernel, dims = weight.shape[2:], weight.ndim - 2
-    stride, padding, dilation = (_each(a[name], dims) for name in ("stride", "padding", "dilation"))
-    pairs = []
-    for batch, place in ((0, _corner(out, 0)), (len(out) - 1, _corner(out, -1)), (0, _corner(out, None))):
-        window, margins = image[batch : batch + 1], list[int]()
-        for d in range(dims):
-            start = place[d] * stride[d] - padding[d]
-            stop = start + dilation[d] * (kernel[d] - 1) + 1
-            length = image.shape[2 + d]
-            window = window.narrow(2 + d, max(start, 0), min(stop, length) - max(start, 0))
-            margins = [max(-start, 0), max(stop - length, 0), *margins]
-        patch = F.pad(window.to(dtype), margins)
-        for d in range(dims):
-            patch = patch[(slice(None),) * (2 + d) + (slice(None, None, dilation[d]),)]
-        inputs = patch.reshape(a["groups"], -1, 1)
-        right = (weight.reshape(a["groups"], -1, inputs.shape[1]) @ inputs).flatten()
-        right = right if bias is None else right + bias.to(dtype)
-        given = out[batch]
-        for d in place:
-            given = given[:, d]
-        pairs.append((given, right))
-    return pairs
-
-
-def _each(values: Any, dims: int) -> list[int]:
-    """One number a dimension, where one was given for all."""
-    return list(values) * dims if len(values) == 1 else list(values)
-
-
-def _corner(out: Tensor, where: int | None) -> tuple[int, ...]:
-    """The first (0), the last (-1) or a random (None) place of a map."""
-    lengths = out.shape[2:]
-    return tuple(random.randrange(n) if where is None else where % n for n in lengths)
-
-
-def _scan(a: Arguments, out: Tensor, dtype: torch.dtype) -> list[Pair]:
-    """The first steps of the first and the last sequence, three channels each."""
-    pairs = []
-    for batch in {0, len(out) - 1}:
-        rows, steps = _places(out.shape[1]), slice(MOST_STEPS)
-        x, delta = (a[name][batch : batch + 1, rows, steps].to(dtype) for name in ("x", "delta"))
-        B, C = (a[name][batch : batch + 1, :, steps].to(dtype) for name in ("B", "C"))
-        A, D, bias = (a[name][rows].to(dtype) for name in ("A", "D", "delta_bias"))
-        pairs.append(
-            (out[batch : batch + 1, rows, steps], selective_scan.reference(x, delta, A, B, C, D, bias))
-        )
-    return pairs
-
-
-_ATTENTIONS = (
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-)
-KERNELS: dict[str, tuple[str, Callable[..., list[Pair]] | None]] = {
-    "aten::mm": ("matrix products", _matmul("self", "mat2")),
-    "aten::addmm": ("matrix products", _matmul("mat1", "mat2", "self")),
-    "aten::bmm": ("matrix products", _batched),
-    "aten::convolution": ("convolutions", _convolution),
-    "longvis::selective_scan": ("selective scans", _scan),
-    **{f"aten::{name}": ("attentions", _attention) for name in _ATTENTIONS},
-}
-"""Operators that are sampled: their kind, and what recomputes some places of their output."""

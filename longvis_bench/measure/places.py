@@ -1,0 +1,61 @@
+"""Where in a tensor a result is looked at: its first, its last and a random element, and those past a limit.
+
+Places count in memory order, whatever the order of dimensions: an index that overflows does so in memory.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+INT32_ELEMENTS = 2**31
+"""From here on a 32-bit index overflows."""
+SEGMENT = 1024
+"""Neighbours along the last dimension that are looked at together."""
+
+Index = tuple[int, ...]
+
+
+def is_past(tensor: Tensor, limit: int) -> bool:
+    """Whether an index into a tensor reaches a limit: by its elements, or by the memory that a view spans."""
+    spans = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.numel() > 0 and max(tensor.numel(), spans + 1) >= limit
+
+
+def places(tensor: Tensor, limit: int) -> list[Index]:
+    """The first, the last and a random element; past the limit also the one at it and a random one beyond."""
+    count = tensor.numel()
+    if not count:
+        return []
+    flat = {0, count - 1, random.randrange(count)}
+    if count > limit:
+        flat |= {limit, random.randrange(limit, count)}
+    return [_unravel(place, tensor) for place in sorted(flat)]
+
+
+def _unravel(place: int, tensor: Tensor) -> Index:
+    """The element that lies at a place of a dense tensor's memory."""
+    index, strides = [0] * tensor.ndim, tensor.stride()
+    for d in sorted(range(tensor.ndim), key=lambda d: (strides[d], -d)):
+        place, index[d] = divmod(place, tensor.shape[d])
+    return tuple(index)
+
+
+def segments(tensor: Tensor, limit: int) -> list[tuple[int | slice, ...]]:
+    """The places with their neighbours along the last dimension."""
+    if tensor.ndim == 0:
+        return [()]
+    size = max(1, min(SEGMENT, limit // 8))
+    return [(*place[:-1], _around(place[-1], tensor.shape[-1], size)) for place in places(tensor, limit)]
+
+
+def _around(position: int, length: int, size: int) -> slice:
+    start = max(0, min(position, length - size))
+    return slice(start, min(length, start + size))
+
+
+def shadow(shape: torch.Size) -> Tensor:
+    """A tensor of that shape without memory."""
+    return torch.empty(shape, device="meta")
