@@ -38,6 +38,7 @@ from longvis_bench.measure.iteration import (
 )
 from longvis_bench.measure.memory import PeakMemory, held_bytes, tight_heap, with_parts
 from longvis_bench.measure.noise import NoiseWatch, sensor_for
+from longvis_bench.measure.places import INT32_ELEMENTS
 from longvis_bench.measure.shapes import tensor_peak
 from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
@@ -333,11 +334,17 @@ def _backends(model: nn.Module, cell: Cell, draft: Draft) -> dict[str, str]:
 
 
 def _may_overflow(images: Tensor, draft: Draft) -> bool:
-    """Whether a tensor may be past 2^31 elements; also where nothing was counted and nobody knows."""
-    from longvis_bench.measure.places import INT32_ELEMENTS
+    """Whether a tensor may be past 2^31 elements; also where nobody knows."""
+    largest = _largest(images, draft)
+    return largest is None or largest >= INT32_ELEMENTS
 
-    largest = draft.largest_output
-    return largest is None or max(largest * len(images), images.numel()) >= INT32_ELEMENTS
+
+def _largest(images: Tensor, draft: Draft) -> int | None:
+    """Elements of the iteration's largest tensor, or more; None where it was neither executed nor counted."""
+    if draft.tensors is not None:
+        return draft.tensors.largest
+    counted = draft.largest_output
+    return None if counted is None else max(counted * len(images), images.numel())
 
 
 def _check_step(cell: Cell, iteration: Step) -> None:
@@ -368,7 +375,12 @@ def _check(
     if late is not None:
         draft.values["validity"] = ValidityRecord(verdict="not checked", reference=late)
         return
-    pair = asked and cell.batch_size == 1 and PAIR_COST * draft.latency_s <= BATCH_LIMIT_S
+    pair = (
+        asked
+        and cell.batch_size == 1
+        and PAIR_COST * draft.latency_s <= BATCH_LIMIT_S
+        and 2 * (_largest(images, draft) or 0) < INT32_ELEMENTS
+    )
     checked = check_validity(
         model,
         images,

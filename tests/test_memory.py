@@ -125,11 +125,11 @@ def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> Non
     images = torch.zeros(1, 32, 128, 128, dtype=torch.float64)  # oneDNN leaves float64 to im2col
     convolution = nn.Conv2d(32, 4, 5, padding=2, dtype=torch.float64)
     memory = PeakMemory(images)
-    nothing = TensorPeak(0, {}, {})
+    nothing = TensorPeak(0, {}, {}, 0)
     with torch.no_grad(), tight_heap():
         found = convolution_workspace(nothing, lambda: convolution(images), memory.meter)
     assert found == pytest.approx(8 * 32 * 5 * 5 * 128 * 128, rel=0.05)
-    held = TensorPeak(found, {}, {})
+    held = TensorPeak(found, {}, {}, 0)
     with torch.no_grad(), tight_heap():
         assert convolution_workspace(held, lambda: convolution(images), memory.meter) < 0.05 * found
 

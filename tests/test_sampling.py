@@ -194,8 +194,8 @@ def test_operators_nobody_can_look_at_are_named_with_their_shape() -> None:
         torch.empty(99, 98).copy_(torch.ones(98))
         torch.rand_like(x)
     assert samples.unchecked == (
-        "aten::rand_like (2, 8, 12, 16)",
         "aten::empty (99, 99)",
+        "aten::rand_like (2, 8, 12, 16)",
         "aten::sort (2, 8, 12, 16)",
     )
 

@@ -2,7 +2,7 @@
 
 Where a whole model in float64 would take too long or too much memory, its operators can still be checked:
 each is recomputed from the inputs it had, at the first, the last and a random place of its output; kernels
-that multiply with plain products (`recompute_kernels.py`), all others on slices (`recompute_slices.py`).
+that multiply with plain products (`sampled_kernels.py`), all others on slices (`sampled_slices.py`).
 Those that cannot be recomputed are named.
 
 The same samples are the canary for 32-bit indices: in a tensor past 2^31 elements more of them are taken,
@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 from longvis_bench.errors import InvalidOutput
 from longvis_bench.measure.formulas import by_name
 from longvis_bench.measure.places import INT32_ELEMENTS, is_past
-from longvis_bench.measure.recompute_kernels import KERNELS, Call, Pair
-from longvis_bench.measure.recompute_slices import (
+from longvis_bench.measure.sampled_kernels import KERNELS, Call, Pair
+from longvis_bench.measure.sampled_slices import (
     SLICES,
     NotSampled,
     is_elementwise,
@@ -66,6 +66,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Sampled calls with a tensor past the limit."""
         self._unchecked: dict[str, str] = {}
         self._unfilled: dict[int, str] = {}
+        """Address -> new memory past the limit that nothing was seen to fill yet."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -80,9 +81,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         compare = self._prepare(func, args, kwargs, inputs) if mutable else None
         result = func(*args, **kwargs)
         past = any(is_past(t, self.limit) for t in (*inputs, *_tensors(result)))
-        if mutable:
-            for tensor in inputs:
-                self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+        self._follow_unfilled(inputs if mutable else [], [] if mutable else _tensors(result))
         if short in _UNFILLED:
             if past:
                 self._unfilled[result.untyped_storage().data_ptr()] = _described(func, result)
@@ -91,6 +90,15 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 compare = self._prepare(func, args, kwargs, inputs)
             self._sample(func, compare, args, kwargs, result, past)
         return result
+
+    def _follow_unfilled(self, written: list[Tensor], made: list[Tensor]) -> None:
+        """An operator that is seen filled a tensor; or its memory is in use again, and none ever did."""
+        for tensor in written:
+            self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+        for tensor in made:
+            gone = self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+            if gone is not None:
+                self._unchecked[gone] = gone
 
     def _prepare(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]

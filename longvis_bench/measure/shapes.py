@@ -41,6 +41,8 @@ class TensorPeak:
     """Weights, buffers, gradients, optimizer, input and activations alive at that moment; they sum to it."""
     convolutions: dict[str, int]
     """`signature` of a convolution -> most bytes alive when it had just run."""
+    largest: int
+    """Elements of the largest tensor, a view of fewer numbers among them."""
 
     def to_record(self) -> TensorRecord:
         """The part of it that a row stores."""
@@ -127,6 +129,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._bytes = Counter(dict.fromkeys((*HELD, "activations"), 0))
         self._peak = self._bytes.copy()
         self._convolutions: dict[str, int] = {}
+        self._largest = 0
         for parameter in model.parameters():
             self._take(parameter, "weights")
         for buffer in model.buffers():
@@ -146,7 +149,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def peak(self) -> TensorPeak:
         """The most that was alive together."""
-        return TensorPeak(self._peak.total(), dict(self._peak), self._convolutions)
+        return TensorPeak(self._peak.total(), dict(self._peak), self._convolutions, self._largest)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -166,6 +169,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _take(self, tensor: Tensor, part: str | None = None) -> None:
         """Count a storage under a part; one that is counted already changes its part if one is given."""
         storage = tensor.untyped_storage()
+        self._largest = max(self._largest, tensor.numel(), storage.nbytes() // tensor.element_size())
         key = storage._cdata
         known = self._alive.get(key)
         if known is not None and part in (None, known[1]):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from longvis_bench.measure.places import Index, segments, shadow
-from longvis_bench.measure.recompute_kernels import Call, Pair, Recompute
+from longvis_bench.measure.sampled_kernels import Call, Pair, Recompute
 
 LARGEST_ROW = 2**26
 """Elements that are converted at once; longer rows are not recomputed, but for sums and means."""
