@@ -227,14 +227,21 @@ def test_new_then_check() -> None:
     assert "longvis check mynet" in out
     code, out, _ = invoke("check", "mynet")
     assert code == 0, out
-    assert "10 of 10 checks passed" in out
+    assert "12 of 12 checks passed" in out
+    code, out, _ = invoke("check", "mynet", "--meta")
+    assert code == 0, out
+    assert "7 of 12 checks passed, 5 not run" in out
 
 
 def test_check_fails_with_exit_code_1() -> None:
     code, out, _ = invoke("check", "moody-nan", "--models-dir", FAMILIES, "--json")
     results = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [result["name"] for result in results if not result["passed"]]
+    assert [result["name"] for result in results if result["passed"] is False] == ["gives finite logits"]
+    assert {result["detail"] for result in results if result["passed"] is None} == {
+        "not run: it needs a model that gives finite logits",
+        "not run: it needs a model that is deterministic in eval",
+    }
 
 
 def test_flops_shows_modules_operators_and_the_ledger() -> None:

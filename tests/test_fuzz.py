@@ -185,11 +185,11 @@ OPTIONS = {
     "eval": "models weights res data images device threads models-dir",
     "report": "out",
     "merge": "out",
-    "check": "res models-dir json",
+    "check": "res models-dir meta json",
     "new": "",
     "doctor": "",
 }
-FLAGS = {"only-missing", "fuse", "compile", "fresh", "no-skip", "json", "dry-run"}
+FLAGS = {"only-missing", "fuse", "compile", "fresh", "no-skip", "json", "dry-run", "meta"}
 
 
 def test_every_command_is_fuzzed() -> None:

@@ -176,11 +176,14 @@ def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
     from longvis_bench.draft import Draft
     from longvis_bench.worker import _skip_reference
 
-    draft = Draft(request())
+    draft = Draft(request().model_copy(update={"settings": Settings()}))
     row = measure_cell(request())
     draft.values.update(timing=row.timing, memory=row.memory)
     draft.largest_output = 10
     assert _skip_reference(draft) is None
+    draft.values["settings"] = Settings(budget_s=1e-6)
+    assert "it would take about" in (_skip_reference(draft) or "")  # longer than the timing
+    draft.values["settings"] = Settings()
     draft.largest_output = 10**13
     assert "of memory" in (_skip_reference(draft) or "")
     draft.largest_output = None
