@@ -674,7 +674,8 @@ _MORE_MEMORY = (
             "activations": "all other tensors alive when the tensors peak",
             "workspace": "by how much the workspace of convolutions, watched in an iteration of its own, "
             "raises the peak above that of the tensors",
-            "rest": "what remains: the allocator, other kernels' workspace, threads' caches, building",
+            "library": "buffers that MKL, which multiplies matrices on x86, keeps from its first call on",
+            "rest": "what remains: compiled kernels, other kernels' workspace, small blocks, threads' stacks",
         }.items()
     ),
     _bytes(

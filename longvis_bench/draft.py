@@ -70,9 +70,10 @@ class Draft:
 
     @property
     def scans(self) -> bool:
-        """Whether the model, as counted, does selective scans."""
+        """Whether the model does selective scans: counted, or seen while its shapes were executed."""
         count = self.values.get("count")
-        return count is not None and count.scan_flops > 0
+        counted = count is not None and count.scan_flops > 0
+        return counted or (self.tensors is not None and self.tensors.scans)
 
 
 def _notes(row: Row) -> tuple[Note, ...]:

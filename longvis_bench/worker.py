@@ -29,6 +29,7 @@ from longvis_bench.errors import (
 from longvis_bench.faults import classify, is_ours
 from longvis_bench.measure.clock import clock_for
 from longvis_bench.measure.flops import count_variant
+from longvis_bench.measure.heap import tight_heap
 from longvis_bench.measure.iteration import (
     DTYPES,
     Step,
@@ -36,7 +37,7 @@ from longvis_bench.measure.iteration import (
     make_iteration,
     make_optimizer,
 )
-from longvis_bench.measure.memory import PeakMemory, held_bytes, tight_heap, with_parts
+from longvis_bench.measure.memory import PeakMemory, held_bytes, with_parts
 from longvis_bench.measure.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.places import INT32_ELEMENTS
 from longvis_bench.measure.shapes import tensor_peak
@@ -214,20 +215,24 @@ def _start_runtime(device: torch.device, data: ImageData) -> None:
 def _explain(
     draft: Draft, record: MemoryRecord, held: dict[str, int], iteration: Step, memory: PeakMemory
 ) -> MemoryRecord:
-    """The peak with its parts."""
-    reasons = draft.values["null_reasons"]
-    if draft.tensors is None:
+    """The peak with its parts; what libraries keep is found last, by taking it from them."""
+    reasons, tensors = draft.values["null_reasons"], draft.tensors
+    workspace = None
+    if tensors is None:
         unknown = "gradients", "activations", "workspace"
         reasons |= {f"{name}_memory_bytes": reasons["tensor_peak_bytes"] for name in unknown}
-        return with_parts(record, held)
-    if draft.latency_s > WATCH_LIMIT_S:
+    elif draft.latency_s > WATCH_LIMIT_S:
         reasons["workspace_memory_bytes"] = (
             f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
         )
-        return with_parts(record, draft.tensors.parts_bytes)
-    with tight_heap():
-        workspace = convolution_workspace(draft.tensors, iteration, memory.meter)
-    return with_parts(record, draft.tensors.parts_bytes, workspace)
+    else:
+        with tight_heap():
+            workspace = convolution_workspace(tensors, iteration, memory.meter)
+    library = memory.kept_by_libraries()
+    if library is None:
+        reasons["library_memory_bytes"] = "only MKL, which multiplies on x86, says what it keeps"
+    parts = held if tensors is None else tensors.parts_bytes
+    return with_parts(record, parts, library=library, workspace=workspace)
 
 
 def _start_memory(images: Tensor, draft: Draft) -> PeakMemory | None:

@@ -13,30 +13,29 @@ and while building, is `reserved_bytes`, as CUDA's allocator has its reserve.
 
 The peak is explained by its parts, which sum to it: the tensors alive at the peak of the same iteration
 executed by shape (`shapes.py`: weights, buffers, gradients, optimizer, input, activations), what convolutions
-take besides (`workspace.py`), and the rest: the allocator's rounding and fragments, workspace of other
-kernels, threads' stacks and what libraries keep.  Where tensors were never touched, and so take no memory,
-the measured peak can be below that of the tensors: activations are then what is left for them.
+take besides (`workspace.py`), the buffers that MKL keeps from its first matrix product on, and the rest:
+compiled kernels, small blocks of the heap, workspace of other kernels, threads' stacks; on CUDA what cuBLAS
+keeps, too.  Where tensors were never touched, and so take no memory, the measured peak can be below that of
+the tensors: activations are then what is left for them.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from longvis_bench.errors import Unsupported
+from longvis_bench.measure.heap import free_library_buffers, give_back_freed_memory, tight_heap
 from longvis_bench.records import MemoryRecord
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 HELD = ("weights", "buffers", "input", "optimizer", "gradients")
-"""Parts in the order in which they are taken from the peak; activations and workspace follow."""
+"""Parts in the order in which they are taken from the peak; library, activations and workspace follow."""
 
 
 class PeakMemory:
@@ -56,6 +55,8 @@ class PeakMemory:
         if self._device.type not in _DEVICES:
             raise Unsupported(f"peak memory is not measured on {self._device.type}.")
         self._reset, self._peak, self._source = _DEVICES[self._device.type]
+        if self._device.type == "cpu":
+            free_library_buffers()
         self._baseline = self._reset(self._device)
 
     def read(self, iteration: Callable[[], object]) -> MemoryRecord:
@@ -81,22 +82,35 @@ class PeakMemory:
         before = self._reset(self._device)
         return lambda: max(0, self._peak(self._device) - before)
 
+    def kept_by_libraries(self) -> int | None:
+        """Bytes that MKL holds for its next call, found by freeing them; None where there is no MKL."""
+        if self._device.type != "cpu":
+            return None
+        before = self._reset(self._device)
+        return max(0, before - self._reset(self._device)) if free_library_buffers() else None
+
 
 def with_parts(
-    record: MemoryRecord, tensors: Mapping[str, int], workspace: int | None = None
+    record: MemoryRecord,
+    tensors: Mapping[str, int],
+    *,
+    library: int | None = None,
+    workspace: int | None = None,
 ) -> MemoryRecord:
     """The record with its parts, which sum to the peak.
 
     Arguments:
         record: as read.
         tensors: bytes by part, as far as they are known.
+        library: what libraries keep, where it is known.
         workspace: what convolutions add to the tensors' peak, where it was watched.
     """
-    wanted = {name: tensors[name] for name in (*HELD, "activations") if name in tensors}
-    if workspace is not None:
-        wanted["workspace"] = workspace
+    wanted = {name: tensors.get(name) for name in HELD}
+    wanted |= {"library": library, "activations": tensors.get("activations"), "workspace": workspace}
     parts, left = {}, record.peak_bytes
     for name, size in wanted.items():
+        if size is None:
+            continue
         parts[name] = min(size, left)
         left -= parts[name]
     return record.model_copy(update={"parts_bytes": {**parts, "rest": left}})
@@ -118,7 +132,7 @@ def held_bytes(
 def _reset_host(device: torch.device) -> int:
     """Reset the kernel's peak of this process; return the resident bytes without files."""
     try:
-        _give_back_freed_memory()
+        give_back_freed_memory()
         _CLEAR_REFS.write_text(_RESET_PEAK)
         status = _status_bytes()
         return status["VmRSS"] - status["RssFile"]
@@ -143,33 +157,6 @@ _DEVICES: dict[str, tuple[_Read, _Read, str]] = {
     "cuda": (_reset_cuda, torch.cuda.max_memory_allocated, "torch.cuda.max_memory_allocated"),
 }
 """How a device's peak is reset (giving what is held now), read, and named."""
-
-
-def _give_back_freed_memory() -> None:
-    """Return what the allocator keeps of earlier work to the system, or the model would use it for free."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-@contextmanager
-def tight_heap() -> Iterator[None]:
-    """Have glibc map every block of 128 KiB and more by itself, so that freeing it gives it back.
-
-    Afterwards blocks up to 32 MiB are kept again, which is where glibc's own adjustment ends.
-    """
-    _set_heap(128 << 10, 128 << 10)
-    try:
-        yield
-    finally:
-        _set_heap(32 << 20, 64 << 20)
-
-
-def _set_heap(map_from: int, trim_from: int) -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, map_from)
-        libc.mallopt(_M_TRIM_THRESHOLD, trim_from)
 
 
 def _status_bytes() -> dict[str, int]:

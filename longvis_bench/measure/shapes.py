@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from longvis_bench.measure.formulas import SCAN
 from longvis_bench.measure.iteration import DTYPES, TrainStep, checkpoint_gradients, make_optimizer
 from longvis_bench.measure.memory import HELD
 from longvis_bench.ops.folding import fold_batch_norms
@@ -43,6 +44,8 @@ class TensorPeak:
     """`signature` of a convolution -> most bytes alive when it had just run."""
     largest: int
     """Elements of the largest tensor, a view of fewer numbers among them."""
+    scans: bool = False
+    """Whether a selective scan ran."""
 
     def to_record(self) -> TensorRecord:
         """The part of it that a row stores."""
@@ -130,6 +133,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._peak = self._bytes.copy()
         self._convolutions: dict[str, int] = {}
         self._largest = 0
+        self._scans = False
         for parameter in model.parameters():
             self._take(parameter, "weights")
         for buffer in model.buffers():
@@ -149,7 +153,9 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def peak(self) -> TensorPeak:
         """The most that was alive together."""
-        return TensorPeak(self._peak.total(), dict(self._peak), self._convolutions, self._largest)
+        return TensorPeak(
+            self._peak.total(), dict(self._peak), self._convolutions, self._largest, self._scans
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -164,6 +170,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_convolution(func):
             name = signature(func, args)
             self._convolutions[name] = max(total, self._convolutions.get(name, 0))
+        self._scans |= func._overloadpacket._qualified_op_name == SCAN
         return result
 
     def _take(self, tensor: Tensor, part: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 One more iteration runs, after the peak has been read, and each kind of convolution in it is watched alone:
 the process's or device's peak while it runs, minus what was held before and minus what it gives back.
-Buffers that a library keeps from its first call on are not seen: they are in the rest.
+Buffers that a library keeps from its first call on are not seen: they are a part of their own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""The C library's heap and MKL's buffers, so that memory which nobody uses is not measured as a model's.
+
+glibc keeps freed blocks of up to 32 MiB, and serves later requests from such holes.  A process that has
+worked for a while then holds more than its tensors take, by an amount that depends on its history.  While
+memory is measured, every large block is therefore mapped by itself (`tight_heap`).
+
+MKL, which multiplies matrices on x86, keeps the buffers it packs them into from the first call on.  They are
+part of what a process holds, and how much they are is found by having them freed (`free_library_buffers`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+LARGE_BLOCK = 128 << 10
+_LARGEST_HOLE = 1 << 30
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def give_back_freed_memory() -> None:
+    """Return the pages of all holes to the system, or the model would use them for free."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def tight_heap() -> Iterator[None]:
+    """Have glibc map every block of 128 KiB and more by itself, so that freeing it gives it back.
+
+    Afterwards blocks up to 32 MiB are kept again, which is where glibc's own adjustment ends.
+    """
+    _set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
+    give_back_freed_memory()
+    plugs = _plug_holes()
+    try:
+        yield
+    finally:
+        for plug in plugs:
+            _libc().free(plug)
+        _set_thresholds(32 << 20, 64 << 20)
+
+
+def free_library_buffers() -> bool:
+    """Free what MKL keeps for its next call.
+
+    Returns:
+        Whether this torch multiplies matrices by MKL, and it was asked.
+    """
+    free = _mkl_free_buffers()
+    if free is None:
+        return False
+    free()
+    return True
+
+
+def _set_thresholds(map_from: int, trim_from: int) -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, map_from)
+        libc.mallopt(_M_TRIM_THRESHOLD, trim_from)
+
+
+def _plug_holes() -> list[int]:
+    """Take every hole of the heap that could hold a large block; plugs are never touched and take no memory.
+
+    glibc prefers a hole to a mapping whatever the threshold, and what is freed into a hole stays resident.  A
+    block that lies below the heap's end came from a hole; one beyond it was mapped, so no hole is that large.
+    """
+    libc = _libc()
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "sbrk"):
+        return []
+    plugs, size = [], _LARGEST_HOLE
+    while size >= LARGE_BLOCK:
+        block = libc.malloc(size)
+        if block is not None and block < libc.sbrk(0):
+            plugs.append(block)
+        else:
+            libc.free(block)
+            size = size * 7 // 8
+    return plugs
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    if hasattr(libc, "sbrk"):
+        libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+    return libc
+
+
+@cache
+def _mkl_free_buffers() -> Callable[[], object] | None:
+    """MKL's function of that name, under which it is linked into torch or comes with it."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        torch_cpu = ctypes.CDLL(str(library))
+    except OSError:
+        return None
+    names = ("mkl_serv_free_buffers", "MKL_Free_Buffers")
+    found: Callable[[], object] | None = next(
+        (getattr(torch_cpu, name) for name in names if hasattr(torch_cpu, name)), None
+    )
+    return found
