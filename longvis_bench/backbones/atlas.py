@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from longvis_bench import sizes
 from longvis_bench.arguments import check_atlas, check_atlas_depths
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.in_place import GELU, BatchNorm2d
 from longvis_bench.ops.windows import cut, join
 from longvis_bench.sizes import Scale
 
@@ -188,10 +189,10 @@ class Stem(nn.Sequential):
     def __init__(self, in_chans: int, width: int) -> None:
         super().__init__(
             nn.Conv2d(in_chans, 64, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(64, eps=1e-4),
+            BatchNorm2d(64, eps=1e-4),
             nn.ReLU(inplace=True),
             nn.Conv2d(64, width, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width, eps=1e-4),
+            BatchNorm2d(width, eps=1e-4),
             nn.ReLU(inplace=True),
             *[ConvResidual(width) for _ in range(3)],
             ConvDownsample(width),
@@ -206,10 +207,10 @@ class ConvResidual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.act = nn.GELU()
+        self.norm1 = BatchNorm2d(width)
+        self.act = GELU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width of map) -> the same."""
@@ -311,16 +312,30 @@ class MultiScaleBlock(nn.Module):
         contexts: list[Tensor] = []
         for s in reversed(range(len(tokens))):
             attention = self.attention(s)
-            own = attention.context(tokens[s])
-            seen = [self.spread(context, s + 1 + i, s) for i, context in enumerate(contexts)]
-            batch = own.shape[0] // _count(self.layout[s])
-            keys = (
-                torch.cat([torch.unflatten(own, 0, (batch, -1)), *seen], dim=2).flatten(0, 1) if seen else own
+            tokens[s] = attention(
+                tokens[s], attention.attend(attention.query(tokens[s]), self.keys(tokens[s], s, contexts))
             )
-            tokens[s] = attention(tokens[s], attention.attend(attention.query(tokens[s]), keys))
             if len(tokens) > 1:
                 contexts.insert(0, attention.context(tokens[s]))
         return contexts
+
+    def keys(self, tokens: Tensor, s: int, contexts: Sequence[Tensor]) -> Tensor:
+        """What the windows of scale s attend to: themselves, then those of coarser scales, nearest first.
+
+        Arguments:
+            tokens: of scale s, (windows, tokens, dim).
+            s: the scale.
+            contexts: keys and values of the coarser ones, each (windows there, tokens, 2 dim).
+
+        Returns:
+            Keys and values (windows, tokens of all those scales, 2 dim).
+        """
+        own = self.attention(s).context(tokens)
+        if not contexts:
+            return own
+        rows, columns = self.layout[s].windows
+        seen = [self.spread(context, s + 1 + i, s) for i, context in enumerate(contexts)]
+        return torch.cat([torch.unflatten(own, 0, (-1, rows * columns)), *seen], dim=2).flatten(0, 1)
 
     def spread(self, context: Tensor, coarse: int, fine: int) -> Tensor:
         """Give each window of a fine scale the context of the coarse window it attends to.
@@ -363,7 +378,7 @@ class ScaleAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.mlp_norm = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = Mlp(dim, 4 * dim, act_layer=GELU)
         self.drop_path = DropPath(drop_path)
 
     def query(self, x: Tensor) -> Tensor:
@@ -414,10 +429,6 @@ def _places(side: int) -> Tensor:
     """-1 at the first token, 0 at the middle one."""
     middle = side // 2
     return (torch.arange(side, dtype=torch.get_default_dtype()) - middle) / max(middle, 1)
-
-
-def _count(scale: Scale) -> int:
-    return scale.windows[0] * scale.windows[1]
 
 
 _OFFICIAL = (

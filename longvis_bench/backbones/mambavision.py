@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from longvis_bench import sizes
 from longvis_bench.arguments import check_mambavision
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.in_place import GELU, BatchNorm2d
 from longvis_bench.ops.selective_scan import selective_scan
 from longvis_bench.ops.windows import cut, join, pad_to_whole
 
@@ -141,7 +142,7 @@ class MambaVision(nn.Module):
         self.downsamples = nn.ModuleList(
             [nn.Conv2d(w, 2 * w, 3, stride=2, padding=1, bias=False) for w in widths[:3]]
         )
-        self.norm = nn.BatchNorm2d(widths[3])
+        self.norm = BatchNorm2d(widths[3])
         self.head = nn.Linear(widths[3], num_classes)
         self.apply(_initialise)
 
@@ -185,10 +186,10 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int, drop_path: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.act = nn.GELU(approximate="tanh")
+        self.norm1 = BatchNorm2d(width)
+        self.act = GELU(approximate="tanh")
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = BatchNorm2d(width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,7 +244,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.mixer = mixer
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELU)
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = _scale(width, layer_scale)
         self.gamma_2 = _scale(width, layer_scale)
@@ -317,10 +318,10 @@ def _stem(in_chans: int, in_dim: int, dim: int) -> nn.Sequential:
     """Two convolutions of stride 2: (batch, in_chans, H, W) -> (batch, dim, H/4, W/4)."""
     return nn.Sequential(
         nn.Conv2d(in_chans, in_dim, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(in_dim, eps=1e-4),
+        BatchNorm2d(in_dim, eps=1e-4),
         nn.ReLU(inplace=True),
         nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(dim, eps=1e-4),
+        BatchNorm2d(dim, eps=1e-4),
         nn.ReLU(inplace=True),
     )
 

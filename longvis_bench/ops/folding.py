@@ -18,11 +18,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from longvis_bench.ops.in_place import BatchNorm2d
 from longvis_bench.ops.shadow import on_meta
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d)
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
@@ -86,7 +87,7 @@ def find_pairs(model: nn.Module, resolution: int, in_chans: int = 3) -> list[Pai
         elif type(module) in NORMS and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(watch.normed(name)))
     try:
-        with torch.no_grad(), watch:
+        with torch.enable_grad(), watch:  # without gradients some modules overwrite their input
             shadow(torch.empty(1, in_chans, resolution, resolution, device="meta"))
     finally:
         for handle in handles:
