@@ -1,9 +1,10 @@
 """Selective scan on the CPU, compiled by numba: no compiler is needed, its wheel carries LLVM.
 
-Shapes and equations are in `selective_scan.py`.  The work is cut into tasks of one image and `LANES`
-channels.  Within a task, the innermost loop runs over channels, which lie side by side in memory: the
-recurrence couples steps of one channel only, so that loop becomes vector instructions.  What takes the time
-is one exponential a step, channel and state; LLVM knows no vector form of libm's, so `_exp` is one.
+Shapes and equations are in `selective_scan.py`.  The work is cut into tasks of one image and at most `WIDTH`
+channels.  Within a task, every innermost loop runs over channels: the recurrence couples steps of one channel
+only, so these loops become vector instructions.  What takes the time is one exponential a step, channel and
+state; LLVM knows no vector form of libm's, so `_exp2` is one.  Softplus and D x are part of the loop over
+steps, and inputs are read where they lie, whatever their strides: nothing as large as x is made but outputs.
 
 Tasks are shared among as many threads as torch uses.  They are plain Python threads (the kernels release the
 GIL): numba's own threading layers do not survive a fork, ours are made in the process that first needs them.
@@ -16,14 +17,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -31,8 +31,20 @@ from torch import Tensor
 
 from longvis_bench.ops.selective_scan import Backend, Gradients
 
-LANES = 32
-"""Channels of a task: fills vector registers, and keeps a task's states in the L2 cache."""
+WIDTH = 64
+"""Channels of a task: fills vector registers often, and keeps a task's states in the L2 cache."""
+
+_BIAS, _SKIP, _STEP, _X, _DRIVE, _SIGMOID, _Y, _G, _DRIVEN, _D_STEP, _D_B, _D_C, _D_SKIP, _D_BIAS = (
+    WIDTH * i for i in range(14)
+)
+"""Places in `rows`, a task's one array of what has a number a channel: of two, LLVM would not know whether
+they overlap.  Delta's bias, D; of one step dt, x, dt x, the slope of softplus, y, its gradient and the sum of
+dh B; gradients."""
+
+_LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+
+_SHIFT = np.float32(3 * 2**22 + 127)
+"""Added to a float32 below 2^22, it leaves the nearest whole number, plus 127, in the lowest bits."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,10 +64,17 @@ def _compiled(function: Function) -> Function:
     return compiled
 
 
-def _inlined(*fastmath: str) -> Callable[[Function], Function]:
-    """Compile as part of the callers."""
+def _inlined(function: Function) -> Function:
+    """Compile as part of the callers, with their meaning of sums."""
     njit: Any = numba.njit
-    decorator: Callable[[Function], Function] = njit(inline="always", fastmath=set(fastmath), **_OPTIONS)
+    inlined: Function = njit(function, inline="always", **_OPTIONS)
+    return inlined
+
+
+def _called(*fastmath: str) -> Callable[[Function], Function]:
+    """Compile once for all callers, with a meaning of sums of its own."""
+    njit: Any = numba.njit
+    decorator: Callable[[Function], Function] = njit(fastmath=set(fastmath), **_OPTIONS)
     return decorator
 
 
@@ -68,185 +87,290 @@ def _bits_as_float(context: Any, bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
+def _float_as_bits(context: Any, number: Any) -> Any:
+    """Numba's typing and code of `_bits_of_float`, the 32 bits that a float32 is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), generate
+
+
 _float_of_bits: Any = intrinsic(_bits_as_float)
+_bits_of_float: Any = intrinsic(_float_as_bits)
 
 
-@_inlined("contract")
-def _exp(x: np.float32) -> np.float32:
-    """exp(x) for x <= 0 to about one unit in the last place: 2^k exp(r) with |r| <= ln(2) / 2.
+@_inlined
+def _exp2(x: np.float32) -> np.float32:
+    """2^x for x <= 0 to about one unit in the last place: 2^k 2^f with k whole and |f| <= 1/2.
 
-    ln(2) is subtracted in two parts, the first exact in few bits (Cody and Waite); exp(r) is its Taylor
-    polynomial of degree 6, whose remainder there is at most 1.2e-7.  Below -87 the result is that at -87.
+    2^f is a polynomial fitted for the least largest relative error, 9.2e-8.  Below -126 the result is that
+    at -126.
     """
-    x = max(x, np.float32(-87.0))
-    k = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    r = x - k * np.float32(0.693359375) + k * np.float32(2.12194440054690583e-4)
-    p = np.float32(1 / 720)
-    p = p * r + np.float32(1 / 120)
-    p = p * r + np.float32(1 / 24)
-    p = p * r + np.float32(1 / 6)
-    p = p * r + np.float32(0.5)
-    p = p * r + np.float32(1.0)
-    p = p * r + np.float32(1.0)
-    return np.float32(p * _float_of_bits((np.int32(k) + np.int32(127)) << np.int32(23)))
+    x = max(x, np.float32(-126.0))
+    shifted = x + _SHIFT
+    f = x - (shifted - _SHIFT)
+    p = np.float32(0.00132647367)
+    p = p * f + np.float32(0.00967151256)
+    p = p * f + np.float32(0.0555073372)
+    p = p * f + np.float32(0.240222421)
+    p = p * f + np.float32(0.693146978)
+    p = p * f + np.float32(1.0)
+    return np.float32(p * _float_of_bits(_bits_of_float(shifted) << np.int32(23)))
 
 
-@_inlined("contract", "reassoc")
-def _sum(values: NDArray[np.float32]) -> np.float32:
-    """Sum of LANES numbers in whatever order is fastest."""
+@_inlined
+def _softplus(x: np.float32) -> tuple[np.float32, np.float32]:
+    """log(1 + exp(x)) and its slope, the logistic function of x.
+
+    Of e = exp(-|x|) in (0, 1], log(1 + e) = 2 artanh(r) with r = e / (2 + e); the series of artanh is cut off
+    where r = 1/3 leaves 1e-8.
+    """
+    e = _exp2(-abs(x) * _LOG2_E)
+    r = e / (np.float32(2) + e)
+    z = r * r
+    p = np.float32(2 / 13)
+    p = p * z + np.float32(2 / 11)
+    p = p * z + np.float32(2 / 9)
+    p = p * z + np.float32(2 / 7)
+    p = p * z + np.float32(2 / 5)
+    p = p * z + np.float32(2 / 3)
+    p = p * z + np.float32(2)
+    small = np.float32(1) / (np.float32(1) + e)
+    return max(x, np.float32(0)) + p * r, small if x >= 0 else e * small
+
+
+@_called("contract", "reassoc")
+def _sum(rows: NDArray[np.float32], place: int, lanes: int) -> np.float32:
+    """Sum of the numbers from a place on, in whatever order is fastest."""
     total = np.float32(0)
-    for i in range(LANES):
-        total += values[i]
+    for i in range(lanes):
+        total += rows[place + i]
     return total
 
 
+@_inlined
+def _read(
+    rows: Any, place: int, array: Any, strides: Any, image: int, start: int, t: int, lanes: int
+) -> None:
+    """Put a step's channels into the rows, from an array of (batch, channels, length) with these strides."""
+    first = image * strides[0] + start * strides[1] + t * strides[2]
+    for i in range(lanes):
+        rows[place + i] = array[first + i * strides[1]]
+
+
+@_called("contract")
+def _read_step(
+    rows: Any, x: Any, xs: Any, delta: Any, ds: Any, image: int, start: int, t: int, lanes: int
+) -> None:
+    """Put x_t, dt_t, dt_t x_t and the slope of dt_t into the rows."""
+    _read(rows, _X, x, xs, image, start, t, lanes)
+    _read(rows, _STEP, delta, ds, image, start, t, lanes)
+    for i in range(lanes):
+        step, slope = _softplus(rows[_STEP + i] + rows[_BIAS + i])
+        rows[_STEP + i], rows[_SIGMOID + i] = step, slope
+        rows[_DRIVE + i] = step * rows[_X + i]
+
+
+@_called("contract")
+def _begin(rows: Any, state: Any, rate: Any, skip: Any, bias: Any, start: int, lanes: int) -> None:
+    """Begin a task: states of zero, A / ln 2, D and delta's bias."""
+    states = state.shape[0]
+    for n in range(states):
+        for i in range(lanes):
+            state[n, i] = state[n, 2 * WIDTH + i] = np.float32(0)
+            state[n, WIDTH + i] = rate[(start + i) * states + n] * _LOG2_E
+    for i in range(lanes):
+        rows[_BIAS + i], rows[_SKIP + i] = bias[start + i], skip[start + i]
+        rows[_D_BIAS + i] = rows[_D_SKIP + i] = np.float32(0)
+
+
 @_compiled
-def _forward(first, last, u, step, rate, b, c, y):  # type: ignore[no-untyped-def]
-    """Tasks first ... last - 1 of the scan, without D x.
+def _forward(first, last, sizes, x, xs, delta, ds, rate, b, bs, c, cs, skip, bias, y):  # type: ignore[no-untyped-def]
+    """Tasks first ... last - 1 of the scan.
 
-    u, step, y: (batch, length, channels); rate: (channels / LANES, states, LANES);
-    b, c: (batch, length, states).
-
-    `rows` holds what the innermost loop touches at fixed distances, so that LLVM sees that nothing overlaps.
+    sizes: channels, length, states.  All arrays are flat; x, delta, b and c are followed by their strides for
+    (batch, channels or states, length); rate: (channels, states); y: (batch, length, channels).
     """
-    length, channels = u.shape[1], u.shape[2]
-    states, chunks = rate.shape[1], rate.shape[0]
-    rows, state = np.zeros(3 * LANES, np.float32), np.empty((states, 2 * LANES), np.float32)
+    channels, length, states = sizes
+    chunks = -(-channels // WIDTH)
+    rows, state = np.zeros(14 * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
     for task in range(first, last):
-        image, chunk = task // chunks, task % chunks
-        start = chunk * LANES
-        lanes = min(LANES, channels - start)
-        for n in range(states):
-            for i in range(LANES):
-                state[n, i], state[n, LANES + i] = np.float32(0), rate[chunk, n, i]
-        rows[:] = 0
+        image, start = task // chunks, task % chunks * WIDTH
+        lanes = min(WIDTH, channels - start)
+        _begin(rows, state, rate, skip, bias, start, lanes)
         for t in range(length):
+            _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
             for i in range(lanes):
-                rows[i] = step[image, t, start + i]
-                rows[LANES + i] = step[image, t, start + i] * u[image, t, start + i]
-            for i in range(LANES):
-                rows[2 * LANES + i] = 0
+                rows[_Y + i] = rows[_SKIP + i] * rows[_X + i]
             for n in range(states):
-                bn, cn, h = b[image, t, n], c[image, t, n], state[n]
-                for i in range(LANES):
-                    h[i] = _exp(rows[i] * h[LANES + i]) * h[i] + rows[LANES + i] * bn
-                    rows[2 * LANES + i] += cn * h[i]
+                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
+                s = state[n]
+                for i in range(lanes):
+                    s[i] = _exp2(rows[_STEP + i] * s[WIDTH + i]) * s[i] + rows[_DRIVE + i] * bn
+                    rows[_Y + i] += cn * s[i]
             for i in range(lanes):
-                y[image, t, start + i] = rows[2 * LANES + i]
+                y[(image * length + t) * channels + start + i] = rows[_Y + i]
 
 
 @_compiled
-def _backward(first, last, g, u, step, rate, b, c, d_u, d_step, d_rate, d_b, d_c):  # type: ignore[no-untyped-def]
-    """Tasks first ... last - 1 of the gradients, without those of D x; states are made anew.
+def _backward(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    sizes,
+    g,
+    gs,
+    x,
+    xs,
+    delta,
+    ds,
+    rate,
+    b,
+    bs,
+    c,
+    cs,
+    skip,
+    bias,
+    d_x,
+    d_delta,
+    d_shared,
+    d_b,
+    d_c,
+):
+    """Tasks first ... last - 1 of the gradients; states are made anew, and kept with their decays.
 
-    d_u, d_step: (batch, length, channels); d_rate: (batch, channels / LANES, states, LANES);
-    d_b, d_c: (batch, channels / LANES, length, states).  What has no length or image is summed by the caller.
-
-    `rows`: step, x, gradient of y, those of x and step, two products.  `state`: carried dh, A, its gradient.
+    Arrays are those of `_forward`, with g, the gradient of y, laid out as x; d_x, d_delta: as y; d_shared:
+    (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, tasks of an image, length,
+    states).  What has no length or image is summed by the caller.
     """
-    length, channels = u.shape[1], u.shape[2]
-    states, chunks = rate.shape[1], rate.shape[0]
-    rows, state = np.zeros(7 * LANES, np.float32), np.empty((states, 3 * LANES), np.float32)
-    kept = np.zeros((length + 1, states, LANES), np.float32)
+    channels, length, states = sizes
+    chunks = -(-channels // WIDTH)
+    rows, state = np.zeros(14 * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
+    kept = np.zeros((length, states, 2 * WIDTH), np.float32)
     for task in range(first, last):
-        image, chunk = task // chunks, task % chunks
-        start = chunk * LANES
-        lanes = min(LANES, channels - start)
-        for n in range(states):
-            for i in range(LANES):
-                state[n, i] = state[n, 2 * LANES + i] = np.float32(0)
-                state[n, LANES + i] = rate[chunk, n, i]
-        rows[:] = 0
+        image, start = task // chunks, task % chunks * WIDTH
+        lanes = min(WIDTH, channels - start)
+        _begin(rows, state, rate, skip, bias, start, lanes)
         for t in range(length):
-            for i in range(lanes):
-                rows[i] = step[image, t, start + i]
-                rows[LANES + i] = step[image, t, start + i] * u[image, t, start + i]
+            _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
             for n in range(states):
-                bn, a, h, after = b[image, t, n], state[n], kept[t, n], kept[t + 1, n]
-                for i in range(LANES):
-                    after[i] = _exp(rows[i] * a[LANES + i]) * h[i] + rows[LANES + i] * bn
+                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                s, k = state[n], kept[t, n]
+                for i in range(lanes):
+                    decay = _exp2(rows[_STEP + i] * s[WIDTH + i])
+                    k[i], k[WIDTH + i] = s[i], decay
+                    s[i] = decay * s[i] + rows[_DRIVE + i] * bn
+        for n in range(states):
+            for i in range(lanes):
+                state[n, i] = np.float32(0)
         for t in range(length - 1, -1, -1):
+            _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
+            _read(rows, _G, g, gs, image, start, t, lanes)
             for i in range(lanes):
-                rows[i], rows[LANES + i] = step[image, t, start + i], u[image, t, start + i]
-                rows[2 * LANES + i] = g[image, t, start + i]
-            for i in range(2 * LANES):
-                rows[3 * LANES + i] = 0
+                rows[_DRIVEN + i] = rows[_D_STEP + i] = np.float32(0)
             for n in range(states):
-                bn, cn, s = b[image, t, n], c[image, t, n], state[n]
-                before, after = kept[t, n], kept[t + 1, n]
-                for i in range(LANES):
-                    decay = _exp(rows[i] * s[LANES + i])
-                    dh = s[i] + rows[2 * LANES + i] * cn
-                    d_exponent = dh * before[i] * decay
-                    rows[3 * LANES + i] += dh * bn * rows[i]
-                    rows[4 * LANES + i] += d_exponent * s[LANES + i] + dh * bn * rows[LANES + i]
-                    rows[5 * LANES + i] = dh * (rows[i] * rows[LANES + i])
-                    rows[6 * LANES + i] = rows[2 * LANES + i] * after[i]
+                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
+                s, k = state[n], kept[t, n]
+                for i in range(lanes):
+                    before, decay = k[i], k[WIDTH + i]
+                    dh = s[i] + rows[_G + i] * cn
                     s[i] = dh * decay
-                    s[2 * LANES + i] += d_exponent * rows[i]
-                d_b[image, chunk, t, n] = _sum(rows[5 * LANES : 6 * LANES])
-                d_c[image, chunk, t, n] = _sum(rows[6 * LANES : 7 * LANES])
+                    d_exponent = s[i] * before
+                    rows[_DRIVEN + i] += dh * bn
+                    rows[_D_STEP + i] += d_exponent * s[WIDTH + i]
+                    s[2 * WIDTH + i] += d_exponent * rows[_STEP + i]
+                    rows[_D_B + i] = dh * rows[_DRIVE + i]
+                    rows[_D_C + i] = rows[_G + i] * (decay * before + rows[_DRIVE + i] * bn)
+                place = (task * length + t) * states + n
+                d_b[place], d_c[place] = _sum(rows, _D_B, lanes), _sum(rows, _D_C, lanes)
             for i in range(lanes):
-                d_u[image, t, start + i] = rows[3 * LANES + i]
-                d_step[image, t, start + i] = rows[4 * LANES + i]
+                d_step = rows[_D_STEP + i] * _LN_2 + rows[_DRIVEN + i] * rows[_X + i]
+                rows[_D_STEP + i] = d_step * rows[_SIGMOID + i]
+                rows[_D_BIAS + i] += rows[_D_STEP + i]
+                rows[_D_SKIP + i] += rows[_G + i] * rows[_X + i]
+                rows[_DRIVEN + i] = rows[_DRIVEN + i] * rows[_STEP + i] + rows[_G + i] * rows[_SKIP + i]
+            place = (image * length + t) * channels + start
+            for i in range(lanes):
+                d_delta[place + i] = rows[_D_STEP + i]
+            for i in range(lanes):
+                d_x[place + i] = rows[_DRIVEN + i]
+        place = image * (states + 2) * channels + start
         for n in range(states):
-            for i in range(LANES):
-                d_rate[image, chunk, n, i] = state[n, 2 * LANES + i]
+            for i in range(lanes):
+                d_shared[place + n * channels + i] = state[n, 2 * WIDTH + i]
+        for i in range(lanes):
+            d_shared[place + states * channels + i] = rows[_D_SKIP + i]
+            d_shared[place + (states + 1) * channels + i] = rows[_D_BIAS + i]
 
 
 def forward(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Tensor:
     """Run the scan: (batch, channels, length)."""
-    u, step = _steps(x), F.softplus(_steps(delta) + delta_bias.float())
-    y = torch.empty_like(u)
-    _run(_forward, u, step, _chunked(A), _steps(B), _steps(C), y)
-    return torch.addcmul(y, u, D.float()).to(x.dtype).mT
+    batch, channels, length = x.shape
+    y = x.new_empty(batch, length, channels, dtype=torch.float32)
+    _run(_forward, x, A, *_inputs(x, delta, A, B, C, D, delta_bias), _flat(y))
+    return y.to(x.dtype).mT
 
 
 def backward(
     grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Gradients:
     """Gradients of all seven inputs."""
-    g, u, shifted = _steps(grad), _steps(x), _steps(delta) + delta_bias.float()
-    rate, b, c = _chunked(A), _steps(B), _steps(C)
-    d_u, d_step = torch.empty_like(u), torch.empty_like(u)
-    d_rate = u.new_empty(u.shape[0], *rate.shape)
-    d_b, d_c = (u.new_empty(u.shape[0], rate.shape[0], *b.shape[1:]) for _ in range(2))
-    _run(_backward, g, u, F.softplus(shifted), rate, b, c, d_u, d_step, d_rate, d_b, d_c)
-    d_delta = d_step * torch.sigmoid(shifted)
+    (batch, channels, length), states = x.shape, A.shape[1]
+    empty = partial(torch.empty, dtype=torch.float32)
+    d_x, d_delta = empty(batch, length, channels), empty(batch, length, channels)
+    d_b, d_c = (empty(batch, -(-channels // WIDTH), length, states) for _ in range(2))
+    d_shared = empty(batch, states + 2, channels)
+    given = (*_strided(grad), *_inputs(x, delta, A, B, C, D, delta_bias))
+    _run(_backward, x, A, *given, *map(_flat, (d_x, d_delta, d_shared, d_b, d_c)))
+    shared = d_shared.sum(0)
     return (
-        torch.addcmul(d_u, g, D.float()).to(x.dtype).mT,
+        d_x.to(x.dtype).mT,
         d_delta.to(delta.dtype).mT,
-        d_rate.sum(0).mT.flatten(0, 1)[: A.shape[0]].to(A.dtype).contiguous(),
+        shared[:states].mT.to(A.dtype, copy=True, memory_format=torch.contiguous_format),
         d_b.sum(1).to(B.dtype).mT,
         d_c.sum(1).to(C.dtype).mT,
-        (g * u).sum((0, 1)).to(D.dtype),
-        d_delta.sum((0, 1)).to(delta_bias.dtype),
+        shared[states].to(D.dtype, copy=True),
+        shared[states + 1].to(delta_bias.dtype, copy=True),
     )
 
 
-def _chunked(A: Tensor) -> Tensor:
-    """(channels, states) -> (channels / LANES, states, LANES), float32, zero past the last channel."""
-    short = -A.shape[0] % LANES
-    return F.pad(A.float(), (0, 0, 0, short)).view(-1, LANES, A.shape[1]).mT.contiguous()
+def _inputs(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> tuple[Any, ...]:
+    """The seven inputs as the kernels take them."""
+    sequences = (*_strided(x), *_strided(delta), _flat(A), *_strided(B), *_strided(C))
+    return (*sequences, _flat(D), _flat(delta_bias))
 
 
-def _run(kernel: Callable[..., None], *tensors: Tensor) -> None:
-    """Share the tasks among the threads; the caller is one of them.
+def _strided(t: Tensor) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+    """The memory of a tensor from its first number to its last, as float32, and its strides."""
+    t = t.detach().float()
+    span = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    flat = torch.as_strided(t, (span if t.numel() else 0,), (1,))
+    return flat.numpy(), t.stride()
 
-    The kernel's first array of three dimensions is (batch, length, channels).
-    """
-    arrays = [t.detach().numpy() for t in tensors]
-    batch, _, channels = tensors[0].shape
-    tasks = batch * -(-channels // LANES)
+
+def _flat(t: Tensor) -> NDArray[np.float32]:
+    """Number after number, as float32."""
+    return t.detach().float().contiguous().view(-1).numpy()
+
+
+def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, *arrays: Any) -> None:
+    """Share the tasks among the threads; the caller is one of them."""
+    batch, channels, length = x.shape
+    tasks = batch * -(-channels // WIDTH)
     threads = min(torch.get_num_threads(), tasks)
     if tasks == 0:
         return
+    sizes = (channels, length, A.shape[1])
     bounds = [tasks * i // threads for i in range(threads + 1)]
     pool = _pool(os.getpid(), threads)
-    others = [pool.submit(kernel, lo, hi, *arrays) for lo, hi in pairwise(bounds[1:])]
-    kernel(bounds[0], bounds[1], *arrays)
+    others = [pool.submit(kernel, lo, hi, sizes, *arrays) for lo, hi in pairwise(bounds[1:])]
+    kernel(bounds[0], bounds[1], sizes, *arrays)
     for other in others:
         other.result()
 
@@ -255,11 +379,6 @@ def _run(kernel: Callable[..., None], *tensors: Tensor) -> None:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads of this process: a fork starts with none and gets its own."""
     return ThreadPoolExecutor(threads, thread_name_prefix="longvis-scan")
-
-
-def _steps(t: Tensor) -> Tensor:
-    """(batch, channels, length) -> float32 (batch, length, channels), contiguous."""
-    return t.float().mT.contiguous()
 
 
 BACKEND = Backend(forward, backward)
