@@ -41,8 +41,8 @@ class Accuracy:
     """(images): places in the held-out split."""
     correct_top1: int
     correct_top5: int | None
-    classes: tuple[str, ...]
-    """Their names, by label."""
+    classes: tuple[str, ...] = ()
+    """Names of the data's classes, by label; empty where nobody needs them."""
     restricted: bool = False
     """Whether the model knows further classes, which were no answers."""
     broken: tuple[str, ...] = ()
