@@ -106,6 +106,8 @@ class WeightsEntry(_Strict):
     """A safetensors file beside the card (shipped weights)."""
     url: str | None = None
     """Host and path of the authors' file (published weights); never downloaded at run time."""
+    timm: str | None = None
+    """timm's name of the same weights, with its tag; see `pretrained.py`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     recipe: str | None = None
     epochs: int | None = None
@@ -120,6 +122,8 @@ class WeightsEntry(_Strict):
     def _somewhere(self) -> WeightsEntry:
         if (self.file is None) == (self.url is None):
             raise ValueError("weights need either a file beside the card or a url, not both")
+        if self.timm is not None and self.url is None:
+            raise ValueError("timm's name is for published weights: those with a url")
         if self.file is not None and self.sha256 is None:
             raise ValueError("a shipped weight file needs its sha256")
         return self

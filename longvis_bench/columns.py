@@ -213,12 +213,15 @@ def _share(right: Callable[[AccuracyRecord], int | None]) -> Callable[[Row], Val
     return _of(_accuracy, share)
 
 
-def _top1_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        interval = stats.wilson(row.accuracy.correct_top1, row.accuracy.images) if row.accuracy else None
+def _end(right: Callable[[AccuracyRecord], int | None], end: Literal[0, 1]) -> Callable[[Row], Value]:
+    """An end of the share's 95 % interval."""
+
+    def value(accuracy: AccuracyRecord) -> float | None:
+        found = right(accuracy)
+        interval = None if found is None else stats.wilson(found, accuracy.images)
         return None if interval is None else interval[end]
 
-    return value
+    return _of(_accuracy, value)
 
 
 def _few(needed: int, what: str) -> Callable[[Row], str | None]:
@@ -472,11 +475,17 @@ _QUALITY = (
     _ratio(
         "top1_low",
         "Low end of its Wilson 95 % interval.",
-        _top1_end(0),
+        _end(lambda a: a.correct_top1, 0),
         metric="accuracy",
         why=_always("no images"),
     ),
-    _ratio("top1_high", "High end of the same.", _top1_end(1), metric="accuracy", why=_always("no images")),
+    _ratio(
+        "top1_high",
+        "High end of the same.",
+        _end(lambda a: a.correct_top1, 1),
+        metric="accuracy",
+        why=_always("no images"),
+    ),
     _ratio(
         "top5",
         "Share of held-out images with the right class among the best five.",
@@ -725,6 +734,40 @@ _MORE_MODEL = (
         _of(_count, lambda c: _json(c.unknown) or "{}"),
         metric="count",
     ),
+    _ratio(
+        "top5_low",
+        "Low end of top-5's Wilson 95 % interval.",
+        _end(lambda a: a.correct_top5, 0),
+        metric="accuracy",
+        why=_always("too few classes"),
+    ),
+    _ratio(
+        "top5_high",
+        "High end of the same.",
+        _end(lambda a: a.correct_top5, 1),
+        metric="accuracy",
+        why=_always("too few classes"),
+    ),
+    _int(
+        "answer_classes",
+        "",
+        "Classes of the data, among which the answers were chosen.",
+        _of(_accuracy, lambda a: a.classes),
+        metric="accuracy",
+        why=_always("all that the model tells apart"),
+    ),
+    _text(
+        "normalisation",
+        "Mean and deviation, by channel, that the weights want of a folder's images, as JSON.",
+        lambda r: _json(r.cell.normalisation),
+        why=_always("the data's own"),
+    ),
+    _text(
+        "reshaped",
+        "Tensors of the weights that were fitted to the size, and how, as JSON.",
+        _of(_size, lambda s: _json(s.reshaped)),
+        why=_always("none"),
+    ),
     _int(
         "trained_resolution",
         "px",
@@ -885,8 +928,8 @@ it. A run's directory holds
   environment and its versions;
 - `cells.jsonl`: one row a cell, with raw samples; everything below is derived from it by `longvis report`;
 - `summary.csv`: all columns below; `summary.md`: the main ones, with footnotes; `plots/`: figures;
-- `predictions/<key>.npz`: label, prediction and place in the held-out split of each image, where accuracy was
-  measured.
+- `predictions/<key>.npz`: what was predicted, and for which image, where accuracy was measured; `classes.csv`
+  and `confusion.csv`: accuracy by class, and which classes were taken for which, made from them.
 
 Unknown is `null` in JSON, empty in CSV, `-` in tables and `<NA>` in a frame, never 0, -1 or NaN; the column
 `null_reasons` says why. Accuracies and other shares are 0-1. In the CSV a text that a spreadsheet would take

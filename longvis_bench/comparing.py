@@ -7,26 +7,19 @@ With many models some pairs differ by chance: p values are of each pair alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 from longvis_bench import units
-from longvis_bench.predictions import Predictions, read_predictions
+from longvis_bench.predictions import Answers, read_answers
 from longvis_bench.records import Row
 from longvis_bench.series import series
 from longvis_bench.stats import mcnemar
 
 SEPARATES = 0.05
 """Largest p at which one model is called better."""
-
-
-class Answers(NamedTuple):
-    """What one model said of held-out images."""
-
-    row: Row
-    images: Predictions
 
 
 class Comparison(NamedTuple):
@@ -50,8 +43,7 @@ def compare(rows: Sequence[Row], runs: Sequence[Path]) -> list[Comparison]:
         rows: of one or several runs.
         runs: directories in which their predictions lie.
     """
-    known = [answers for row in rows if (answers := _answers(row, runs)) is not None]
-    pairs = (pair for pair in combinations(known, 2) if _same_images(*pair))
+    pairs = (pair for pair in combinations(read_answers(rows, runs), 2) if _same_images(*pair))
     return [_compare(*pair) for pair in pairs]
 
 
@@ -82,13 +74,6 @@ def _best_first(comparisons: Sequence[Comparison]) -> list[Row]:
 
 def _right(row: Row) -> int:
     return row.accuracy.correct_top1 if row.accuracy is not None else 0
-
-
-def _answers(row: Row, runs: Iterable[Path]) -> Answers | None:
-    if row.accuracy is None or row.cell.round > 0:  # later rounds give the same answers
-        return None
-    images = read_predictions(row, runs)
-    return None if images is None else Answers(row, images)
 
 
 def _same_images(one: Answers, other: Answers) -> bool:

@@ -97,6 +97,9 @@ def _notes(row: Row) -> tuple[Note, ...]:
         resolution=row.cell.resolution,
         trained_resolution=accuracy.trained_resolution if accuracy else None,
         random_tensors=size.random_tensors if size else (),
+        classes=accuracy.classes if accuracy else None,
+        num_classes=row.cell.num_classes,
+        reshaped=size.reshaped if size else None,
         peak_bytes=row.memory.peak_bytes if row.memory else None,
         tensor_peak_bytes=row.tensors.peak_bytes if row.tensors else None,
     )

@@ -1,17 +1,25 @@
-"""How many classes a weight file knows, by its header alone: before torch is imported or a model built."""
+"""Which classes a weight file knows: how many, by its header alone, and where the data's are among them.
+
+Weights of ImageNet can be asked about some of its classes: the answers are then chosen among their logits.
+That takes class folders named by WordNet synset (n01440764), as ImageNet's own are; which logit is whose,
+timm knows for each of its sets of classes (1,000, 11,821, 21,841 and others).
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from longvis_bench.data import ImageData
 from longvis_bench.errors import CheckpointError
 
 HEAD = re.compile(r"(^|\.)(head|fc|classifier)(\.fc)?\.(weight|bias)$")
 """Names of a classifier's tensors."""
 LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
+_SYNSET = re.compile(r"n\d{8}")
 
 
 def head_classes(path: Path) -> int | None:
@@ -27,20 +35,40 @@ def head_classes(path: Path) -> int | None:
     return known if isinstance(known, int) else None
 
 
-def refuse_other_classes(path: Path, known: int | None, wanted: int, data: str) -> None:
-    """Raise where a file's classes are not those of the data: the classifier would be random.
+def logit_places(name: str, known: int | None, data: ImageData) -> tuple[int, ...] | None:
+    """Where the data's classes stand among the logits of a weight file.
 
     Arguments:
-        path: the weight file.
+        name: the weight file's.
         known: its classes; None where unknown, which is no reason to refuse.
-        wanted: the data set's classes.
-        data: its name.
+        data: whose classes are asked about.
+
+    Returns:
+        For each class of the data, in order, its logit; None where both are the same, one for one.
 
     Raises:
-        CheckpointError: they differ.
+        CheckpointError: the file knows other classes: the classifier would be random.
     """
-    if known is not None and known != wanted:
+    places = None if known is None else _imagenet_places(known, data.classes)
+    if places is not None:
+        return None if places == tuple(range(known or 0)) else places
+    if known is not None and known != data.num_classes:
         raise CheckpointError(
-            f"{path.name} knows {known} classes and {data} has {wanted}: "
+            f"{name} knows {known} classes and {data.name} has {data.num_classes}: "
             "choose weights of this data, or classes with --classes."
         )
+    return None
+
+
+def _imagenet_places(known: int, classes: Sequence[str]) -> tuple[int, ...] | None:
+    """The logits of ImageNet classes among `known` ones; None where some class is none of those."""
+    if not all(_SYNSET.fullmatch(name) for name in classes):
+        return None
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": known})
+    if subset is None:
+        return None
+    known_names: list[str] = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]
+    place = {name: index for index, name in enumerate(known_names)}
+    return tuple(place[name] for name in classes) if all(name in place for name in classes) else None

@@ -1,14 +1,14 @@
 """From what the user asks for to a list of cells: everything is checked here, before anything runs.
 
 Imports no torch, so that `--dry-run` and bad input answer at once; unless an accelerator may be there and has
-to be asked for, or timm for one of its names.
+to be asked for, or timm for one of its names, or weights are given, which have to fit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,6 @@ from longvis_bench.errors import (
     MissingDependency,
     Unsupported,
 )
-from longvis_bench.heads import head_classes, refuse_other_classes
 from longvis_bench.privacy import without_paths
 from longvis_bench.records import (
     METRICS,
@@ -43,6 +42,7 @@ from longvis_bench.records import (
     digest,
 )
 from longvis_bench.registry import Registry, Variant
+from longvis_bench.weight_files import WeightFile, check_fit, given_weights, no_weights, shipped_weights
 
 _NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "memory_limit_bytes", "skip_after_oom", "hours_for"}
 """Changing these continues the same run."""
@@ -92,6 +92,8 @@ class SweepConfig(BaseModel):
     """For `folder:PATH`: the pixel values that become 0 and 1, for images of more than 8 bits."""
     images: Positive | None = None
     weights: Path | None = None
+    pretrained: bool = False
+    """timm's own weights: `weights`, or what the local cache holds."""
     budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     precision: float = Field(0.02, gt=0, lt=1)
     timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
@@ -131,11 +133,21 @@ class SweepConfig(BaseModel):
                 "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
                 "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else ("bf16",)),
                 "threads": self.threads or usable_cores(),
-                "images": self.images
-                or (CPU_IMAGES if kind == "cpu" else open_data(self.source).size("val")),
+                "images": self.images or self._usual_images(kind),
                 "budget_s": self.budget_s or quick,
             }
         )
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether accuracy is all that is asked for."""
+        return self.metrics == ("accuracy",)
+
+    def _usual_images(self, kind: str) -> int:
+        """All held-out images; some of them where accuracy is one of many numbers on a CPU."""
+        if kind == "cpu" and not self.is_evaluation:
+            return CPU_IMAGES
+        return open_data(self.source).size("val")
 
     @property
     def name(self) -> str:
@@ -193,12 +205,13 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     variants = [registry.find(name) for name in dict.fromkeys(config.models)]
     for variant in variants:
         variant.check_factory()
-    _check_weights(config, variants)
     _check_options(config)
     data = open_data(config.source)
-    if config.weights is not None:
-        refuse_other_classes(config.weights, head_classes(config.weights), data.num_classes, data.name)
-    cells, faults = [], []
+    given = given_weights(variants, data, config.weights, config.pretrained)
+    for variant in variants:
+        _check_fit(config, variant, given.get(variant.full_name), data)
+    cells: list[Planned] = []
+    faults: list[LongvisError | None] = []
     for turn, resolution, batch, mode, dtype, variant in product(
         range(config.repeats),
         config.resolutions,
@@ -215,10 +228,12 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
             "mode": mode,
             "dtype": dtype,
         }
-        planned, fault = _plan_cell(config, environment, registry, variant, data, condition)
+        weights = given.get(variant.full_name) or shipped_weights(variant, data.name, resolution)
+        planned, fault = _plan_cell(config, environment, registry, variant, data, weights, condition)
         cells.append(planned)
         faults.append(fault)
     _refuse_hopeless(faults)
+    _refuse_empty_evaluation(config, [planned.cell for planned in cells])
     return Plan(config, environment, tuple(sorted(cells, key=_cost)))
 
 
@@ -235,6 +250,15 @@ def _refuse_hopeless(faults: list[LongvisError | None]) -> None:
     raise LongvisError(str(other))
 
 
+def _refuse_empty_evaluation(config: SweepConfig, cells: list[Cell]) -> None:
+    """Raise where accuracy is all that is asked for and no cell has weights."""
+    if config.is_evaluation and all(cell.weights is None for cell in cells):
+        cell = cells[0]
+        raise CheckpointError(
+            f"{no_weights(cell.model, cell.data, cell.resolution)}, or give a file with --weights."
+        )
+
+
 def _cost(planned: Planned) -> tuple[int, int, int]:
     """Cheap cells first, one round after the other."""
     cell = planned.cell
@@ -247,10 +271,10 @@ def _plan_cell(
     registry: Registry,
     variant: Variant,
     data: ImageData,
+    weights: WeightFile | None,
     condition: dict[str, Any],
 ) -> tuple[Planned, LongvisError | None]:
-    weights, sha256 = _weights(config, variant, data.name, condition["resolution"])
-    cell = _cell(config, variant, data, condition, weights, sha256)
+    cell = _cell(config, variant, data, weights, condition)
     code = code_hash(variant)
     key = cell_key(cell, code, environment.hash)
     settings = Settings(
@@ -269,8 +293,10 @@ def _plan_cell(
         code=code,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
         working_dir=registry.working_dir,
-        source=config.source,
-        weights_path=weights,
+        source=replace(config.source, normalisation=cell.normalisation),
+        weights_path=weights.path if weights else None,
+        logit_places=weights.places if weights else None,
+        trained_resolution=weights.resolution if weights else None,
     )
     fault = _fault(variant, cell)
     if fault is None:
@@ -292,9 +318,8 @@ def _cell(
     config: SweepConfig,
     variant: Variant,
     data: ImageData,
+    weights: WeightFile | None,
     condition: dict[str, Any],
-    weights: Path | None,
-    sha256: str | None,
 ) -> Cell:
     return Cell(
         model=without_paths(variant.full_name),
@@ -309,12 +334,13 @@ def _cell(
         grad_checkpointing=config.grad_checkpointing and condition["mode"] == "train",
         compile=config.compile,
         data=data.name,
-        num_classes=data.num_classes,
+        num_classes=weights.logits(data) if weights else data.num_classes,
         images=config.images or CPU_IMAGES,
         metrics=config.metrics,
         seed=config.seed,
         weights=weights.name if weights else None,
-        weights_sha256=sha256,
+        weights_sha256=weights.sha256 if weights else None,
+        normalisation=weights.normalisation if weights else None,
         **condition,
     )
 
@@ -345,39 +371,19 @@ def _check_options(config: SweepConfig) -> None:
         raise LongvisError("--hours-for tells how long training takes; add --mode train.")
 
 
-def _check_weights(config: SweepConfig, variants: list[Variant]) -> None:
-    if config.weights is None:
+def _check_fit(config: SweepConfig, variant: Variant, weights: WeightFile | None, data: ImageData) -> None:
+    """Refuse weights of another model; for accuracy alone, also those that leave a tensor random."""
+    if weights is None:
         return
-    if not config.weights.is_file():
-        raise CheckpointError(f"the weight file {config.weights} does not exist.")
-    if len(variants) > 1:
-        raise CheckpointError(f"--weights is for one model, and {len(variants)} are asked for.")
-
-
-def _weights(
-    config: SweepConfig, variant: Variant, dataset: str, resolution: int
-) -> tuple[Path | None, str | None]:
-    """The file the accuracy is measured with: the user's, else the one that ships; and its SHA-256."""
-    if config.weights is not None:
-        return config.weights.resolve(), _sha256(config.weights)
-    entry = variant.shipped_weights(dataset, resolution)
-    if entry is None or entry.file is None:
-        return None, None
-    path = variant.folder / entry.file
-    if not path.is_file() or _sha256(path) != entry.sha256:
-        raise CheckpointError(f"the shipped weights {entry.file} are damaged or missing; install again.")
-    return path, entry.sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    logits = weights.logits(data)
+    check_fit(variant, weights.path, config.resolutions, logits, whole=config.is_evaluation)
 
 
 _MEASURING = (
     "backbones/__init__.py",
     "card_folders.py",
     "cards.py",
+    "checkpoints.py",
     "draft.py",
     "faults.py",
     "heads.py",

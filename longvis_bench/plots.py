@@ -25,10 +25,10 @@ from matplotlib.transforms import Transform
 from longvis_bench import stats, units
 from longvis_bench.canvas import DPI, GREY, PALE, WIDTH, Look, empty, fit, looks, printable, short, style
 from longvis_bench.columns import BY_NAME, null_reason
+from longvis_bench.footnotes import template
 from longvis_bench.layout import Box, best_place, pack, round_numbers, spread
 from longvis_bench.records import Row
 from longvis_bench.series import by_size, growth, number, series
-from longvis_bench.tables import template
 
 
 @dataclass(frozen=True)

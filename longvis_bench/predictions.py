@@ -1,7 +1,8 @@
 """What a model answered to each held-out image, in a file beside its row.
 
 `predictions/<key>.npz` holds, image by image, `labels` (the truth), `predictions` (the class of the largest
-logit) and `indices` (which image of the held-out split it is); files of earlier versions have no indices.
+logit) and `indices` (which image of the held-out split it is), and `classes`, their names by label; files of
+earlier versions have no indices and no names.
 What else is known of an image, as the distance in `pairs`, follows from its index and is not stored.
 """
 
@@ -11,12 +12,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longvis_bench.records import Row
 from longvis_bench.store import PREDICTIONS
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,8 @@ class Predictions:
     predictions: NDArray[np.int64]
     indices: NDArray[np.int64] | None
     """Places in the held-out split; None in files that do not hold them."""
+    classes: tuple[str, ...] = ()
+    """Names by label; none in files that do not hold them."""
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -44,9 +51,11 @@ class Predictions:
         """Write them so that the file is there whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
-        arrays = {"labels": self.labels, "predictions": self.predictions}
+        arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "predictions": self.predictions}
         if self.indices is not None:
             arrays["indices"] = self.indices
+        if self.classes:
+            arrays["classes"] = np.array(self.classes)
         with draft.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         draft.replace(path)
@@ -64,18 +73,40 @@ def read_predictions(row: Row, runs: Iterable[Path]) -> Predictions | None:
     if file is None:
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             found = Predictions(
                 labels=stored["labels"],
                 predictions=stored["predictions"],
                 indices=stored.get("indices", None),
+                classes=tuple(map(str, stored.get("classes", ()))),
             )
-    except (OSError, ValueError, KeyError):  # damaged: as if it were not there
+    except _DAMAGED:  # as if it were not there
         return None
     return found if _whole(found) else None
 
 
+class Answers(NamedTuple):
+    """What one model said of held-out images."""
+
+    row: Row
+    images: Predictions
+
+
+def read_answers(rows: Iterable[Row], runs: Iterable[Path]) -> list[Answers]:
+    """The answers of every row that has any, once where several rounds gave the same ones.
+
+    Arguments:
+        rows: of one or several runs.
+        runs: directories in which their predictions may lie.
+    """
+    folders = list(runs)
+    first = (row for row in rows if row.accuracy is not None and row.cell.round == 0)
+    found = ((row, read_predictions(row, folders)) for row in first)
+    return [Answers(row, images) for row, images in found if images is not None]
+
+
 def _whole(found: Predictions) -> bool:
-    """Whether all arrays are integers of one length."""
+    """Whether all arrays are integers from 0 up, of one length above 0."""
     arrays = [found.labels, found.predictions, *([] if found.indices is None else [found.indices])]
-    return all(a.ndim == 1 and a.dtype.kind == "i" and len(a) == len(found.labels) for a in arrays)
+    alike = all(a.ndim == 1 and a.dtype.kind == "i" and len(a) == len(found.labels) for a in arrays)
+    return alike and len(found.labels) > 0 and all(int(a.min()) >= 0 for a in arrays)

@@ -97,6 +97,16 @@ class Warn(Enum):
     RANDOM_TENSORS = Kind(
         "random_tensors", "weights", "Use weights made for this size; accuracy is not measured with these."
     )
+    RESTRICTED = Kind(
+        "restricted",
+        "top1",
+        "Compare it with accuracies that were restricted alike, not with published ones.",
+    )
+    RESHAPED = Kind(
+        "reshaped",
+        "top1",
+        "Fine-tune at this size (`longvis train --from`) for the accuracy the model can reach.",
+    )
 
 
 KINDS: dict[str, Kind] = {warn.value.code: warn.value for warn in Warn}
@@ -121,6 +131,9 @@ def notes_for(
     images: int | None = None,
     resolution: int | None = None,
     trained_resolution: int | None = None,
+    classes: int | None = None,
+    num_classes: int | None = None,
+    reshaped: Mapping[str, str] | None = None,
     random_tensors: Sequence[str] = (),
     peak_bytes: int | None = None,
     tensor_peak_bytes: int | None = None,
@@ -145,6 +158,9 @@ def notes_for(
         images: images the accuracy was measured on.
         resolution: of the cell, pixels per side.
         trained_resolution: of the weights, pixels per side.
+        classes: among which the answers were chosen, where the model knows more.
+        num_classes: that the model knows.
+        reshaped: tensor of the weights -> how it was fitted to the size.
         random_tensors: names of tensors that the weights do not hold.
         peak_bytes: measured.
         tensor_peak_bytes: of the tensors alone.
@@ -159,6 +175,8 @@ def notes_for(
         *_accuracy(correct_top1, images),
         *_memory(peak_bytes, tensor_peak_bytes),
         *_weights(resolution, trained_resolution if images else None, random_tensors),
+        *_restricted(classes, num_classes),
+        *_reshaped(reshaped if images else None),
     ]
     return tuple(notes)
 
@@ -253,3 +271,17 @@ def _weights(resolution: int | None, trained: int | None, random: Sequence[str])
             f"{units.several(len(random), 'tensor')} not in the weights and so random: "
             f"{units.listing(random, 3)}"
         )
+
+
+def _restricted(classes: int | None, of: int | None) -> Iterator[Note]:
+    if classes is not None:
+        yield Warn.RESTRICTED.value.note(
+            f"answers were chosen among {classes} of the {of} classes of the weights"
+        )
+
+
+def _reshaped(reshaped: Mapping[str, str] | None) -> Iterator[Note]:
+    if reshaped:
+        name, done = next(iter(reshaped.items()))
+        more = f", and {units.several(len(reshaped) - 1, 'more tensor')}" if len(reshaped) > 1 else ""
+        yield Warn.RESHAPED.value.note(f"for this size {name} was {done}{more}")

@@ -4,7 +4,8 @@ History of the row schema, newest first; `migration.py` makes rows of the older 
 
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
-        `invocations`
+        `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
+        `SizeRecord.reshaped`, `AccuracyRecord.classes`
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from longvis_bench.data import DataSpec
+from longvis_bench.data import DataSpec, Normalisation
 
 SCHEMA = 2
 
@@ -83,6 +84,8 @@ class Cell(_Record):
     weights: str | None = None
     """File name of the weights, never a path; None for fresh weights."""
     weights_sha256: str | None = None
+    normalisation: Normalisation | None = None
+    """Mean and deviation that the weights want of a folder's images; None for the data's own."""
     round: int = Field(0, ge=0)
     """Which of the `--repeats` passes, from 0."""
 
@@ -139,6 +142,10 @@ class Request(_Record):
     source: DataSpec | None = None
     """The data as `open_data` finds it, where the cell's name leaves out the folder."""
     weights_path: Path | None = None
+    logit_places: tuple[int, ...] | None = None
+    """Where the data's classes stand among the model's logits; None where they are the same."""
+    trained_resolution: int | None = None
+    """What the weights were trained at, where the file does not say it itself."""
     predictions_path: Path | None = None
     sent: float | None = None
     """When it was handed to its process, on the monotonic clock."""
@@ -152,6 +159,8 @@ class SizeRecord(_Record):
     arguments: dict[str, Any] = {}
     random_tensors: tuple[str, ...] = ()
     """Tensors that the weights file does not hold for this size, so that they are random."""
+    reshaped: dict[str, str] = {}
+    """Tensors whose values were fitted to this size, and how: interpolated tables of positions."""
 
 
 class CountRecord(_Record):
@@ -241,6 +250,8 @@ class AccuracyRecord(_Record):
     trained_resolution: int | None = None
     broken: tuple[str, ...] = ()
     """Held-out files that could not be read and were left out, relative to the data set's folder."""
+    classes: int | None = None
+    """Those of the data, among which the answers were chosen, where the model knows more; else None."""
 
 
 Verdict = Literal["ok", "invalid", "not checked"]

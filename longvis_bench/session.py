@@ -127,17 +127,19 @@ def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
 
 
 def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[Path] = ()) -> None:
-    """Write summary.csv, summary.md and plots/ from the rows of a run directory.
+    """Write summary.csv, summary.md, the accuracies by class and plots/ from the rows of a run directory.
 
     Arguments:
         path: the run's directory.
         rows: read from it where not given.
         runs: further directories in which the rows' predictions may lie.
     """
+    from longvis_bench.by_class import CLASSES, CONFUSION, classes_csv, confusion_csv
     from longvis_bench.comparing import compare, sentences
     from longvis_bench.distance import by_distance
     from longvis_bench.distance_plots import distance_figures
     from longvis_bench.plots import write_plots
+    from longvis_bench.predictions import read_answers
     from longvis_bench.tables import summary_csv, summary_markdown
 
     directory = RunDirectory(path)
@@ -150,3 +152,6 @@ def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[
     directory.write("summary.csv", summary_csv(rows))
     compared = sentences(rows, compare(rows, [path, *runs]))
     directory.write("summary.md", summary_markdown(rows, compared))
+    if answers := read_answers(rows, [path, *runs]):
+        directory.write(CLASSES, classes_csv(answers))
+        directory.write(CONFUSION, confusion_csv(answers))

@@ -12,7 +12,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 from rich import box
@@ -23,16 +23,14 @@ from rich.text import Text
 
 from longvis_bench import units
 from longvis_bench.columns import BY_NAME, COLUMNS, Column, Value, null_reason
+from longvis_bench.footnotes import Footnotes
 from longvis_bench.quality import KINDS
 from longvis_bench.records import ACCEPTED, Row
 from longvis_bench.rounds import once, with_rounds
 from longvis_bench.series import growth, in_order, series, shared_conditions, varying
-from longvis_bench.texts import clean
+from longvis_bench.texts import clean, spreadsheet_safe
 
 _DTYPES = {"text": "string", "int": "Int64", "float": "Float64"}
-_FORMULA = tuple("=+-@＝＋－＠")
-_LONGEST = 300
-"""Characters of a reason or message in a footnote; the CSV has all of them."""
 _GAP = 2
 
 
@@ -58,8 +56,7 @@ def _csv_cell(value: Value) -> str:
         return ""
     if not isinstance(value, str):
         return repr(value)
-    text = clean(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return spreadsheet_safe(value)
 
 
 # What both readable tables are made of ------------------------------------------------------------------
@@ -107,10 +104,24 @@ NUMBERS = (
     Shown("validity", "validity"),
 )
 """Most wanted first: a narrow terminal shows as many as fit."""
+ACCURACY = (
+    Shown("top1", "top-1"),
+    Shown("images", "images"),
+    Shown("top1", "top-1 [95 %]", ("top1_low", "top1_high"), "top-1"),
+    Shown("top5", "top-5"),
+    Shown("top5", "top-5 [95 %]", ("top5_low", "top5_high"), "top-5"),
+    Shown("trained_resolution", "trained at"),
+    Shown("weights", "weights"),
+)
+"""The same for evaluations."""
 ORDER = (
     "top-1",
     "top-1 [95 %]",
     "top-5",
+    "top-5 [95 %]",
+    "images",
+    "trained at",
+    "weights",
     "img/s",
     "latency",
     "latency [95 %]",
@@ -142,61 +153,11 @@ SUMMARY = (
     "params",
     "MFU",
 )
-OPTIONAL = {"training", "between rounds", "scan FLOPs", "MFU", "top-5", "p90", "padding", "FLOP coverage"}
+OPTIONAL = {
+    *("training", "between rounds", "scan FLOPs", "MFU", "p90", "padding", "FLOP coverage"),
+    *("top-5", "top-5 [95 %]", "images", "trained at", "weights"),
+}
 """Shown only where some row has a value that says something."""
-
-
-@dataclass
-class Footnote:
-    """One line below a table, gathered from all rows it applies to."""
-
-    kind: str
-    """What it is about: a status, a column, or the code of a warning."""
-    advice: str = ""
-    texts: list[str] = field(default_factory=list)
-    templates: set[str] = field(default_factory=set)
-    """The texts with the row's model and size replaced by MODEL and RES."""
-    where: str = ""
-
-    def add(self, text: str, row: Row) -> None:
-        """One more row."""
-        self.texts.append(text)
-        self.templates.add(template(text, row))
-        self.where = self.where or f"{row.cell.model} at {row.cell.resolution} px"
-
-    @property
-    def text(self) -> str:
-        """The whole line."""
-        said = clean(self._said())
-        said = said if len(said) <= _LONGEST else said[: _LONGEST - 3] + "..."
-        more = len(self.texts) - 1
-        alike = len(set(self.texts)) > 1 and len(self.templates) > 1
-        also = f" ({clean(self.where)}, and the like in {units.several(more, 'more row')})" if alike else ""
-        line = f"{self.kind}: {said}{also}".removesuffix(".") + "."
-        return clean(f"{line} {self.advice}")
-
-    def _said(self) -> str:
-        same = len(set(self.texts)) > 1 and len(self.templates) == 1
-        return next(iter(self.templates)) if same else self.texts[0]
-
-
-@dataclass
-class Footnotes:
-    """The numbered lines below one table."""
-
-    notes: dict[tuple[str, str], Footnote] = field(default_factory=dict)
-
-    def mark(self, kind: str, text: str, row: Row, advice: str = "", *, key: str | None = None) -> int:
-        """The number of the line that says this, new or there already."""
-        like = key if key is not None else re.sub(r"\d+(\.\d+)?", "#", template(text, row))
-        note = self.notes.setdefault((kind, like), Footnote(kind, advice))
-        note.add(text, row)
-        return list(self.notes).index((kind, like)) + 1
-
-    @property
-    def lines(self) -> list[str]:
-        """In the order of their numbers."""
-        return [note.text for note in self.notes.values()]
 
 
 @dataclass(frozen=True)
@@ -205,12 +166,6 @@ class Entry:
 
     text: str
     marks: tuple[int, ...] = ()
-
-
-def template(text: str, row: Row) -> str:
-    """The text of any row with this fault: model and size replaced."""
-    text = re.sub(rf"(?<![\w.-]){re.escape(row.cell.model)}(?![\w-])", "MODEL", text)
-    return re.sub(rf"(?<![\w.]){row.cell.resolution}(?![\w.]*\w)", "RES", text)
 
 
 def _entries(shown: Shown, rows: Sequence[Row], columns: Sequence[Shown], notes: Footnotes) -> list[Entry]:
@@ -294,7 +249,11 @@ def _condition_columns(rows: Sequence[Row]) -> list[Shown]:
 
 def _legend(columns: Sequence[Shown], rows: Sequence[Row]) -> str:
     """Whose intervals they are and how they were had; which round is shown, where there are several."""
-    methods = {"latency_median_s": "of the median by order statistics", "top1": "of top-1 by Wilson's score"}
+    methods = {
+        "latency_median_s": "of the median by order statistics",
+        "top1": "of top-1 by Wilson's score",
+        "top5": "of top-5 by the same",
+    }
     there = [methods[shown.column] for shown in columns if shown.interval]
     lines = [f"[95 %]: interval {' and '.join(there)}."] if there else []
     if any(row.rounds_s for row in rows):
@@ -315,12 +274,12 @@ def _tally(rows: Sequence[Row]) -> str:
 # The terminal -------------------------------------------------------------------------------------------
 
 
-def terminal_table(rows: Sequence[Row], width: int) -> RenderableType:
+def terminal_table(rows: Sequence[Row], width: int, numbers: Sequence[Shown] = NUMBERS) -> RenderableType:
     """A table for `width` columns: the most wanted columns that fit, never cut off, with its footnotes."""
     if not rows:
         return Text("No rows yet.")
     rows = in_order(once(with_rounds(rows)))
-    columns = _that_fit(rows, width)
+    columns = _that_fit(rows, width, numbers)
     notes = Footnotes()
     entries = [_entries(shown, rows, columns, notes) for shown in columns]
     room = [_marks_width(column) for column in entries]
@@ -339,11 +298,11 @@ def terminal_table(rows: Sequence[Row], width: int) -> RenderableType:
     return Group(heading, Text(), table, *_rich_lines(notes), *legend)
 
 
-def _that_fit(rows: Sequence[Row], width: int) -> list[Shown]:
+def _that_fit(rows: Sequence[Row], width: int, wanted: Sequence[Shown]) -> list[Shown]:
     """Model, conditions, size and status always; then numbers, most wanted first, while they fit."""
     chosen = [MODEL, *_condition_columns(rows), SIZE, STATUS]
     fixed = len(chosen)
-    for shown in NUMBERS:
+    for shown in wanted:
         if not _says_something(shown, rows):
             continue
         tried = [other for other in chosen if other.heading != shown.replaces] + [shown]

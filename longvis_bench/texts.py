@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+_FORMULA = tuple("=+-@＝＋－＠")
+
 
 def clean(text: str) -> str:
     """One line without control, format or unassigned characters: no escape sequence survives."""
@@ -16,3 +18,9 @@ def has_controls(text: str) -> bool:
     if text.isprintable():  # nearly every text is, and this asks all its characters at once
         return False
     return any(unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\r\t" for char in text)
+
+
+def spreadsheet_safe(text: str) -> str:
+    """A cleaned text that no spreadsheet takes for a formula."""
+    text = clean(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text

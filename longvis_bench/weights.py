@@ -1,8 +1,4 @@
-"""Weight files: read without running code, fitted to a model, written and kept.
-
-Reading is for files of strangers.  safetensors holds nothing but tensors; PyTorch's own format is a pickle
-and is read by torch's restricted unpickler, with `argparse.Namespace` and NumPy scalars (which training
-scripts leave in their checkpoints) as the only additions.  What a file is, its first bytes say, not its name.
+"""Weights fitted to a model, written and kept.  Reading strangers' files is in `checkpoints.py`.
 
 Loading names every tensor it did not take as it was: `LoadReport`.
 
@@ -13,152 +9,33 @@ The store is where `longvis train` leaves its files:
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import json
 import math
 import os
-import pickle
 import re
+import sys
 import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from longvis_bench.checkpoints import plain_names, read_tensors
 from longvis_bench.errors import CheckpointError
 from longvis_bench.heads import HEAD
-from longvis_bench.units import size as show_size
 
 NATIVE = ("atlas", "longvit", "mambavision")
 """Families whose authors' checkpoints carry other tensor names than our modules."""
-CONTAINERS = ("state_dict", "model", "module", "teacher")
-"""Keys under which training scripts put the weights among other things."""
 WRAPPINGS = ("module.", "encoder.", "model.", "backbone.")
 """Prefixes that the authors' training code puts before the names of a whole model."""
 MOST_NAMED = 5
 """Tensors named in a message."""
-UNPACK_FACTOR, UNPACK_SLACK = 4, 1 << 20
-"""An archive may declare this many times its own size, plus a MiB; torch.save does not compress at all."""
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a weight file, on the CPU, by name.
-
-    Arguments:
-        path: safetensors, or a file of torch.save (.pth, .pt, .bin, .pth.tar), recognised by content.
-
-    Returns:
-        The state dict: taken out of `state_dict` or `model` where it lies there, `module.` prefixes removed.
-
-    Raises:
-        CheckpointError: the file is missing, corrupt, unsafe, or holds no state dict.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the weights {path}: {error.strerror or error}.") from error
-    if start[8:9] == b"{" and start[:2] != b"PK":
-        return _plain_names(_read_safetensors(path))
-    if start[:2] == b"PK":
-        _refuse_bomb(path)
-    elif start[:1] != b"\x80":
-        raise CheckpointError(f"{path.name} is no weight file: neither safetensors nor a file of torch.save.")
-    tensors = _state_dict(_read_pickle(path), path.name)
-    _refuse_expanded(tensors, path)
-    return _plain_names(tensors)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path.name} is a damaged or truncated safetensors file: {error}.") from error
-
-
-def _refuse_bomb(path: Path) -> None:
-    """Raise for a zip archive that declares far more than it can hold: unpacking it would fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path.name} is a damaged or truncated file of torch.save: {error}."
-        ) from error
-    held = path.stat().st_size
-    if declared > UNPACK_FACTOR * held + UNPACK_SLACK:
-        sizes = f"{show_size(held)} on the disk would unpack to {show_size(declared)}"
-        raise CheckpointError(f"{path.name} was refused as unsafe: {sizes}.")
-
-
-def _refuse_expanded(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise for tensors that repeat a few stored values into far more than the file holds (strides of 0)."""
-    shown = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    held = path.stat().st_size
-    if shown > UNPACK_FACTOR * held + UNPACK_SLACK:
-        sizes = f"{show_size(held)} on the disk would become {show_size(shown)} of tensors"
-        raise CheckpointError(f"{path.name} was refused as unsafe: {sizes}.")
-
-
-def _read_pickle(path: Path) -> object:
-    """Whatever a file of torch.save holds, by the restricted unpickler.  Nothing in the file is executed."""
-    try:
-        # An open file, because torch.load lets the name of a path decide what it is.
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to its own developers
-            with torch.serialization.safe_globals(_safe_globals()):
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code is None:
-            raise CheckpointError(f"{path.name} is a damaged or unsafe file of torch.save.") from error
-        found = code[1].rstrip(".")
-        raise CheckpointError(
-            f"{path.name} was refused as unsafe: it holds code ({found}), and none of it was run."
-        ) from error
-    except Exception as error:  # a damaged pickle can fail anywhere in torch's reader
-        raise CheckpointError(f"{path.name} is a damaged or truncated file of torch.save.") from error
-
-
-def _safe_globals() -> list[Any]:
-    """Classes allowed beside tensors: argparse.Namespace, and what a pickled NumPy scalar is made of."""
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdSU"]
-    moved = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    return [argparse.Namespace, np.dtype, *moved, *dtypes]
-
-
-def _state_dict(content: object, name: str) -> dict[str, Tensor]:
-    """The state dict in what a training script saved."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        kind = type(content).__name__
-        raise CheckpointError(f"{name} holds no state dict but a {kind}.")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{name} holds no tensors.")
-    return tensors
-
-
-def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the `module.` that DataParallel puts before every one."""
-    while tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +65,8 @@ def load_weights(
 
     Arguments:
         model: on any device and of any dtype; values are converted.
-        source: a file for `read_tensors`, or tensors by name.  The official layouts of Atlas, LongViT and
-            MambaVision are recognised.
+        source: a file for `read_tensors`, or tensors by name.  The official layouts of Atlas, LongViT,
+            MambaVision and FasterViT are recognised, and those that timm converts for a model of its own.
         strict: whether a tensor that the file does not hold is an error.
 
     Returns:
@@ -198,9 +75,37 @@ def load_weights(
     Raises:
         CheckpointError: the file cannot be read, or belongs to another model.
     """
-    given = dict(source) if isinstance(source, Mapping) else read_tensors(source)
-    name = "the mapping" if isinstance(source, Mapping) else Path(source).name
-    tensors, unused = _our_names(model, _plain_names(given))
+    if isinstance(source, Mapping):
+        fitted, report = _match(model, source, "the mapping", strict)
+    else:
+        fitted, report = _match(model, read_tensors(source), Path(source).name, strict)
+    model.load_state_dict(fitted, strict=False)
+    return report
+
+
+def match_weights(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str, strict: bool = True
+) -> LoadReport:
+    """What `load_weights` would do; the model stays as it is, and may lie on the meta device.
+
+    Arguments:
+        model: as there.
+        tensors: of the file, as `read_tensors` gives them.
+        name: the file's, for messages.
+        strict: as there.
+
+    Raises:
+        CheckpointError: the weights belong to another model.
+    """
+    return _match(model, tensors, name, strict)[1]
+
+
+def _match(
+    model: nn.Module, source: Mapping[str, Tensor], name: str, strict: bool
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The values that the model's tensors would get, and the report."""
+    given = plain_names(dict(source))
+    tensors, unused = _our_names(model, given)
     wanted = {key: value for key, value in model.state_dict().items() if key not in _derived(model)}
     fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
     absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
@@ -214,8 +119,9 @@ def load_weights(
         raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
     if misfits or unfit:
         raise CheckpointError(_missing_sentence(name, absent, model))
-    model.load_state_dict(fitted, strict=False)
-    return LoadReport(
+    if not absent and (deeper := _beyond(tensors, wanted)):
+        raise CheckpointError(_deeper_sentence(name, deeper, model))
+    return fitted, LoadReport(
         loaded=tuple(fitted),
         unused=(*unused, *(key for key in tensors if key not in wanted)),
         missing=absent,
@@ -231,7 +137,47 @@ def _our_names(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, 
         within, beside = official
         renamed, unused = _layout(family).official_names(within)
         return dict(renamed), [*beside, *unused]
+    if family is None:
+        wanted = model.state_dict().keys()
+        tensors, beside = _unwrapped(tensors, wanted)
+        return _by_timm(model, tensors) if wanted - tensors.keys() else tensors, beside
     return tensors, []
+
+
+def _unwrapped(tensors: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors without what training code put before the names of a whole model, and the names beside them."""
+    if any(name in wanted for name in tensors):
+        return tensors, []
+    for prefix in WRAPPINGS:
+        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if within:
+            found, beside = _unwrapped(within, wanted)
+            if any(name in wanted for name in found):
+                return found, [*(name for name in tensors if not name.startswith(prefix)), *beside]
+    return tensors, []
+
+
+def _by_timm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The original authors' tensors by timm's names, where timm knows their layout; their shapes stay."""
+    module = type(model).__module__
+    convert = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+    if not module.startswith("timm.") or convert is None:
+        return tensors
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to timm's own developers
+            renamed = dict(convert(dict(tensors), model))
+    except Exception:  # of a layout that it takes for another one
+        return tensors
+    wanted = model.state_dict().keys()
+    if len(wanted & renamed.keys()) <= len(wanted & tensors.keys()):
+        return tensors
+    return {name: tensors[name] if _is_table(name, tensors) else value for name, value in renamed.items()}
+
+
+def _is_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether timm would have resized the tensor: we do, and say so."""
+    return name.endswith(("pos_embed", "relative_position_bias_table")) and name in tensors
 
 
 def _layout(family: str) -> Any:
@@ -355,6 +301,25 @@ def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module) -> 
     return (
         f"{file} lacks {len(missing)} {few} of this {type(model).__name__}: {_some(missing)}; "
         "it belongs to another model or variant, or was saved at a size with fewer parts."
+    )
+
+
+def _beyond(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Tensors for further blocks of kinds that the model has: those of a deeper variant."""
+    kinds = {_kind(name) for name in wanted}
+    return [name for name in tensors if name not in wanted and _kind(name) in kinds]
+
+
+def _kind(name: str) -> str:
+    """The name with its blocks' numbers left out."""
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))
+
+
+def _deeper_sentence(file: str, deeper: list[str], model: nn.Module) -> str:
+    few = "tensor" if len(deeper) == 1 else "tensors"
+    return (
+        f"{file} holds weights of another variant: {len(deeper)} more {few} than this "
+        f"{type(model).__name__} has blocks for: {_some(deeper)}."
     )
 
 

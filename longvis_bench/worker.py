@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longvis_bench import units
-from longvis_bench.data import FOLDER, ImageData, LoadableData, open_data
+from longvis_bench.data import ImageData, LoadableData, open_data
 from longvis_bench.draft import Draft
 from longvis_bench.errors import (
     CardError,
@@ -48,6 +48,7 @@ from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
 from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord, ValidityRecord
 from longvis_bench.registry import Registry, Variant
+from longvis_bench.weight_files import no_weights
 
 BATCH_LIMIT_S = 30.0
 """What a batch of two may take, where one image was measured; else the batch is not checked."""
@@ -266,7 +267,8 @@ def _load(path: Path, model: nn.Module, draft: Draft) -> None:
 
     report = load_weights(model, path, strict=False)
     random = (*report.missing, *report.random)
-    draft.values["size"] = draft.values["size"].model_copy(update={"random_tensors": random})
+    done = {"random_tensors": random, "reshaped": report.reshaped}
+    draft.values["size"] = draft.values["size"].model_copy(update=done)
 
 
 def _memory_format(cell: Cell) -> torch.memory_format:
@@ -449,6 +451,8 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
             batch_size=max(1, min(8, 8 * 512**2 // cell.resolution**2)),
             device=torch.device(cell.device),
             dtype=DTYPES[cell.dtype],
+            logits=cell.num_classes,
+            places=request.logit_places,
         )
     draft.values["accuracy"] = result.to_record(
         weights=cell.weights or "", trained_resolution=_trained_resolution(request)
@@ -461,6 +465,8 @@ def _trained_resolution(request: Request) -> int | None:
     from longvis_bench.weights import read_metadata
 
     assert request.weights_path is not None
+    if request.trained_resolution is not None:
+        return request.trained_resolution
     resolution = read_metadata(request.weights_path).get("resolution")
     return resolution if isinstance(resolution, int) else None
 
@@ -472,11 +478,7 @@ def _no_accuracy(request: Request, draft: Draft) -> str | None:
     if cell.mode == "train":
         return "measured in inference cells only"
     if request.weights_path is None:
-        data = f"{FOLDER}PATH" if cell.data.startswith(FOLDER) else cell.data
-        return (
-            f"no weights ship for {cell.model} on {cell.data} at {cell.resolution} px; "
-            f"make them with `longvis train --models {cell.model} --data {data} --res {cell.resolution}`"
-        )
+        return no_weights(cell.model, cell.data, cell.resolution)
     random = draft.values["size"].random_tensors
     if random:
         return (

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
+from typer.testing import CliRunner
 
+from longvis_bench.cli.app import app
 from longvis_bench.data import open_data
 from longvis_bench.environment import read_environment
 from longvis_bench.heads import head_classes
+from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.planning import SweepConfig, make_plan
 from longvis_bench.privacy import without_paths
-from longvis_bench.weights import save_weights
+from longvis_bench.records import Request
+from longvis_bench.registry import Registry
+from longvis_bench.weight_files import known_classes
+from longvis_bench.weights import load_weights, save_weights, store_weights
+from longvis_bench.worker import measure_cell
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]
@@ -28,7 +38,9 @@ def net(*, resolution, num_classes, in_chans=3):
                          nn.Linear(4, num_classes))
 """
 BENCH = ("bench", "--models", "vit-n", "--res", "256", "--device", "cpu", "--dry-run")
-TRAIN = ("train", "--models", "vit-n", "--res", "256", "--device", "cpu")
+TRAIN = ("train", "--models", "vit-n", "--res", "256", "--device", "cpu", "--store", "store")
+EVAL = ("eval", "--models", "vit-n", "--res", "256", "--device", "cpu")
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize(
@@ -51,37 +63,148 @@ TRAIN = ("train", "--models", "vit-n", "--res", "256", "--device", "cpu")
         ("true", ("--window", "4"), "--window takes two numbers, like 100,4000, not '4'"),
     ],
 )
+@pytest.mark.parametrize("command", [BENCH, TRAIN, EVAL], ids=lambda words: words[0])
 def test_bad_data_is_one_sentence(
-    spoil: str, options: tuple[str, ...], message: str, pictures: Pictures, longvis: Longvis, tmp_path: Path
+    spoil: str, options: tuple[str, ...], message: str, command: tuple[str, ...], pictures: Pictures
 ) -> None:
     subprocess.run(spoil, shell=True, check=True, cwd=pictures())
-    done = longvis(*BENCH, "--data", "folder:pets", *options)
-    assert done.returncode == 2, done.stderr
-    assert message in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "results").exists()
+    assert message in _refused(*command, "--data", "folder:pets", *options)
 
 
-@pytest.mark.parametrize("command", [TRAIN, ("eval", "--models", "vit-n", "--res", "256", "--weights", "w")])
-def test_train_and_eval_refuse_alike(command: tuple[str, ...], longvis: Longvis) -> None:
-    done = longvis(*command, "--data", "folder:gone")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "there is no folder gone; folder:PATH needs one that holds train/ and val/" in done.stderr
+def _refused(*words: str) -> str:
+    """What a command says that must end with one sentence and exit code 2 before anything is done."""
+    done = CliRunner().invoke(app, [*words])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert not Path("results").exists()
+    assert not Path("store").exists()
+    return " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", [BENCH, ("eval", "--models", "vit-n", "--res", "256")])
-def test_weights_of_other_classes_are_refused(
-    command: tuple[str, ...], pictures: Pictures, longvis: Longvis, tmp_path: Path
+@pytest.mark.parametrize("command", [TRAIN, EVAL])
+def test_train_and_eval_refuse_a_folder_that_is_not_there(command: tuple[str, ...]) -> None:
+    said = _refused(*command, "--data", "folder:gone")
+    assert "there is no folder " in said
+    assert "gone; folder:PATH needs one that holds train/ and val/." in said
+
+
+@pytest.mark.parametrize("command", [TRAIN, EVAL])
+def test_train_and_eval_refuse_a_size_the_model_cannot_take(command: tuple[str, ...]) -> None:
+    said = _refused(*command, "--res", "250")
+    assert "250 px is not a legal size: vit needs a multiple of 16 px; legal sizes near it: 240, 256." in said
+
+
+@pytest.mark.parametrize("command", [BENCH, EVAL])
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_more_or_fewer_classes_than_the_weights_have_are_refused(
+    command: tuple[str, ...], form: str, pictures: Pictures, tmp_path: Path
 ) -> None:
     pictures({"ant": 1, "bee": 1, "cat": 1})
     head = nn.Sequential()
     head.add_module("head", nn.Linear(4, 2))
-    save_weights(head, tmp_path / "two.safetensors", {})
-    assert head_classes(tmp_path / "two.safetensors") == 2
-    done = longvis(*command, "--data", "folder:pets", "--weights", "two.safetensors")
-    assert done.returncode == 2
-    assert "two.safetensors knows 2 classes and folder:pets-" in done.stderr
-    assert "has 3: choose weights of this data" in " ".join(done.stderr.split())
+    if form == "pth":
+        torch.save({"state_dict": head.state_dict()}, tmp_path / "two.pth")
+    else:
+        save_weights(head, tmp_path / "two.safetensors", {})
+    assert known_classes(tmp_path / f"two.{form}") == 2
+    said = _refused(*command, "--data", "folder:pets", "--weights", f"two.{form}")
+    assert f"two.{form} knows 2 classes and folder:pets-" in said
+    assert "has 3: choose weights of this data" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "other", "said"),
+    [
+        ((*EVAL, "--weights"), "vit-n[dim=24,num_heads=2]", "holds weights of another variant or size: "),
+        ((*EVAL, "--weights"), "convnext-n", "lacks "),
+        ((*TRAIN, "--from"), "vit-n[dim=24,num_heads=2]", "holds weights of another variant or size: "),
+        ((*TRAIN, "--from"), "vit-n[depth=6]", "holds weights of another variant: "),
+        ((*BENCH, "--weights"), "vit-n[depth=6]", "holds weights of another variant: "),
+    ],
+)
+def test_weights_of_another_variant_name_at_most_five_tensors(
+    command: tuple[str, ...], other: str, said: str, tmp_path: Path
+) -> None:
+    save_weights(Registry().find(other).build(resolution=256, num_classes=10), tmp_path / "w.safetensors", {})
+    sentence = _refused(*command, "w.safetensors")
+    assert f"error: w.safetensors {said}" in sentence
+    listed = sentence.replace("w.safetensors", "")
+    named = re.findall(r"cls_token|pos_embed|[a-z_]+(?:\.[a-z0-9_]+)+", listed)
+    assert len(named) == 5, named
+    assert " more" in sentence
+
+
+def test_sizes_at_which_a_tensor_would_be_random_are_refused(tmp_path: Path) -> None:
+    small = Registry().find("atlas-n").build(resolution=256, num_classes=10)
+    save_weights(small, tmp_path / "w.safetensors", {"resolution": 256})
+    words = ("eval", "--models", "atlas-n", "--weights", "w.safetensors", "--device", "cpu")
+    assert "w.safetensors lacks " in _refused(*words, "--res", "1024")
+    config = SweepConfig(
+        models=("atlas-n",),
+        resolutions=(256, 1024),
+        weights=tmp_path / "w.safetensors",
+        device="cpu",
+        metrics=("accuracy",),
+    )
+    assert len(make_plan(config, read_environment()).cells) == 2  # where some size fits, it is evaluated
+
+
+def test_an_evaluation_without_any_weights_is_refused() -> None:
+    said = _refused(*EVAL, "--res", "320")
+    assert "no weights ship for vit-n on digits at 320 px; make them with `longvis train" in said
+    assert "or give a file with --weights" in said
+
+
+def test_accuracy_is_that_of_the_shipped_weights_unless_others_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN section 8: never the best of several; nothing at sizes without shipped weights."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    vit = Registry().find("vit-n")
+    torch.manual_seed(0)
+    made = vit.build(resolution=64, num_classes=10)
+    kept = store_weights(made, variant="vit-n", dataset="digits", resolution=256, facts={})
+    assert kept.is_relative_to(tmp_path)
+
+    def plan(*sizes: int, weights: Path | None = None) -> list[Request]:
+        config = SweepConfig(
+            models=("vit-n",), resolutions=sizes, weights=weights, device="cpu", threads=1, images=40
+        )
+        return [planned.request for planned in make_plan(config, read_environment()).cells]
+
+    shipped, none = plan(256, 320)
+    assert shipped.weights_path == vit.folder / "vit-n-digits-256.safetensors"
+    assert (none.weights_path, none.cell.weights) == (None, None)
+    (given,) = plan(64, weights=kept)
+    assert (given.weights_path, given.cell.weights) == (kept.resolve(), kept.name)
+    row = measure_cell(
+        given.model_copy(update={"cell": given.cell.model_copy(update={"metrics": ("accuracy",)})})
+    )
+    load_weights(made, kept)
+    expected = measure_accuracy(made, open_data("digits"), resolution=64, images=40, batch_size=8)
+    assert row.accuracy is not None
+    assert (row.accuracy.weights, row.accuracy.correct_top1) == (kept.name, expected.correct_top1)
+    assert (row.accuracy.trained_resolution, row.notes[-1].code) == (256, "other_resolution")
+
+
+@pytest.mark.slow
+def test_an_official_checkpoint_end_to_end(tmp_path: Path) -> None:
+    """`--weights mambavision_small_1k.pth.tar`: a small one in the authors' names, packed as theirs."""
+    with safe_open(GOLDEN / "mambavision_224px.safetensors", "pt") as file:
+        known = json.loads(file.metadata()["config"])
+        names = [name for name in file.keys() if not name.startswith("expected.")]  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in names}
+    content = {"epoch": 300, "state_dict": tensors, "args": argparse.Namespace(lr=0.1), "metric": 81.2}
+    torch.save(content, tmp_path / "mambavision_small_1k.pth.tar")
+    arguments = ("dim", "in_dim", "depths", "window_size", "mlp_ratio", "num_heads", "layer_scale")
+    inside = ",".join(f"{key}={known[key]!r}" for key in arguments)
+    words = ["--models", f"mambavision-n[{inside}]", "--weights", "mambavision_small_1k.pth.tar"]
+    done = CliRunner().invoke(
+        app, ["eval", *words, "--res", "224", "--images", "20", "--device", "cpu", "--out", "run"]
+    )
+    assert done.exit_code == 0, done.output
+    row = json.loads(Path("run/cells.jsonl").read_text())
+    assert row["size"]["random_tensors"] == []
+    assert (row["accuracy"]["images"], row["accuracy"]["weights"]) == (20, "mambavision_small_1k.pth.tar")
 
 
 def test_head_classes_of_other_files_are_unknown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from longvis_bench.backbones import fastervit
 from longvis_bench.backbones.timm import LinspaceOnCpu
 from longvis_bench.errors import IllegalSize
 from longvis_bench.registry import Registry
+from longvis_bench.weights import load_weights
 
 REGISTRY = Registry()
 ROOT = Path(__file__).parents[1]
@@ -148,6 +150,40 @@ def test_state_dict_round_trip(model: torch.nn.Module, images: torch.Tensor) -> 
 def test_weights_of_one_size_run_at_another(model: torch.nn.Module) -> None:
     larger = REGISTRY.find("fastervit-n").build(resolution=448, num_classes=10)
     larger.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_official_checkpoints_load(tmp_path: Path, prefix: str) -> None:
+    """In the layout of NVIDIA's fastervit_*_224_1k.pth.tar: the square form's state dict, buffers and all."""
+    with fastervit._quiet():
+        from fastervit.models.faster_vit import FasterViT
+
+        variant = REGISTRY.find("fastervit-n[window_size=(7,7,7,7)]")
+        arguments = {**variant.arguments, "window_size": [7, 7, 7, 7], "ct_size": 2, "mlp_ratio": 4}
+        theirs = FasterViT(
+            resolution=224, num_classes=10, hat=[False, False, True, False], **arguments
+        ).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = theirs(images)
+    state = {prefix + name: value.clone() for name, value in theirs.state_dict().items()}
+    assert any(name.endswith("relative_bias") for name in state)
+    content = {
+        "epoch": 300,
+        "arch": "faster_vit_0_224",
+        "state_dict": state,
+        "args": argparse.Namespace(lr=1),
+    }
+    torch.save(content, tmp_path / "fastervit_0_224_1k.pth.tar")
+    ours = variant.build(resolution=224, num_classes=10).eval()
+    report = load_weights(ours, tmp_path / "fastervit_0_224_1k.pth.tar")
+    assert (report.missing, report.random, report.reshaped) == ((), (), {})
+    assert {name.rpartition(".")[2] for name in report.unused} == set(fastervit.DERIVED)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), expected)
+    larger = REGISTRY.find("fastervit-n").build(resolution=512, num_classes=10)
+    report = load_weights(larger, tmp_path / "fastervit_0_224_1k.pth.tar")
+    assert (report.missing, report.random) == ((), ())
 
 
 def test_window_sizes_are_an_argument() -> None:

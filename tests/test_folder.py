@@ -16,9 +16,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
 from longvis_bench.data import DataSpec, open_data
-from longvis_bench.data.folder import DEVIATION, MEAN, Folder
+from longvis_bench.data.folder import IMAGENET, Folder
 from longvis_bench.data.resize import finish, fit
 from longvis_bench.errors import DataError, UnknownName
+
+MEAN, DEVIATION = IMAGENET
 
 Pictures = Callable[..., Path]
 

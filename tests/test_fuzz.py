@@ -178,18 +178,18 @@ VALUE = st.one_of(
 OPTIONS = {
     "bench": "models res mode batch dtype device threads memory-format metrics data images weights budget "
     "precision timeout repeats seed out retry machine models-dir memory-limit shard "
-    "only-missing fuse compile fresh no-skip json dry-run",
+    "only-missing fuse compile fresh no-skip json dry-run pretrained",
     "models": "models-dir",
     "flops": "res classes depth models-dir",
     "train": "models res data recipe epochs seed store device threads models-dir",
-    "eval": "models weights res data images device threads models-dir",
-    "report": "out",
+    "eval": "models weights res data images device threads models-dir out fresh pretrained",
+    "report": "out by-class",
     "merge": "out",
     "check": "res models-dir meta json",
     "new": "",
     "doctor": "",
 }
-FLAGS = {"only-missing", "fuse", "compile", "fresh", "no-skip", "json", "dry-run", "meta"}
+FLAGS = set("only-missing fuse compile fresh no-skip json dry-run meta pretrained by-class".split())
 
 
 def test_every_command_is_fuzzed() -> None:

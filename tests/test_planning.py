@@ -139,7 +139,7 @@ def test_every_field_of_a_cell_is_part_of_its_key(cell: Cell) -> None:
         "memory_format": "contiguous", "fuse": True, "compile": True, "data": "x", "num_classes": 7,
         "batch_auto": True,
         "grad_checkpointing": True, "images": 7, "metrics": ("time",), "seed": 7,
-        "weights": "x", "weights_sha256": "x", "round": 7,
+        "weights": "x", "weights_sha256": "x", "round": 7, "normalisation": ((0.0,) * 3, (1.0,) * 3),
     }  # fmt: skip
     assert set(changes) == set(Cell.model_fields)
     for name, value in changes.items():

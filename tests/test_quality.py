@@ -37,6 +37,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"resolution": 256, "trained_resolution": 256, "images": 9000},
     ),
     (
+        "restricted",
+        {"classes": 100, "num_classes": 1000, "correct_top1": 900, "images": 1000},
+        {"classes": None, "num_classes": 1000, "correct_top1": 900, "images": 1000},
+    ),
+    (
+        "reshaped",
+        {"reshaped": {"pos_embed": "interpolated"}, "images": 1000},
+        {"reshaped": {}, "images": 1000},
+    ),
+    (
         "over_tensors",
         {"peak_bytes": 200 << 20, "tensor_peak_bytes": 100 << 20},
         {"peak_bytes": 160 << 20, "tensor_peak_bytes": 100 << 20},

@@ -66,6 +66,7 @@ def full_row() -> Row:
             "arguments": {"window": 8},
             "weights": "vit-n.safetensors",
             "weights_sha256": "ab",
+            "normalisation": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
             "mode": "train",
             "device": "cuda",
             "dtype": "bf16",
@@ -75,7 +76,11 @@ def full_row() -> Row:
         reason="a reason",
         started="2026-11-21T09:00:00+00:00",
         size=records.SizeRecord(
-            reach="padded", padding_ratio=0.7, arguments={"a": 1}, random_tensors=("head",)
+            reach="padded",
+            padding_ratio=0.7,
+            arguments={"a": 1},
+            random_tensors=("head",),
+            reshaped={"pos_embed": "interpolated"},
         ),
         count=records.CountRecord(
             params=5, macs=50, flops=100, scan_flops=7, coverage=0.9, unknown={"x::y": 3}
@@ -113,6 +118,7 @@ def full_row() -> Row:
             dataset="digits",
             weights="w",
             trained_resolution=224,
+            classes=5,
         ),
         validity=records.ValidityRecord(
             verdict="ok", reference="float32", reference_error=1e-3, batch_error=0.0, tolerance=0.1

@@ -25,7 +25,7 @@ from longvis_bench.registry import Registry, Variant
 from longvis_bench.training.augment import BatchAugment, shifted
 from longvis_bench.training.loop import Job, Progress, TrainReport, synchronised, train
 from longvis_bench.training.recipe import ATLAS, QUICK, Recipe, read_recipe
-from longvis_bench.training.session import Options, evaluate, keep, start_training
+from longvis_bench.training.session import Options, keep, start_training
 from longvis_bench.weights import load_weights
 
 TINY = """
@@ -388,23 +388,6 @@ def test_unknown_recipe_shows_near_misses(tmp_path: Path) -> None:
 # Evaluation and commands
 
 
-def _trained(variant: Variant, tmp_path: Path) -> Path:
-    return keep(_train(variant, epochs=1), tmp_path / "store")
-
-
-def test_evaluation_at_other_sizes_is_marked(tiny: Variant, tmp_path: Path) -> None:
-    file = _trained(tiny, tmp_path)
-    results = list(evaluate(tiny, file, "digits", [32, 64], 20, "cpu", None))
-    assert [(r.resolution, r.trained_resolution) for r in results] == [(32, 32), (64, 32)]
-    assert all(r.accuracy is not None and r.accuracy.images == 20 for r in results)
-
-
-def test_evaluation_refuses_weights_of_another_head(tiny: Variant, tmp_path: Path) -> None:
-    torch.save(tiny.build(resolution=32, num_classes=1000).state_dict(), tmp_path / "in1k.pth")
-    with pytest.raises(LongvisError, match=r"does not fit digits: head.weight is left fresh: 1000 classes"):
-        list(evaluate(tiny, tmp_path / "in1k.pth", "digits", [32], 20, "cpu", None))
-
-
 def test_commands_print_accuracy_and_where_the_file_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,6 +402,20 @@ def test_commands_print_accuracy_and_where_the_file_went(
     (file,) = (tmp_path / "store" / "net.py_tiny").glob("digits-32-*.safetensors")
     assert file.name in made.output
     assert "epoch 1/1" in made.output
-    read = CliRunner().invoke(app, ["eval", *options, "--weights", str(file), "--images", "50"])
+    options[-1] = "32,64"
+    read = CliRunner().invoke(
+        app, ["eval", *options, "--weights", str(file), "--images", "50", "--out", "run", "--threads", "1"]
+    )
     assert read.exit_code == 0, read.output
-    assert re.search(r"32 px +32 px +[\d.]+ % \([\d.]+-[\d.]+\) +[\d.]+ % \([\d.]+-[\d.]+\) +50", read.output)
+    for size in (32, 64):
+        interval = r"[\d.]+ \[[\d.]+, [\d.]+\][¹²·]*"
+        found = rf" {size} +ok +{interval} +{interval} +50 +32 +{file.name}"
+        assert re.search(found, read.output), read.output
+    assert "other resolution: the weights were trained at 32 px." in read.output
+    assert re.search(r"tiny, 64 px: (\d of|all) 10 classes.*, the worst first", read.output)
+    again = CliRunner().invoke(app, ["report", "run", "--by-class"])
+    assert (
+        read.output.partition("tiny, 32 px")[2].splitlines()[:5]
+        == (again.output.partition("tiny, 32 px")[2].splitlines()[:5])
+    )
+    assert "not separable with n = 50" not in again.output  # one model, two sizes: nothing to compare

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import longvis_bench as lv
 from longvis_bench.card_folders import _plug_in_folder
+from longvis_bench.checkpoints import read_tensors
 from longvis_bench.cli.app import app
 from longvis_bench.cli.progress import line
 from longvis_bench.errors import CardError, CheckpointError
@@ -25,7 +26,7 @@ from longvis_bench.records import Cell, Row
 from longvis_bench.store import RunDirectory
 from longvis_bench.tables import summary_csv, summary_markdown
 from longvis_bench.texts import clean, has_controls
-from longvis_bench.weights import read_metadata, read_tensors
+from longvis_bench.weights import read_metadata
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pickle
+import re
 import zipfile
 from importlib import import_module
 from itertools import permutations
@@ -21,15 +22,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from longvis_bench.cards import WeightsEntry
+from longvis_bench.checkpoints import read_tensors
 from longvis_bench.data import open_data
 from longvis_bench.errors import CheckpointError
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.training.recipe import RECIPES
 from longvis_bench.weights import (
+    MOST_NAMED,
     load_weights,
+    match_weights,
     read_metadata,
-    read_tensors,
     save_weights,
     sha256_file,
     store_weights,
@@ -370,6 +373,80 @@ def test_official_checkpoint_of_another_family_is_named(other: str, family: str,
         match=f"^the mapping is an official {other} checkpoint; the model is of another family, \\w+.$",
     ):
         load_weights(model, tensors)
+
+
+# Layouts that timm knows, wrapped names, deeper variants
+
+
+def _as_facebook(name: str) -> str:
+    """timm's name of a ConvNeXt tensor as its authors have it."""
+    for pattern, theirs in (
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.fc\.", "head."),
+        (r"^head\.norm\.", "norm."),
+    ):
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+def test_layouts_that_timm_knows_load(tmp_path: Path) -> None:
+    source = Registry().find("convnext-n").build(resolution=64, num_classes=10)
+    theirs = {_as_facebook(name): value for name, value in source.state_dict().items()}
+    assert not theirs.keys() & source.state_dict().keys() - {"head.weight"}
+    torch.save({"model": theirs}, tmp_path / "convnext_nano_1k_224_ema.pth")
+    target = Registry().find("convnext-n").build(resolution=64, num_classes=10)
+    report = load_weights(target, tmp_path / "convnext_nano_1k_224_ema.pth")
+    assert (report.missing, report.random, report.reshaped, report.unused) == ((), (), {}, ())
+    assert _same(dict(source.state_dict()), dict(target.state_dict()))
+
+
+def test_old_swin_layout_loads_and_its_tables_are_said_to_be_interpolated() -> None:
+    find = Registry().find("swin-n[window_size=4]"), Registry().find("swin-n[window_size=8]")
+    source, target = (variant.build(resolution=256, num_classes=10) for variant in find)
+    theirs = {}
+    for name, value in source.state_dict().items():
+        moved = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name)
+        theirs[moved.replace("head.fc.", "head.")] = value
+    report = load_weights(target, theirs)
+    tables = {name for name in target.state_dict() if name.endswith("relative_position_bias_table")}
+    assert (report.missing, report.random, set(report.reshaped)) == ((), (), tables)
+    assert set(report.reshaped.values()) == {"interpolated (bicubic) from 49x1 to 225x1"} or tables
+    for name, value in source.state_dict().items():
+        if name not in tables:
+            assert torch.equal(target.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.encoder.", "backbone."])
+def test_wrapped_names_of_any_model_load(prefix: str) -> None:
+    source, target = Tiny(), Tiny()
+    wrapped = {prefix + name: value for name, value in source.state_dict().items()}
+    report = load_weights(target, {**wrapped, "decoder.weight": torch.ones(1)})
+    assert _same(dict(source.state_dict()), dict(target.state_dict()))
+    assert report.unused == ("decoder.weight",)
+
+
+def test_weights_of_a_deeper_variant_are_refused() -> None:
+    deep = Registry().find("convnext-n[depths=(1,1,5,1)]").build(resolution=64, num_classes=10)
+    with pytest.raises(CheckpointError) as refused:
+        load_weights(Registry().find("convnext-n").build(resolution=64, num_classes=10), deep.state_dict())
+    said = str(refused.value)
+    assert said.startswith("the mapping holds weights of another variant: 18 more tensors than this ConvNeXt")
+    assert len(re.findall(r"stages\.2\.blocks\.\d", said)) == MOST_NAMED
+    assert said.endswith(" and 13 more.")
+
+
+def test_matching_changes_nothing_and_says_the_same() -> None:
+    source, target = Tiny(grid=4, classes=7), Tiny(grid=8)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    report = match_weights(target, source.state_dict(), "w")
+    assert _same(before, dict(target.state_dict()))
+    with torch.device("meta"):
+        assert match_weights(Tiny(grid=8), source.state_dict(), "w") == report
+    assert load_weights(target, source.state_dict()) == report
 
 
 class Stranger:

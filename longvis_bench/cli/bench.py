@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longvis_bench.cli.guard import INTERRUPTED
 from longvis_bench.cli.options import (
     Classes,
     HoursFor,
     ModelsDirs,
+    Pretrained,
     Threads,
     Window,
     batches,
@@ -29,14 +27,12 @@ from longvis_bench.cli.options import (
     window_bounds,
 )
 from longvis_bench.cli.options import shard as parse_shard
+from longvis_bench.cli.running import run_session, show_ending
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 from longvis_bench.registry import split_names
 
 if TYPE_CHECKING:
-    from types import FrameType
-
-    from longvis_bench.cli.progress import Progress
     from longvis_bench.sweep import Outcome
 
 
@@ -71,6 +67,7 @@ def bench(
     window: Window = None,
     images: Annotated[int | None, typer.Option(help="Held-out images for the accuracy.", min=1)] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to use instead of the shipped ones.")] = None,
+    pretrained: Pretrained = False,
     budget: Annotated[float | None, typer.Option(help="Seconds of timing a cell.")] = None,
     precision: Annotated[
         float | None, typer.Option(help="Wanted half-width of the median's interval; 0.02 is 2 %.")
@@ -130,6 +127,7 @@ def bench(
         "window": None if window is None else window_bounds(window),
         "images": images,
         "weights": weights,
+        "pretrained": pretrained or None,
         "budget_s": budget,
         "precision": precision,
         "timeout_s": timeout,
@@ -146,18 +144,13 @@ def bench(
     if dry_run:
         show_plan(session, as_json=as_json)
         return
-    progress = Progress(quiet_output=as_json)
-    with _ending_gently(progress) as signals:
-        try:
-            outcome = session.run(reporter=progress, retry=split_names(retry), only_missing=only_missing)
-            _show(outcome, as_json)
-        except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
-            raise typer.Exit(_exit_code(signals)) from None
-    if signals:
-        raise typer.Exit(_exit_code(signals))
-    if outcome.faults:
-        raise outcome.faults[0]
-    raise typer.Exit(outcome.exit_code)
+    run_session(
+        session,
+        Progress(quiet_output=as_json),
+        partial(_show, as_json=as_json),
+        retry=split_names(retry),
+        only_missing=only_missing,
+    )
 
 
 def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,34 +171,6 @@ def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-@contextmanager
-def _ending_gently(progress: Progress) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end the running cell and then the sweep; a second one ends everything at once.
-
-    Yields:
-        The signals that came, a list that fills meanwhile.
-    """
-    came: list[int] = []
-
-    def end(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
-            progress.leave_at_once()
-            os._exit(_exit_code(came))  # the server ends what runs, once this process is gone
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _exit_code(signals: list[int]) -> int:
-    return 128 + signals[0] if signals else INTERRUPTED
-
-
 def _show(outcome: Outcome, as_json: bool) -> None:
     """The table and where everything went; with --json the rows and nothing else on standard output."""
     from rich.console import Console
@@ -218,10 +183,4 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     console = Console(stderr=as_json, highlight=False)
     if not as_json:
         console.print(terminal_table(outcome.rows, console.width))
-    if outcome.was_complete:
-        console.print("Nothing was measured: this run was complete. To measure afresh, add --fresh.")
-    if outcome.interrupted:
-        console.print(
-            f"Interrupted. To go on from here, give the same command --out {outcome.path}", markup=False
-        )
-    console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True, markup=False)
+    show_ending(console, outcome)

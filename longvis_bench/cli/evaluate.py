@@ -1,82 +1,87 @@
-"""`longvis eval`: accuracy of a weight file, with its interval."""
+"""`longvis eval`: accuracy of weights on held-out images, with intervals and by class.
+
+An evaluation is a sweep whose cells measure the accuracy alone, so that its rows and predictions lie in a run
+like all others: it resumes, `longvis report` shows it again, and runs can be compared.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from longvis_bench import units
 from longvis_bench.cli.options import (
     Classes,
     Data,
     Device,
     ModelsDirs,
+    Pretrained,
     Threads,
     Window,
-    data_spec,
     numbers,
+    window_bounds,
 )
-from longvis_bench.cli.train import show_share
-from longvis_bench.registry import Registry
-from longvis_bench.texts import clean
+from longvis_bench.cli.running import run_session, show_ending
+from longvis_bench.registry import split_names
 
 if TYPE_CHECKING:
-    from longvis_bench.training.session import Evaluation
+    from longvis_bench.sweep import Outcome
+
+NO_TIMEOUT_S = 1e7
+"""Held-out images may be many."""
 
 
 def evaluate(
-    models: Annotated[str, typer.Option(help="One model; see `longvis models`.")],
-    weights: Annotated[Path, typer.Option(help="safetensors, or a file of torch.save.")],
+    models: Annotated[str, typer.Option(help="Names, comma-separated; see `longvis models`.")],
     res: Annotated[str, typer.Option(help="Pixels per side, separated by commas.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="safetensors, or a file of torch.save; default: the shipped ones.")
+    ] = None,
+    pretrained: Pretrained = False,
     data: Data = "digits",
     classes: Classes = None,
     window: Window = None,
     images: Annotated[int | None, typer.Option(help="Held-out images; default: all.", min=1)] = None,
     device: Device = "auto",
     threads: Threads = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run; the same one resumes.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again into a new directory.")] = False,
     models_dir: ModelsDirs = None,
 ) -> None:
-    """Top-1 and top-5 of a weight file on held-out images, with 95 % Wilson intervals."""
-    from longvis_bench.training.session import evaluate as measure
+    """Top-1 and top-5 of weights on held-out images, with 95 % Wilson intervals, and the worst classes."""
+    from longvis_bench.cli.progress import Progress
+    from longvis_bench.session import start
 
-    variant = Registry(models_dir or ()).find(models)
-    sizes = numbers(res, "--res")
+    options = {
+        "models": tuple(split_names(models)),
+        "resolutions": numbers(res, "--res"),
+        "weights": weights,
+        "pretrained": pretrained,
+        "data": data,
+        "classes": classes,
+        "window": None if window is None else window_bounds(window),
+        "images": images,
+        "device": device,
+        "threads": threads,
+        "models_dirs": tuple(models_dir or ()),
+        "metrics": ("accuracy",),
+        "dtypes": ("fp32",),
+        "timeout_s": NO_TIMEOUT_S,
+    }
+    session = start(options, out=out, fresh=fresh, command=" ".join(["longvis", *sys.argv[1:]]))
+    run_session(session, Progress(), _show)
+
+
+def _show(outcome: Outcome) -> None:
+    """The accuracies, the worst classes of each, and where everything went."""
+    from longvis_bench.accuracy_tables import worst_classes
+    from longvis_bench.predictions import read_answers
+    from longvis_bench.tables import ACCURACY, terminal_table
+
     console = Console(highlight=False)
-    table = _table(f"{variant.name}, {weights.name}, {data}")
-    spec = data_spec(data, classes, window)
-    for result in measure(variant, weights, spec, sizes, images, device, threads):
-        _add(table, result)
-        broken = result.accuracy.broken if result.accuracy else ()
-        if broken:
-            console.print(f"left out, cannot be read ({len(broken)}): {', '.join(broken)}", markup=False)
-        if result.note:
-            console.print(f"{result.resolution} px: {clean(result.note)}", markup=False, soft_wrap=True)
-    console.print(table)
-
-
-def _table(title: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
-    for header in ("size", "trained at", "top-1 (95 % interval)", "top-5 (95 % interval)", "images"):
-        table.add_column(header, justify="right")
-    return table
-
-
-def _add(table: Table, result: Evaluation) -> None:
-    trained = units.UNKNOWN if result.trained_resolution is None else f"{result.trained_resolution} px"
-    sizes = (f"{result.resolution} px", trained)
-    accuracy = result.accuracy
-    if accuracy is None:
-        table.add_row(*sizes, units.UNKNOWN, units.UNKNOWN, units.UNKNOWN)
-        return
-    table.add_row(
-        *sizes,
-        show_share(accuracy.correct_top1, accuracy.images),
-        show_share(accuracy.correct_top5, accuracy.images),
-        str(accuracy.images),
-    )
+    console.print(terminal_table(outcome.rows, console.width, ACCURACY))
+    console.print(worst_classes(read_answers(outcome.rows, [outcome.path])))
+    show_ending(console, outcome)

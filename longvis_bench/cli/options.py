@@ -25,6 +25,10 @@ Data = Annotated[str, typer.Option("--data", help="Labelled images: digits, pair
 Classes = Annotated[
     str | None, typer.Option("--classes", help="For folder:PATH: imagenet100, or a file with a class a line.")
 ]
+Pretrained = Annotated[
+    bool,
+    typer.Option("--pretrained", help="The weights that timm has, from the local cache or from --weights."),
+]
 Window = Annotated[
     str | None, typer.Option("--window", help="LO,HI: 16-bit pixel values that become black and white.")
 ]

@@ -20,14 +20,19 @@ def report(
     overhead: Annotated[
         bool, typer.Option("--overhead", help="Show where the time of each cell went, and write nothing.")
     ] = False,
+    by_class: Annotated[
+        bool, typer.Option("--by-class", help="Also show the worst classes of every accuracy.")
+    ] = False,
 ) -> None:
     """Write summary.csv, summary.md and plots/ again, and print the table; several runs stand side by side.
 
     Of a cell measured twice in the same environment with the same code, the row of the run named last counts.
     """
+    from longvis_bench.accuracy_tables import worst_classes
     from longvis_bench.comparing import compare, sentences
     from longvis_bench.merging import read_runs, side_by_side
     from longvis_bench.overhead import overhead_table
+    from longvis_bench.predictions import read_answers
     from longvis_bench.session import restate, write_derived
     from longvis_bench.tables import terminal_table
 
@@ -40,6 +45,8 @@ def report(
         console.print(overhead_table(rows))
         return
     console.print(terminal_table(rows, console.width))
+    if by_class:
+        console.print(worst_classes(read_answers(rows, runs)))
     for line in sentences(rows, compare(rows, runs)):
         console.print(line, soft_wrap=True, markup=False)
     for run in found:

@@ -39,6 +39,8 @@ Split = Literal["train", "val"]
 
 KNOWN = ("digits", "folder:PATH", "pairs")
 FOLDER = "folder:"
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of pixels in 0-1, by channel: what becomes 0 and 1 for the model."""
 BROKEN_SHARE = 0.01
 """More broken files than this share are no accident."""
 
@@ -53,6 +55,10 @@ class ImageData(Protocol):
     @property
     def num_classes(self) -> int:
         """Labels are 0 to `num_classes` - 1."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, by label."""
 
     @property
     def broken(self) -> Mapping[str, str]:
@@ -152,6 +158,8 @@ class DataSpec:
     """A shipped list of classes, or a file of them; None for all."""
     window: tuple[float, float] | None = None
     """Pixel values that become black and white, for images of more than 8 bits."""
+    normalisation: Normalisation | None = None
+    """What a weight file wants of a folder's images; None for ImageNet's."""
 
 
 def open_data(spec: str | DataSpec) -> LoadableData:
@@ -165,7 +173,12 @@ def open_data(spec: str | DataSpec) -> LoadableData:
     if spec.data.startswith(FOLDER):
         from longvis_bench.data.folder import Folder
 
-        return Folder(spec.data.removeprefix(FOLDER), classes=spec.classes, window=spec.window)
+        return Folder(
+            spec.data.removeprefix(FOLDER),
+            classes=spec.classes,
+            window=spec.window,
+            normalisation=spec.normalisation,
+        )
     if spec.data not in KNOWN:
         raise UnknownName("data set", spec.data, KNOWN)
     for option, value in (("--classes", spec.classes), ("--window", spec.window)):

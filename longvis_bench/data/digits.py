@@ -71,6 +71,7 @@ class Digits:
 
     name = "digits"
     num_classes = 10
+    classes = tuple("0123456789")
     broken: Mapping[str, str] = {}
 
     def size(self, split: Split) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from longvis_bench.data import BROKEN_SHARE, BrokenImage, Split, too_many_broken
+from longvis_bench.data import BROKEN_SHARE, BrokenImage, Normalisation, Split, too_many_broken
 from longvis_bench.errors import DataError, UnknownName
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 SHIPPED_LISTS = ("imagenet100",)
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels in 0-1, by channel: what published weights expect."""
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's pixels in 0-1, by channel: what most published weights expect."""
 
 
 class _File(NamedTuple):
@@ -49,6 +49,7 @@ class Folder:
         path: the folder that holds train/ and val/.
         classes: a shipped list or a file, a class name a line, `#` for comments; None for all classes.
         window: the pixel values (low, high) that become 0 and 1, for images of more than 8 bits.
+        normalisation: mean and deviation by channel; None for ImageNet's.
 
     Raises:
         UnknownName: a listed class has no folder.
@@ -56,11 +57,16 @@ class Folder:
     """
 
     def __init__(
-        self, path: str, *, classes: str | None = None, window: tuple[float, float] | None = None
+        self,
+        path: str,
+        *,
+        classes: str | None = None,
+        window: tuple[float, float] | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
         if window is not None and not window[0] < window[1]:
             raise DataError(f"the window {window[0]:g},{window[1]:g} is empty: LO has to be below HI.")
-        self._root, self._window = _root(path), window
+        self._root, self._window, self._normalisation = _root(path), window, normalisation or IMAGENET
         self.classes = _chosen_classes(self._root, classes)
         """Class names by label."""
         splits: tuple[Split, ...] = get_args(Split)
@@ -133,7 +139,7 @@ class Folder:
         """A normalised batch; see `LoadableData.finish`."""
         from longvis_bench.data.resize import finish
 
-        return finish(images, resolution, MEAN, DEVIATION, device=device, dtype=dtype)
+        return finish(images, resolution, *self._normalisation, device=device, dtype=dtype)
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
         """Count broken files; see `LoadableData.note_broken`."""

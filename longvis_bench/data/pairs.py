@@ -118,6 +118,7 @@ class Pairs:
     """
 
     num_classes = 2
+    classes = ("different", "same")
     broken: Mapping[str, str] = {}
 
     def __init__(

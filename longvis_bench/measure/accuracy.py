@@ -10,8 +10,9 @@ Not here: which weights are loaded (`weights.py`), and whether any tensor of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class Accuracy:
     """(images): places in the held-out split."""
     correct_top1: int
     correct_top5: int | None
+    classes: tuple[str, ...] = ()
+    """Names of the data's classes, by label; empty where nobody needs them."""
+    restricted: bool = False
+    """Whether the model knows further classes, which were no answers."""
     broken: tuple[str, ...] = ()
     """Held-out files that could not be read and so were left out."""
 
@@ -68,11 +73,14 @@ class Accuracy:
             weights=weights,
             trained_resolution=trained_resolution,
             broken=self.broken,
+            classes=len(self.classes) if self.restricted else None,
         )
 
     def to_predictions(self) -> Predictions:
         """What a run keeps of it, image by image."""
-        return Predictions(labels=self.labels, predictions=self.predictions, indices=self.indices)
+        return Predictions(
+            labels=self.labels, predictions=self.predictions, indices=self.indices, classes=self.classes
+        )
 
 
 def measure_accuracy(
@@ -84,6 +92,8 @@ def measure_accuracy(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    logits: int | None = None,
+    places: Sequence[int] | None = None,
 ) -> Accuracy:
     """Ask the model about `images` held-out images, evenly spaced over all of them.
 
@@ -97,19 +107,23 @@ def measure_accuracy(
         batch_size: images a forward; of no influence on a model that passes validity.
         device: where the batches are made.
         dtype: of the batches; float32 unless given.
+        logits: the model's; as many as the data has classes unless given.
+        places: for each class of the data its logit, where the model knows further classes, which are then no
+            answers; None where the logits are those of the data's classes.
 
     Raises:
-        InvalidOutput: the logits are not (batch, classes of the data), or not finite.
+        InvalidOutput: the logits are not (batch, `logits`), or not finite.
         DataError: there is no image to ask about, or more than 1 % of them cannot be read.
     """
     count = min(images if images is not None else data.size("val"), data.size("val"))
     if count < 1:
         raise DataError(f"accuracy needs at least one held-out image of {data.name}; {count} were asked for.")
+    ask = partial(_ask, model, logits or data.num_classes, places)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         chunks = _chunks(_spaced(count, data.size("val")), batch_size)
-        answers = list(_answers(model, data, resolution, chunks, device, dtype))
+        answers = list(_answers(ask, data, resolution, chunks, device, dtype))
     finally:
         for module, training in modes:
             module.training = training
@@ -125,6 +139,8 @@ def measure_accuracy(
         indices=np.array(indices, dtype=np.int64),
         correct_top1=int(hits[:, 0].sum()),
         correct_top5=int(hits.sum()) if data.num_classes > TOP else None,
+        classes=tuple(data.classes),
+        restricted=places is not None,
         broken=broken,
     )
 
@@ -150,8 +166,14 @@ def _chunks(places: list[int], batch_size: int) -> Iterator[list[int]]:
     return (places[start : start + batch_size] for start in range(0, len(places), batch_size))
 
 
+def _ask(model: nn.Module, logits: int, places: Sequence[int] | None, images: Tensor) -> Tensor:
+    """Logits (batch, classes of the data), checked."""
+    found = check_logits(model(images), len(images), logits)
+    return found if places is None else found[:, list(places)]
+
+
 def _answers(
-    model: nn.Module,
+    ask: Callable[[Tensor], Tensor],
     data: ImageData,
     resolution: int,
     chunks: Iterator[list[int]],
@@ -164,9 +186,8 @@ def _answers(
             images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
             if not len(labels):  # every file of the chunk is broken
                 continue
-            logits = check_logits(model(images), len(labels), data.num_classes)
-            order = logits.float().argsort(dim=1, descending=True, stable=True)  # ties: lowest class first
-            ranked = order[:, :TOP]
+            logits = ask(images).float()
+            ranked = logits.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # ties: lowest class first
             yield ranked.cpu(), labels.cpu(), _kept(data, chunk, resolution, len(labels))
 
 

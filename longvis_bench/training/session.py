@@ -1,4 +1,4 @@
-"""What `longvis train` and `longvis eval` do, without printing: check everything, then work, then keep.
+"""What `longvis train` does, without printing: check everything, then work, then keep.
 
 Names, sizes, packages and devices are checked for all models before the first one is trained.
 """
@@ -6,26 +6,22 @@ Names, sizes, packages and devices are checked for all models before the first o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from longvis_bench.data import DataSpec, ImageData, open_data
+from longvis_bench.data import DataSpec, open_data
 from longvis_bench.environment import resolve_device, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
-from longvis_bench.heads import head_classes, refuse_other_classes
-from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.records import digest
 from longvis_bench.registry import Variant
 from longvis_bench.training.curves import write_curves
 from longvis_bench.training.loop import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
-from longvis_bench.weights import load_weights, read_metadata, sha256_file, store_weights, weights_folder
-
-EVAL_PIXELS = 8 * 512 * 512
-"""Pixels of a batch when accuracy is measured, so that memory stays the same at every size."""
+from longvis_bench.weight_files import check_fit
+from longvis_bench.weights import sha256_file, store_weights, weights_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +47,8 @@ def start_training(
     """The jobs, once everything that can be checked has been.
 
     Raises:
-        LongvisError: an unknown name or device, an illegal size, or a package that is not installed.
+        LongvisError: an unknown name or device, an illegal size, a package that is not installed, or weights
+            to start from that belong to another model.
     """
     images, place = open_data(data), _prepare(options.device, options.threads)
     if not variants:
@@ -74,6 +71,9 @@ def start_training(
         )
         for variant in variants
     ]
+    for job in jobs:
+        if job.initial is not None:
+            check_fit(job.variant, job.initial, [resolution], images.num_classes, whole=False)
     return [replace(job, checkpoint=_checkpoint(job, options.store)) for job in jobs]
 
 
@@ -137,77 +137,6 @@ def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | 
     if entry is None or entry.file is None:
         raise CheckpointError(f"no weights ship for {variant.name} on {dataset} at {spec} px to start from.")
     return variant.folder / entry.file
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Accuracy of one weight file at one resolution, or why there is none."""
-
-    resolution: int
-    trained_resolution: int | None
-    """What the file says; None for a file of others."""
-    accuracy: Accuracy | None
-    note: str
-    """What was done to the model to fit, or why accuracy is None."""
-
-
-def evaluate(
-    variant: Variant,
-    weights: Path,
-    data: str | DataSpec,
-    resolutions: Sequence[int],
-    images: int | None,
-    device: str,
-    threads: int | None,
-) -> Iterator[Evaluation]:
-    """Accuracy at each resolution; sizes other than the trained one are allowed unless a tensor is random.
-
-    Raises:
-        LongvisError: as `start_training`; or the weights do not fit at any of the resolutions.
-    """
-    source, place = open_data(data), _prepare(device, threads)
-    refuse_other_classes(weights, head_classes(weights), source.num_classes, source.name)
-    variant.require_packages()
-    for resolution in resolutions:
-        variant.plan(resolution)
-    faults: list[LongvisError] = []
-    for resolution in resolutions:
-        try:
-            yield _evaluate_one(variant, weights, source, resolution, images, place)
-        except CheckpointError as error:
-            faults.append(error)
-            trained = read_metadata(weights).get("resolution")
-            yield Evaluation(
-                resolution=resolution, trained_resolution=trained, accuracy=None, note=str(error)
-            )
-    if len(faults) == len(resolutions):
-        raise faults[0]
-
-
-def _evaluate_one(
-    variant: Variant, weights: Path, data: ImageData, resolution: int, images: int | None, device: str
-) -> Evaluation:
-    with torch.device(device):
-        model = variant.build(resolution=resolution, num_classes=data.num_classes)
-    report = load_weights(model, weights)
-    if report.random:
-        why = report.reshaped.get(report.random[0], "random")
-        raise CheckpointError(f"{weights.name} does not fit {data.name}: {report.random[0]} is {why}.")
-    accuracy = measure_accuracy(
-        model,
-        data,
-        resolution=resolution,
-        images=images,
-        batch_size=max(1, min(32, EVAL_PIXELS // resolution**2)),
-        device=device,
-    )
-    reshaped = [f"{name} {what}" for name, what in report.reshaped.items()]
-    return Evaluation(
-        resolution=resolution,
-        trained_resolution=read_metadata(weights).get("resolution"),
-        accuracy=accuracy,
-        note="; ".join(reshaped),
-    )
 
 
 def _prepare(device: str, threads: int | None) -> str:

@@ -1,0 +1,94 @@
+"""A sweep from the command line: run, shown and ended with its exit code, Ctrl-C and SIGTERM included."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from longvis_bench.cli.guard import INTERRUPTED
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from rich.console import Console
+
+    from longvis_bench.cli.progress import Progress
+    from longvis_bench.session import Session
+    from longvis_bench.sweep import Outcome
+
+
+def run_session(
+    session: Session,
+    progress: Progress,
+    show: Callable[[Outcome], None],
+    *,
+    retry: Sequence[str] = (),
+    only_missing: bool = False,
+) -> NoReturn:
+    """Run a session, show its outcome, and end the command.
+
+    Arguments:
+        session: the checked plan.
+        progress: told of every step.
+        show: prints the outcome.
+        retry: see `Session.run`.
+        only_missing: see `Session.run`.
+
+    Raises:
+        typer.Exit: always, unless a fault of ours is raised.
+    """
+    with _ending_gently(progress) as signals:
+        try:
+            outcome = session.run(reporter=progress, retry=retry, only_missing=only_missing)
+            show(outcome)
+        except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
+            raise typer.Exit(_exit_code(signals)) from None
+    if signals:
+        raise typer.Exit(_exit_code(signals))
+    if outcome.faults:
+        raise outcome.faults[0]
+    raise typer.Exit(outcome.exit_code)
+
+
+def show_ending(console: Console, outcome: Outcome) -> None:
+    """Where everything went, and how to go on."""
+    if outcome.was_complete:
+        console.print("Nothing was measured: this run was complete. To measure afresh, add --fresh.")
+    if outcome.interrupted:
+        console.print(
+            f"Interrupted. To go on from here, give the same command --out {outcome.path}", markup=False
+        )
+    console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _ending_gently(progress: Progress) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM end the running cell and then the sweep; a second one ends everything at once.
+
+    Yields:
+        The signals that came, a list that fills meanwhile.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            progress.leave_at_once()
+            os._exit(_exit_code(came))  # the server ends what runs, once this process is gone
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(signals: list[int]) -> int:
+    return 128 + signals[0] if signals else INTERRUPTED
