@@ -189,7 +189,20 @@ OPTIONS = {
     "new": "",
     "doctor": "",
 }
-FLAGS = set("only-missing fuse compile fresh no-skip json dry-run meta pretrained by-class".split())
+FLAGS = set(
+    [
+        "only-missing",
+        "fuse",
+        "compile",
+        "fresh",
+        "no-skip",
+        "json",
+        "dry-run",
+        "meta",
+        "pretrained",
+        "by-class",
+    ]
+)
 
 
 def test_every_command_is_fuzzed() -> None:
