@@ -189,20 +189,8 @@ OPTIONS = {
     "new": "",
     "doctor": "",
 }
-FLAGS = set(
-    [
-        "only-missing",
-        "fuse",
-        "compile",
-        "fresh",
-        "no-skip",
-        "json",
-        "dry-run",
-        "meta",
-        "pretrained",
-        "by-class",
-    ]
-)
+FLAGS = {"only-missing", "fuse", "compile", "fresh", "no-skip", "json", "dry-run", "meta"}
+FLAGS |= {"pretrained", "by-class"}
 
 
 def test_every_command_is_fuzzed() -> None:

@@ -35,7 +35,7 @@ def is_elementwise(func: Any) -> bool:
     """Whether each output element needs those input elements only that broadcasting puts there."""
     if torch.Tag.nondeterministic_seeded in func.tags:
         return False
-    return torch.Tag.pointwise in func.tags or func._overloadpacket.__name__ in ("copy_", "_to_copy")
+    return torch.Tag.pointwise in func.tags or func._overloadpacket.__name__ in ("copy_", "_to_copy", "gelu_")
 
 
 def prepare_elementwise(
@@ -165,6 +165,17 @@ def _batch_norm(call: Call) -> list[Pair]:
         normal = (call.wide(source[where]) - mean) / torch.sqrt(variance + eps)
         pairs.append((call.out[where], _affine(call, normal, channel)))
     return pairs
+
+
+def is_batch_norm_in_place(func: Any) -> bool:
+    """Whether it is the batch norm that is told where to write, such as over its input."""
+    return str(func) == "aten.native_batch_norm.out"
+
+
+def prepare_batch_norm(call: Call) -> Callable[[Tensor], list[Pair]]:
+    """Recompute now, from an input that is about to be overwritten; what is given are views of the output."""
+    pairs = _batch_norm(call)
+    return lambda out: pairs
 
 
 def _affine(call: Call, normal: Tensor, channel: int | slice) -> Tensor:

@@ -28,7 +28,9 @@ from longvis_bench.measure.sampled_kernels import KERNELS, Call, Pair
 from longvis_bench.measure.sampled_slices import (
     SLICES,
     NotSampled,
+    is_batch_norm_in_place,
     is_elementwise,
+    prepare_batch_norm,
     prepare_elementwise,
 )
 
@@ -103,8 +105,8 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _prepare(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
     ) -> Callable[[Tensor], list[Pair]] | None:
-        """What will compare an elementwise operator; None for another, or one that is of no interest."""
-        if not is_elementwise(func) or not inputs:
+        """What will compare an operator that may overwrite its input; None: another, or of no interest."""
+        if not inputs or not (is_elementwise(func) or is_batch_norm_in_place(func)):
             return None
         if (
             not self.everything
@@ -113,6 +115,9 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ):
             return None
         try:
+            if is_batch_norm_in_place(func):
+                named = by_name(func, args, kwargs)
+                return prepare_batch_norm(Call(func, named, named["out"], self.dtype, self.limit))
             return prepare_elementwise(func, args, kwargs, self.dtype, self.limit)
         except _PROBLEMS:
             return None
