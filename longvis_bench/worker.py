@@ -27,7 +27,7 @@ from longvis_bench.errors import (
     Unsupported,
 )
 from longvis_bench.faults import classify, is_ours
-from longvis_bench.measure.clock import clock_for
+from longvis_bench.measure.clock import Clock, clock_for
 from longvis_bench.measure.flops import count_variant
 from longvis_bench.measure.heap import tight_heap
 from longvis_bench.measure.iteration import (
@@ -65,7 +65,7 @@ CHECK_COST = 3
 WATCH_LIMIT_S = 10.0
 """Longest iteration that is run once more to watch convolutions' workspace, or a compiled model's kernels."""
 PART_ITERATIONS = 5
-"""Iterations of a train step whose parts are timed apart."""
+"""Train steps whose parts are timed apart, at most."""
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -307,10 +307,17 @@ def _time(
     )
     record = record.model_copy(update={"noise": watch.read()})
     if parts:
-        apart = [{name: clock.time(part) for name, part in parts.items()} for _ in range(PART_ITERATIONS)]
-        columns = {name: tuple(sample[name] for sample in apart) for name in parts}
-        record = record.model_copy(update={"parts_s": columns})
+        record = record.model_copy(update={"parts_s": _time_apart(parts, clock, settings.budget_s)})
     draft.values["timing"] = record
+
+
+def _time_apart(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:
+    """Seconds of each part in a few steps; in one step at least, and no further one once the time is over."""
+    start = clock.now()
+    apart: list[dict[str, float]] = []
+    while len(apart) < PART_ITERATIONS and (not apart or clock.now() - start < budget_s):
+        apart.append({name: clock.time(part) for name, part in parts.items()})
+    return {name: tuple(sample[name] for sample in apart) for name in parts}
 
 
 def _observe_again(iteration: Step, draft: Draft) -> Kernels:

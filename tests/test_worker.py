@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from longvis_bench.records import Cell, Request, Row, Settings
-from longvis_bench.worker import measure_cell
+from longvis_bench.worker import _time_apart, measure_cell
 
 FAMILIES = Path(__file__).parent / "families"
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -76,7 +77,7 @@ def test_bf16_runs_the_model_in_bf16() -> None:
     assert row.validity.reference.startswith("float32")
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_a_train_step_has_its_parts_and_its_memory(dtype: str) -> None:
     row = measure_cell(request(mode="train", dtype=dtype, batch_size=2))
     assert row.status == "ok", row.reason
@@ -86,6 +87,32 @@ def test_a_train_step_has_its_parts_and_its_memory(dtype: str) -> None:
     parts = row.memory.parts_bytes
     assert parts["optimizer"] >= 2 * parts["weights"]
     assert row.memory.peak_bytes == sum(parts.values())
+
+
+class Ticking:
+    """A clock on which everything takes a second."""
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+
+    def time(self, iteration: Callable[[], object]) -> float:
+        iteration()
+        self.elapsed += 1.0
+        return 1.0
+
+    def now(self) -> float:
+        return self.elapsed
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(0.5, 1), (4.0, 2), (100.0, 5)])
+def test_steps_apart_keep_to_the_budget(budget: float, steps: int) -> None:
+    done: list[str] = []
+    parts: dict[str, Callable[[], object]] = {
+        name: partial(done.append, name) for name in ("forward", "backward", "optimizer")
+    }
+    found = _time_apart(parts, Ticking(), budget)
+    assert found == dict.fromkeys(parts, (1.0,) * steps)
+    assert done == [*parts] * steps
 
 
 def test_shipped_weights_give_an_accuracy(tmp_path: Path) -> None:
