@@ -34,6 +34,7 @@ from longvis_bench import sizes
 from longvis_bench.arguments import check_longvit
 from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.dilated_attention import dilated_attention
+from longvis_bench.ops.in_place import GELU
 from longvis_bench.sizes import LONGVIT_RATIOS
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = attention
         self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn = Mlp(dim, 4 * dim, norm_layer=nn.LayerNorm)
+        self.ffn = Mlp(dim, 4 * dim, act_layer=GELU, norm_layer=nn.LayerNorm)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
