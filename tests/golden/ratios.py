@@ -14,8 +14,8 @@ ratio a contender, time of the first / time of the contender; reported are the m
 interval by order statistics (`longvis_bench.stats.median_interval`), so 6 rounds at least are needed for one.
 
 Transient memory is the peak above weights and input: resident bytes without file-backed pages at the highest
-point of the second call minus those before the first, in a fresh process with one contender
-(`measure/memory.py`).
+point of the second call minus those before the first, in a fresh process with one contender, where freed
+memory is given back at once (`measure/memory.py`).
 
 Nothing here is part of the product.
 """
@@ -196,12 +196,13 @@ def transient(case: Any, contender: str, checkouts: dict[str, Path]) -> int:
     """Bytes of the second call above weights and input; in this process, which has run nothing else."""
     import torch
 
-    from longvis_bench.measure.memory import PeakMemory
+    from longvis_bench.measure.memory import PeakMemory, tight_heap
 
     call = case.build(contender, checkouts)
     torch.nn.functional.conv2d(torch.ones(1, 3, 32, 32), torch.ones(8, 3, 3, 3))  # starts threads and oneDNN
     memory = PeakMemory(torch.empty(0))
-    call()
+    with tight_heap():  # or the heap keeps what the first call freed, a different share in each process
+        call()
     return memory.read(call).peak_bytes
 
 
