@@ -103,22 +103,26 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     """Count one image through a model in eval mode.
 
     Arguments:
-        model: on any device; one that is not on meta is copied there, shapes only.
+        model: on any device; a copy of its shapes is counted.
         resolution: pixels per side.
         in_chans: channels of the input.
 
     Raises:
         Unsupported: the model does not run on the meta device.
     """
-    shadow = on_meta(model).eval()
+    return _count(on_meta(model), resolution, in_chans)
+
+
+def _count(shadow: nn.Module, resolution: int, in_chans: int) -> Count:
+    """Count a model on the meta device that nobody else uses: it is put into eval mode."""
     counter = _Counter()
     image = torch.empty(1, in_chans, resolution, resolution, device="meta")
     try:
-        with torch.no_grad(), _Paths(shadow) as counter.paths, _as_written(counter), counter:
+        with torch.no_grad(), _Paths(shadow.eval()) as counter.paths, _as_written(counter), counter:
             shadow(image)
     except NotImplementedError as error:
         raise Unsupported(f"the model does not run on the meta device: {error}") from error
-    return counter.result(sum(p.numel() for p in model.parameters()))
+    return counter.result(sum(p.numel() for p in shadow.parameters()))
 
 
 @contextmanager
@@ -147,7 +151,7 @@ def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
     """
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=num_classes)
-    return count(model, resolution)
+    return _count(model, resolution, in_chans=3)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
