@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from safetensors.torch import save_file
 
 import longvis_bench.planning as planning_module
 import longvis_bench.sweep as sweep_module
@@ -23,6 +24,7 @@ from longvis_bench.invocations import invocation_of, read_replay
 from longvis_bench.merging import merge_runs, read_runs, side_by_side
 from longvis_bench.planning import SweepConfig
 from longvis_bench.records import Request, Row, Status
+from longvis_bench.registry import Registry
 from longvis_bench.session import Session, start
 from longvis_bench.store import cannot_write, current, read_rows
 from longvis_bench.sweep import Silent
@@ -266,7 +268,8 @@ def test_changed_code_is_named_as_the_cause(fake: type[FakeRunner], monkeypatch:
 def test_changed_weights_and_conditions_are_named_as_the_cause(fake: type[FakeRunner]) -> None:
     session(64).run()
     listener = Listener()
-    Path("w.safetensors").write_bytes(b"any")
+    model = Registry([FAMILIES]).find("moody-fine").build(resolution=64, num_classes=10)
+    save_file(model.state_dict(), "w.safetensors")
     session(64, weights=Path("w.safetensors"), seed=3).run(reporter=listener)
     assert listener.notes == [
         "1 cell measured before and now anew, for seed (0 -> 3), the weights changed: moody-fine 64 px."

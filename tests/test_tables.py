@@ -35,7 +35,8 @@ DESIGN = [
 """The promised columns (shared/DESIGN.md section 4), in their order."""
 
 
-MEMORY_PARTS = ["weights", "buffers", "gradients", "optimizer", "input", "activations", "workspace", "rest"]
+MEMORY_PARTS = ["weights", "buffers", "gradients", "optimizer", "input", "library", "activations"]
+MEMORY_PARTS += ["workspace", "rest"]
 
 
 def plain_row(**more: Any) -> Row:
