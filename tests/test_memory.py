@@ -74,13 +74,13 @@ WITNESSES = {
     "a chain in training": (
         "chains-n",
         "train",
-        4096,
+        1024,
         3 * weights(256, 128)
-        + floats(4096, PIXELS)
-        + 129 * floats(4096, 256)
+        + floats(1024, PIXELS)
+        + 129 * floats(1024, 256)
         + floats(256, CLASSES)
-        + floats(4096, CLASSES)
-        + 8 * 4096,
+        + floats(1024, CLASSES)
+        + 8 * 1024,
     ),
     "one huge activation": (
         "chains-wide",
