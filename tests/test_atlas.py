@@ -78,7 +78,10 @@ def slow_block(block: MultiScaleBlock, grids: list[Tensor]) -> list[Tensor]:
     return grids
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (16, 16), (16, 32), (8, 16), (4, 16), (2, 8)], ids=str)
+GRIDS = [(4, 4), (8, 8), (16, 16), (8, 16), (4, 16), (2, 8)]
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, pytest.param((16, 32), marks=pytest.mark.slow)], ids=str)
 def test_block_equals_the_paper_one_window_at_a_time(grid: tuple[int, int]) -> None:
     scales = atlas_scales(*grid, window=4, stride=2)
     torch.manual_seed(1)

@@ -422,7 +422,7 @@ def test_rows(content: bytes, number: int) -> None:
     (run / "cells.jsonl").write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         if number:  # drawing takes seconds
-            patch.setattr(plots, "write_plots", lambda rows, folder: [])
+            patch.setattr(plots, "write_plots", lambda rows, folder, more: [])
         check(longvis("report", "run"), content)
 
 

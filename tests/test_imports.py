@@ -53,12 +53,18 @@ def test_the_probe_sees_a_heavy_import() -> None:
 
 @pytest.mark.parametrize("arguments", [("--help",), ("models",)])
 def test_it_answers_in_under_half_a_second(arguments: tuple[str, ...]) -> None:
-    times = []
+    """On a machine too slow for that, in five times what importing typer and pydantic takes there."""
+    limits, times = [0.5], []
     for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "longvis_bench", *arguments], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
+        limits.append(5 * seconds("-c", "import typer, pydantic"))
+        times.append(seconds("-m", "longvis_bench", *arguments))
+    assert min(times) < max(limits[0], min(limits[1:]))
+
+
+def seconds(*arguments: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    return time.perf_counter() - start
 
 
 def test_public_names_are_sorted_and_there() -> None:
