@@ -159,7 +159,7 @@ def test_what_is_freed_is_given_back_whatever_the_heap_was_used_for() -> None:
         work = [torch.ones(MIB // 2) for _ in range(20)]
         held = resident() - before
         del work
-        assert 39 * MIB < held < 42 * MIB
+        assert 39 * MIB < held < 45 * MIB
         assert resident() - before < MIB
     assert len(blocks) == 20
 

@@ -64,7 +64,7 @@ def ratios(mine: Seconds, other: Seconds, rounds: int) -> list[float]:
     return found
 
 
-def check(found: list[float], witness: str) -> None:
+def agree(found: list[float], witness: str) -> bool:
     interval, middle = stats.median_interval(found), stats.median(found)
     assert interval is not None
     assert middle is not None
@@ -73,10 +73,13 @@ def check(found: list[float], witness: str) -> None:
         f"{len(found)} rounds"
     )
     if len(found) < 20:
-        assert 0.9 <= middle <= 1.1
-    else:
-        assert interval.low <= 1.03
-        assert interval.high >= 0.97
+        return 0.9 <= middle <= 1.1
+    return interval.low <= 1.03 and interval.high >= 0.97
+
+
+def attempts(rounds: int) -> range:
+    """Another job on the machine can spoil a short run; a bias of ours would spoil each of three."""
+    return range(3 if rounds < 20 else 1)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -85,9 +88,11 @@ def test_against_torchs_timer(rounds: int) -> None:
     torch.set_num_threads(1)
     run = iteration_on("cpu")
     timer = Timer("run()", globals={"run": run}, num_threads=1)
-    check(
-        ratios(ours(run, "cpu"), lambda: timer.blocked_autorange(min_run_time=TURN_S).median, rounds), "torch"
-    )
+
+    def theirs() -> float:
+        return float(timer.blocked_autorange(min_run_time=TURN_S).median)
+
+    assert any(agree(ratios(ours(run, "cpu"), theirs, rounds), "torch") for _ in attempts(rounds))
 
 
 @pytest.mark.cuda
@@ -97,6 +102,8 @@ def test_against_tritons_timer(rounds: int) -> None:
     from triton.testing import do_bench
 
     run = iteration_on("cuda")
-    check(
-        ratios(ours(run, "cuda"), lambda: float(do_bench(run, return_mode="median")) / 1e3, rounds), "triton"
-    )
+
+    def theirs() -> float:
+        return float(do_bench(run, return_mode="median")) / 1e3
+
+    assert any(agree(ratios(ours(run, "cuda"), theirs, rounds), "triton") for _ in attempts(rounds))
