@@ -34,7 +34,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counting_at_4096_px_is_quick(name: str) -> None:
-    """In seconds of this process, so that other jobs count less; the best of three, which count less still."""
+    """In seconds of this process, so that other jobs count less; the best of three, still less."""
     count_variant(REGISTRY.find("fastervit-n"), 256, 10)  # imports
     times: list[float] = []
     while len(times) < 3 and min(times, default=LIMIT_S) >= LIMIT_S:
