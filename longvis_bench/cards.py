@@ -112,6 +112,10 @@ class WeightsEntry(_Strict):
     recipe: str | None = None
     epochs: int | None = None
     seed: int | None = None
+    initial: PlainFile | None = None
+    """The shipped file that training started from; absent where it started from nothing."""
+    images_s: float | None = Field(None, gt=0)
+    """Training images a second while this file was made, on whatever else the machine did then."""
     top1: float | None = Field(None, ge=0, le=1)
     """Held-out top-1 of this very file, 0-1."""
     images: int | None = None
@@ -185,6 +189,16 @@ class Card(_Strict):
         for name in named:
             if name is not None and name not in self.variants:
                 raise ValueError(f"{name!r} is not one of the card's variants")
+        return self
+
+    @model_validator(mode="after")
+    def _one_file_each(self) -> Card:
+        """Which file counts is never a choice: one for a variant, data set and resolution."""
+        places = [(w.variant, w.dataset, w.resolution) for w in self.weights if w.file is not None]
+        for place in places:
+            if places.count(place) > 1:
+                variant, dataset, resolution = place
+                raise ValueError(f"two files for {variant} on {dataset} at {resolution} px; keep one")
         return self
 
 
