@@ -442,7 +442,7 @@ def _skip_reference(draft: Draft) -> str | None:
 
 def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
     """Top-1 and top-5 where the weights are for this data; else why not."""
-    from longvis_bench.measure.accuracy import measure_accuracy
+    from longvis_bench.measure.accuracy import batch_for, measure_accuracy
 
     cell = request.cell
     reason = _no_accuracy(request, draft)
@@ -455,7 +455,7 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
             data,
             resolution=cell.resolution,
             images=cell.images,
-            batch_size=max(1, min(8, 8 * 512**2 // cell.resolution**2)),
+            batch_size=batch_for(cell.resolution),
             device=torch.device(cell.device),
             dtype=DTYPES[cell.dtype],
             logits=cell.num_classes,

@@ -21,11 +21,11 @@ from typing import Any
 from longvis_bench import units
 from longvis_bench.cards import read_card
 from longvis_bench.errors import LongvisError
-from longvis_bench.measure.accuracy import measure_accuracy
+from longvis_bench.measure.accuracy import batch_for, measure_accuracy
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.training.loop import Job, Progress, train
 from longvis_bench.training.recipe import Recipe, read_recipe
-from longvis_bench.training.session import EVAL_PIXELS, Options, keep, start_training
+from longvis_bench.training.session import Options, keep, start_training
 from longvis_bench.weights import load_weights, sha256_file, weights_folder
 
 END_OF_OURS = ("# The authors' weights", "# Published numbers")
@@ -137,9 +137,9 @@ def check(job: Job, weights: Path, facts: dict[str, Any]) -> None:
     loaded = load_weights(model, weights)
     if loaded.random or loaded.unused or loaded.missing:
         raise LongvisError(f"{weights.name} does not fit {job.variant.name} tensor by tensor.")
-    batch = max(1, min(32, EVAL_PIXELS // job.resolution**2))
     model.to(job.device)
-    found = measure_accuracy(model, job.data, resolution=job.resolution, batch_size=batch, device=job.device)
+    batch, size = batch_for(job.resolution), job.resolution
+    found = measure_accuracy(model, job.data, resolution=size, batch_size=batch, device=job.device)
     if (found.top1, found.images) != (facts["top1"], facts["images"]):
         raise LongvisError(f"{weights.name} is right in {found.top1}, but {facts['top1']} were written down.")
 

@@ -83,6 +83,11 @@ class Accuracy:
         )
 
 
+def batch_for(resolution: int) -> int:
+    """Images at once: at most 8, and no more pixels than 8 of 512 px have."""
+    return max(1, min(8, 8 * 512**2 // resolution**2))
+
+
 def measure_accuracy(
     model: nn.Module,
     data: ImageData,
