@@ -22,6 +22,11 @@ from longvis_bench.weights import load_weights
 REGISTRY = Registry()
 ROOT = Path(__file__).parents[1]
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")  # of the package as it is imported, here without `_quiet`
+    for message in ("Importing from timm.models:FutureWarning", "Overwriting .* in registry:UserWarning")
+]
+
 
 @pytest.fixture
 def model() -> torch.nn.Module:
