@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 from longvis_bench import units
-from longvis_bench.predictions import Answers, read_answers
+from longvis_bench.predictions import Answers
 from longvis_bench.records import Row
-from longvis_bench.series import series
+from longvis_bench.series import names
 from longvis_bench.stats import mcnemar
 
 SEPARATES = 0.05
@@ -36,15 +35,9 @@ class Comparison(NamedTuple):
         return self.p <= SEPARATES
 
 
-def compare(rows: Sequence[Row], runs: Sequence[Path]) -> list[Comparison]:
-    """Every pair of rows with predictions for the same images at the same size.
-
-    Arguments:
-        rows: of one or several runs.
-        runs: directories in which their predictions lie.
-    """
-    pairs = (pair for pair in combinations(read_answers(rows, runs), 2) if _same_images(*pair))
-    return [_compare(*pair) for pair in pairs]
+def compare(every: Sequence[Answers]) -> list[Comparison]:
+    """Every pair of answers to the same images at the same size."""
+    return [_compare(*pair) for pair in combinations(every, 2) if _same_images(*pair)]
 
 
 def sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
@@ -54,15 +47,15 @@ def sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[st
         rows: all that are shown; they decide how a model is called.
         comparisons: of those rows.
     """
-    names = {row.key: label for label, of_one in series(rows).items() for row in of_one}
+    called = names(rows)
     lines = []
     for first in _best_first(comparisons):
         others = [pair for pair in comparisons if pair.first.key == first.key]
-        better = [f"{names[p.second.key]} ({units.chance(p.p)})" for p in others if p.separable]
-        unclear = [f"{names[p.second.key]} ({units.chance(p.p)})" for p in others if not p.separable]
+        better = [f"{called[p.second.key]} ({units.chance(p.p)})" for p in others if p.separable]
+        unclear = [f"{called[p.second.key]} ({units.chance(p.p)})" for p in others if not p.separable]
         said = [f"better than {', '.join(better)}"] * bool(better)
         said += [f"not separable with n = {others[0].images} from {', '.join(unclear)}"] * bool(unclear)
-        lines.append(f"{first.cell.resolution} px: {names[first.key]} is {'; '.join(said)}")
+        lines.append(f"{first.cell.resolution} px: {called[first.key]} is {'; '.join(said)}")
     return lines
 
 

@@ -16,7 +16,7 @@ from longvis_bench.canvas import GREY, PALE, WIDTH, Look, empty, fit, looks, pri
 from longvis_bench.data.pairs import CHANCE, local_limit
 from longvis_bench.distance import DistanceCurve
 from longvis_bench.records import Row
-from longvis_bench.series import series
+from longvis_bench.series import names
 from longvis_bench.stats import wilson
 
 COLUMNS = 3
@@ -54,7 +54,7 @@ def _figure(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> Figure:
     height = TOP + lines * PANEL + (lines - 1) * DOWN + BOTTOM
     size = curves[0].row.cell.resolution
     figure = empty(height, f"Accuracy against distance, {size} px", [curve.row for curve in curves])
-    names, look = _names(rows), looks(rows)
+    called, look = names(rows), looks(rows)
     width = (WIDTH - LEFT - RIGHT - (COLUMNS - 1) * ACROSS) / COLUMNS
     low = min(0.4, *(_interval(curve)[0] for curve in curves))
     for place, curve in enumerate(curves):
@@ -64,16 +64,11 @@ def _figure(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> Figure:
         _axes(axes, size, low, first=column == 0, last=place + COLUMNS >= len(curves))
         for other in curves:
             _line(axes, other, PALE)
-        _draw(axes, curve, look[names[curve.row.key]])
-        _name(axes, curve, names[curve.row.key])
+        _draw(axes, curve, look[called[curve.row.key]])
+        _name(axes, curve, called[curve.row.key])
     figure.text(LEFT / WIDTH, 0.3 / height, "pixels between the two digits", fontsize=10)
     figure.text(0.1 / WIDTH, 0.09 / height, LINES_IN_WORDS, fontsize=8.5, color=GREY)
     return figure
-
-
-def _names(rows: Sequence[Row]) -> dict[str, str]:
-    """Key of a row -> its series' name."""
-    return {row.key: label for label, of_one in series(rows).items() for row in of_one}
 
 
 def _interval(curve: DistanceCurve) -> tuple[float, float]:

@@ -383,6 +383,7 @@ _MEASURING = (
     "backbones/__init__.py",
     "card_folders.py",
     "cards.py",
+    "cell_validity.py",
     "checkpoints.py",
     "draft.py",
     "faults.py",

@@ -113,6 +113,11 @@ def number(row: Row, column: str) -> float | None:
     return float(value) if row.status == "ok" or BY_NAME[column].metric == "count" else None
 
 
+def names(rows: Sequence[Row]) -> dict[str, str]:
+    """Key of a row -> the name of its series."""
+    return {row.key: label for label, of_one in series(rows).items() for row in of_one}
+
+
 def growth(rows: Sequence[Row], column: str) -> Growth | None:
     """Exponent with which a column grows with the resolution, over the rows of one series."""
     values = by_size(rows, column)

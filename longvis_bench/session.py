@@ -144,14 +144,14 @@ def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[
 
     directory = RunDirectory(path)
     rows = current(directory.rows()) if rows is None else rows
+    answers = read_answers(rows, [path, *runs])
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_plots(rows, path / "plots", distance_figures(rows, by_distance(rows, [path, *runs])))
+        write_plots(rows, path / "plots", distance_figures(rows, by_distance(answers)))
     except OSError as error:
         raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
     directory.write("summary.csv", summary_csv(rows))
-    compared = sentences(rows, compare(rows, [path, *runs]))
-    directory.write("summary.md", summary_markdown(rows, compared))
-    if answers := read_answers(rows, [path, *runs]):
+    directory.write("summary.md", summary_markdown(rows, sentences(rows, compare(answers))))
+    if answers:
         directory.write(CLASSES, classes_csv(answers))
         directory.write(CONFUSION, confusion_csv(answers))

@@ -72,7 +72,7 @@ def given_weights(
 def _of_user(path: Path, data: ImageData) -> WeightFile:
     known = known_classes(path)
     places = logit_places(path.name, known, data)
-    return WeightFile(path=path, name=path.name, sha256=_sha256(path), classes=known, places=places)
+    return WeightFile(path=path, name=path.name, sha256=sha256_file(path), classes=known, places=places)
 
 
 def _of_timm(variant: Variant, data: ImageData, file: Path | None) -> WeightFile:
@@ -84,7 +84,7 @@ def _of_timm(variant: Variant, data: ImageData, file: Path | None) -> WeightFile
     return WeightFile(
         path=found.path.resolve(),
         name=name,
-        sha256=_sha256(found.path),
+        sha256=sha256_file(found.path),
         classes=known,
         places=logit_places(name, known, data),
         resolution=found.resolution,
@@ -117,7 +117,7 @@ def shipped_weights(variant: Variant, dataset: str, resolution: int) -> WeightFi
     if entry is None or entry.file is None or entry.sha256 is None:
         return None
     path = variant.folder / entry.file
-    if not path.is_file() or _sha256(path) != entry.sha256:
+    if not path.is_file() or sha256_file(path) != entry.sha256:
         raise CheckpointError(f"the shipped weights {entry.file} are damaged or missing; install again.")
     return WeightFile(path=path, name=path.name, sha256=entry.sha256)
 
@@ -131,9 +131,17 @@ def no_weights(model: str, dataset: str, resolution: int) -> str:
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def check_fit(

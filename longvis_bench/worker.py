@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longvis_bench import units
+from longvis_bench.cell_validity import check_cell, check_step
 from longvis_bench.data import ImageData, LoadableData, open_data
 from longvis_bench.draft import Draft
 from longvis_bench.errors import (
@@ -39,29 +40,16 @@ from longvis_bench.measure.iteration import (
 )
 from longvis_bench.measure.memory import PeakMemory, held_bytes, with_parts
 from longvis_bench.measure.noise import NoiseWatch, sensor_for
-from longvis_bench.measure.places import INT32_ELEMENTS
 from longvis_bench.measure.shapes import tensor_peak
 from longvis_bench.measure.workspace import convolution_workspace
 from longvis_bench.ops.folding import fold_batch_norms
 from longvis_bench.ops.observed import Kernels, observe, observing_once
 from longvis_bench.ops.selective_scan import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
-from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord, ValidityRecord
+from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.weight_files import no_weights
 
-BATCH_LIMIT_S = 30.0
-"""What a batch of two may take, where one image was measured; else the batch is not checked."""
-REFERENCE_LIMIT_S = 30.0
-"""What the reference may take, and never more than the timing; else operators are sampled instead."""
-REFERENCE_COST = 10
-"""Iterations' time of the float64 reference on a CPU, whose convolutions have no fast kernels."""
-REFERENCE_TENSORS = 3
-"""How many of its largest tensors, attention scores, the reference holds at once."""
-PAIR_COST = 2
-"""Iterations' time of a batch of two."""
-CHECK_COST = 3
-"""Iterations' time of what is checked at least, with room to spare."""
 WATCH_LIMIT_S = 10.0
 """Longest iteration that is run once more to watch convolutions' workspace, or a compiled model's kernels."""
 PART_ITERATIONS = 5
@@ -187,9 +175,10 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     publish(draft.row())
     with draft.timed("validity"):
         if cell.mode == "infer":
-            _check(request, model, data, images, outputs[0] if outputs else None, draft)
-        elif _may_overflow(images, draft):
-            _check_step(cell, iteration)
+            measured = outputs[0] if outputs else None
+            check_cell(model, images, measured, draft, lambda: _images(cell, data, 2)[1:])
+        else:
+            check_step(iteration, images, draft)
     publish(draft.row())
     _measure_accuracy(request, model, data, draft)
 
@@ -345,99 +334,6 @@ def _backends(model: nn.Module, cell: Cell, draft: Draft) -> dict[str, str]:
     elif draft.scans:
         backends["scan"] = backend_for(device, torch.float32 if cell.mode == "train" else DTYPES[cell.dtype])
     return backends
-
-
-def _may_overflow(images: Tensor, draft: Draft) -> bool:
-    """Whether a tensor may be past 2^31 elements; also where nobody knows."""
-    largest = _largest(images, draft)
-    return largest is None or largest >= INT32_ELEMENTS
-
-
-def _largest(images: Tensor, draft: Draft) -> int | None:
-    """Elements of the iteration's largest tensor, or more; None where it was neither executed nor counted."""
-    if draft.tensors is not None:
-        return draft.tensors.largest
-    counted = draft.largest_output
-    return None if counted is None else max(counted * len(images), images.numel())
-
-
-def _check_step(cell: Cell, iteration: Step) -> None:
-    """The canary for tensors past 2^31 elements in a training step, which has no other check of validity."""
-    from longvis_bench.measure.validity import canary, refuse_unchecked
-
-    if cell.compile:
-        refuse_unchecked(("all of the compiled training step",))
-    with canary(DTYPES[cell.dtype]):
-        iteration()
-
-
-def _check(
-    request: Request, model: nn.Module, data: ImageData, images: Tensor, measured: object, draft: Draft
-) -> None:
-    """Validity: always the logits' shape, finiteness and indices, the rest where it is asked for."""
-    from longvis_bench.measure.validity import check_logits, check_validity
-
-    cell, may_overflow = request.cell, _may_overflow(images, draft)
-    logits = None if measured is None else check_logits(measured, cell.batch_size, cell.num_classes)
-    asked = "validity" in cell.metrics
-    if not asked and not may_overflow:
-        if logits is None:
-            with torch.inference_mode():
-                check_logits(model(images[:1]), 1, cell.num_classes)
-        return
-    late = None if may_overflow else _too_late(draft)
-    if late is not None:
-        draft.values["validity"] = ValidityRecord(verdict="not checked", reference=late)
-        return
-    pair = (
-        asked
-        and cell.batch_size == 1
-        and PAIR_COST * draft.latency_s <= BATCH_LIMIT_S
-        and 2 * (_largest(images, draft) or 0) < INT32_ELEMENTS
-    )
-    checked = check_validity(
-        model,
-        images,
-        cell.num_classes,
-        measured=logits,
-        other=_images(cell, data, 2)[1:] if pair else None,
-        skip_reference=_skip_reference(draft) if asked else "not asked for (--metrics)",
-        sample=may_overflow,
-    )
-    if asked:
-        draft.values["validity"] = checked.record
-    checked.require(cell.model)
-
-
-def _too_late(draft: Draft) -> str | None:
-    """Why not even one more forward is run; what was measured is worth more than its check."""
-    draft.phases.book()
-    left = draft.values["settings"].timeout_s - sum(draft.values["overhead_s"].values())
-    if draft.latency_s * CHECK_COST < left:
-        return None
-    return (
-        f"not run: it would take about {units.seconds(draft.latency_s * CHECK_COST)}, "
-        f"and the cell's time limit leaves {units.seconds(max(0.0, left))} (--timeout)"
-    )
-
-
-def _skip_reference(draft: Draft) -> str | None:
-    """Why the reference is not run; with unfused attention it holds scores that the model never does."""
-    import psutil
-
-    memory, cell = draft.values.get("memory"), draft.values["cell"]
-    if memory is None or draft.values.get("timing") is None or draft.largest_output is None:
-        return "not run: without count, time and memory nobody knows what it would cost"
-    limit = min(REFERENCE_LIMIT_S, draft.values["settings"].budget_s)
-    if cell.device == "cpu" and REFERENCE_COST * draft.latency_s > limit:
-        return f"not run: it would take about {units.seconds(REFERENCE_COST * draft.latency_s)}"
-    needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * draft.largest_output
-    available = psutil.virtual_memory().available
-    if cell.device.startswith("cuda"):
-        available = torch.cuda.mem_get_info()[0]
-    if needed > available:
-        return f"not run: it would take about {units.size(needed)} of memory"
-    return None
 
 
 def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:

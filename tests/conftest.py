@@ -36,6 +36,25 @@ def families() -> Path:
 
 
 @pytest.fixture
+def branchy(tmp_path: Path) -> Path:
+    """The file of a model that branches on values, so that it does not run without data."""
+    file = tmp_path / "branchy.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, n)\n"
+        "    def forward(self, x):\n"
+        "        x = x.mean(dim=(2, 3))\n"
+        "        return self.head(x if x.sum().item() > 0 else -x)\n"
+        "def build(*, resolution, num_classes, in_chans=3):\n"
+        "    return Net(num_classes)\n"
+    )
+    return file
+
+
+@pytest.fixture
 def plant() -> Plant:
     """Plant a fault: inside, an operator's elements from a flat index on are those at its start."""
     from torch.utils._python_dispatch import TorchDispatchMode

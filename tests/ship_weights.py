@@ -26,7 +26,8 @@ from longvis_bench.registry import Registry, Variant
 from longvis_bench.training.loop import Job, Progress, train
 from longvis_bench.training.recipe import Recipe, read_recipe
 from longvis_bench.training.session import Options, keep, start_training
-from longvis_bench.weights import load_weights, sha256_file, weights_folder
+from longvis_bench.weight_files import sha256_file
+from longvis_bench.weights import load_weights, weights_folder
 
 END_OF_OURS = ("# The authors' weights", "# Published numbers")
 """Comments of a card before the first of which our own weights stand."""

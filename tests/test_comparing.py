@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
 from longvis_bench.comparing import compare, sentences
+from longvis_bench.predictions import read_answers
 from longvis_bench.records import AccuracyRecord, Cell, Row
 from longvis_bench.session import write_derived
 from longvis_bench.stats import mcnemar
@@ -59,7 +60,7 @@ def test_mcnemar_is_the_binomial_test(one: int, other: int) -> None:
 
 def test_better_model_comes_first_and_only_differences_count(tmp_path: Path) -> None:
     most, fewer = np.arange(40) < 38, np.arange(40) < 30
-    (pair,) = compare([_row(tmp_path, "vit", fewer), _row(tmp_path, "swin", most)], [tmp_path])
+    (pair,) = compare(read_answers([_row(tmp_path, "vit", fewer), _row(tmp_path, "swin", most)], [tmp_path]))
     assert (pair.first.cell.model, pair.second.cell.model, pair.images) == ("swin", "vit", 40)
     assert pair.p == pytest.approx(mcnemar(8, 0))
     assert pair.separable
@@ -67,7 +68,7 @@ def test_better_model_comes_first_and_only_differences_count(tmp_path: Path) -> 
 
 def test_equal_models_are_not_separable(tmp_path: Path) -> None:
     one, other = np.arange(40) < 20, np.arange(40) >= 20
-    (pair,) = compare([_row(tmp_path, "vit", one), _row(tmp_path, "swin", other)], [tmp_path])
+    (pair,) = compare(read_answers([_row(tmp_path, "vit", one), _row(tmp_path, "swin", other)], [tmp_path]))
     assert pair.p == 1.0
     assert not pair.separable
 
@@ -75,24 +76,24 @@ def test_equal_models_are_not_separable(tmp_path: Path) -> None:
 def test_only_the_same_images_are_compared(tmp_path: Path) -> None:
     right = np.arange(40) < 20
     rows = [_row(tmp_path, "vit", right), _row(tmp_path, "swin", right, resolution=128)]
-    assert compare(rows, [tmp_path]) == []
+    assert compare(read_answers(rows, [tmp_path])) == []
     for model, first in (("mambavision", 0), ("longvit", 1)):  # the same labels, but of other images
         rows.append(_row(tmp_path, model, right))
         places = {"indices": np.arange(first, first + 40)}
         predictions = np.where(right, LABELS, (LABELS + 1) % 10)
         path = tmp_path / "predictions" / f"{rows[-1].key}.npz"
         np.savez(path, labels=LABELS, predictions=predictions, **places)  # type: ignore[arg-type]
-    assert compare(rows[2:], [tmp_path]) == []
+    assert compare(read_answers(rows[2:], [tmp_path])) == []
     lost = _row(tmp_path, "atlas", right)
     (tmp_path / "predictions" / f"{lost.key}.npz").write_bytes(b"torn")
-    assert compare([rows[0], lost], [tmp_path]) == []
-    assert compare([rows[0], lost], []) == []
+    assert compare(read_answers([rows[0], lost], [tmp_path])) == []
+    assert compare(read_answers([rows[0], lost], [])) == []
 
 
 def test_sentences_say_who_is_better_and_from_whom_nobody_can_tell(tmp_path: Path) -> None:
     counts = {"vit": 20, "swin": 38, "atlas": 37}
     rows = [_row(tmp_path, name, np.arange(40) < right) for name, right in counts.items()]
-    assert sentences(rows, compare(rows, [tmp_path])) == [
+    assert sentences(rows, compare(read_answers(rows, [tmp_path]))) == [
         "64 px: swin is better than vit (p < 0.001); not separable with n = 40 from atlas (p = 1.0)",
         "64 px: atlas is better than vit (p < 0.001)",
     ]

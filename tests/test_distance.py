@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from longvis_bench.data.pairs import Pairs, local_limit
 from longvis_bench.distance import BIN_IMAGES, BINS, by_distance
 from longvis_bench.distance_plots import distance_figures
-from longvis_bench.predictions import Predictions
+from longvis_bench.predictions import Predictions, read_answers
 from longvis_bench.records import AccuracyRecord, Cell, Row
 from longvis_bench.session import write_derived
 from longvis_bench.stats import share_by
@@ -54,7 +54,7 @@ def _near(images: int, reach: float) -> np.ndarray:
 
 def test_a_model_that_sees_200_px_is_right_up_to_there(tmp_path: Path) -> None:
     row = _row(tmp_path, "vit", _near(1000, 200), np.arange(1000))
-    (curve,) = by_distance([row], [tmp_path])
+    (curve,) = by_distance(read_answers([row], [tmp_path]))
     assert curve.row is row
     assert len(curve.shares) == BINS
     assert sum(share.trials for share in curve.shares) == 1000
@@ -69,7 +69,7 @@ def test_the_order_of_the_images_does_not_matter(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(1000)
     one = _row(tmp_path, "vit", _near(1000, 200), np.arange(1000))
     other = _row(tmp_path, "swin", _near(1000, 200)[order], order)
-    curves = by_distance([one, other], [tmp_path])
+    curves = by_distance(read_answers([one, other], [tmp_path]))
     for share, same in zip(curves[0].shares, curves[1].shares, strict=True):
         assert share.centre == pytest.approx(same.centre)
         assert share[1:] == same[1:]
@@ -77,7 +77,7 @@ def test_the_order_of_the_images_does_not_matter(tmp_path: Path) -> None:
 
 def test_few_images_make_few_bins(tmp_path: Path) -> None:
     row = _row(tmp_path, "vit", _near(2 * BIN_IMAGES, 200), np.arange(2 * BIN_IMAGES))
-    (curve,) = by_distance([row], [tmp_path])
+    (curve,) = by_distance(read_answers([row], [tmp_path]))
     assert len(curve.shares) == 2
 
 
@@ -89,8 +89,8 @@ def test_rows_without_what_it_takes_have_no_curve(tmp_path: Path) -> None:
         _row(tmp_path, "atlas", right, np.arange(100) + 950),
         _row(tmp_path, "longvit", right, np.arange(100), round=1),
     ]
-    assert by_distance(rows, [tmp_path]) == []
-    assert by_distance([_row(tmp_path, "vit", right, np.arange(100))], []) == []
+    assert by_distance(read_answers(rows, [tmp_path])) == []
+    assert by_distance(read_answers([_row(tmp_path, "vit", right, np.arange(100))], [])) == []
     assert distance_figures(rows, []) == {}
 
 
@@ -148,7 +148,7 @@ def _texts(figure: Figure) -> list[Text]:
 
 def test_seven_models_have_a_panel_each_and_no_words_overlap(tmp_path: Path) -> None:
     rows = _seven(tmp_path)
-    figures = distance_figures(rows, by_distance(rows, [tmp_path]))
+    figures = distance_figures(rows, by_distance(read_answers(rows, [tmp_path])))
     assert set(figures) == {"accuracy-distance-512"}
     (figure,) = figures.values()
     figure.canvas.draw()

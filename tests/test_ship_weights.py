@@ -16,7 +16,7 @@ from longvis_bench.errors import CardError, LongvisError
 from longvis_bench.registry import Registry
 from longvis_bench.training.loop import Job
 from longvis_bench.training.recipe import QUICK
-from longvis_bench.weights import sha256_file
+from longvis_bench.weight_files import sha256_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ship_weights

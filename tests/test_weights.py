@@ -28,13 +28,13 @@ from longvis_bench.errors import CheckpointError
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.registry import Registry, Variant
 from longvis_bench.training.recipe import RECIPES
+from longvis_bench.weight_files import sha256_file
 from longvis_bench.weights import (
     MOST_NAMED,
     load_weights,
     match_weights,
     read_metadata,
     save_weights,
-    sha256_file,
     store_weights,
 )
 

@@ -166,22 +166,10 @@ def test_compiling_takes_its_time_apart() -> None:
     assert row.overhead_s["compile"] > max(row.timing.samples_s)
 
 
-def test_what_cannot_be_counted_is_still_measured(tmp_path: Path) -> None:
+def test_what_cannot_be_counted_is_still_measured(branchy: Path) -> None:
     """A branch on data does not run on the meta device; the row keeps everything else."""
-    (tmp_path / "branchy.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, n):\n"
-        "        super().__init__()\n"
-        "        self.head = nn.Linear(3, n)\n"
-        "    def forward(self, x):\n"
-        "        x = x.mean(dim=(2, 3))\n"
-        "        return self.head(x if x.sum().item() > 0 else -x)\n"
-        "def build(*, resolution, num_classes, in_chans=3):\n"
-        "    return Net(num_classes)\n"
-    )
-    cell = request().cell.model_copy(update={"model": "branchy.py:build"})
-    row = measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=tmp_path))
+    cell = request().cell.model_copy(update={"model": f"{branchy.name}:build"})
+    row = measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=branchy.parent))
     assert row.status == "ok", row.reason
     assert row.count is None
     assert row.null_reasons["count"]
@@ -202,8 +190,8 @@ def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
 
 
 def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
+    from longvis_bench.cell_validity import _skip_reference
     from longvis_bench.draft import Draft
-    from longvis_bench.worker import _skip_reference
 
     draft = Draft(request().model_copy(update={"settings": Settings()}))
     row = measure_cell(request())
@@ -270,8 +258,8 @@ def test_a_smaller_batch_of_the_same_model_is_a_result(gigantic: Callable[..., R
 
 
 def test_what_was_measured_is_not_risked_for_its_check() -> None:
+    from longvis_bench.cell_validity import _too_late
     from longvis_bench.draft import Draft
-    from longvis_bench.worker import _too_late
 
     draft = Draft(request())
     draft.values["timing"] = measure_cell(request()).timing

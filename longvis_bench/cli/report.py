@@ -45,9 +45,10 @@ def report(
         console.print(overhead_table(rows))
         return
     console.print(terminal_table(rows, console.width))
+    answers = read_answers(rows, runs)
     if by_class:
-        console.print(worst_classes(read_answers(rows, runs)))
-    for line in sentences(rows, compare(rows, runs)):
+        console.print(worst_classes(answers))
+    for line in sentences(rows, compare(answers)):
         console.print(line, soft_wrap=True, markup=False)
     for run in found:
         if len(found) > 1 or run.earlier or run.torn:

@@ -20,14 +20,14 @@ import torch
 
 LARGE_BLOCK = 128 << 10
 _LARGEST_HOLE = 1 << 30
+_IS_MAPPED = 2  # the bit of a block's size word, which lies before the block, that glibc sets for a mapping
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def give_back_freed_memory() -> None:
     """Return the pages of all holes to the system, or the model would use them for free."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    if hasattr(_libc(), "malloc_trim"):
+        _libc().malloc_trim(0)
 
 
 @contextmanager
@@ -61,25 +61,25 @@ def free_library_buffers() -> bool:
 
 
 def _set_thresholds(map_from: int, trim_from: int) -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, map_from)
-        libc.mallopt(_M_TRIM_THRESHOLD, trim_from)
+    if hasattr(_libc(), "mallopt"):
+        _libc().mallopt(_M_MMAP_THRESHOLD, map_from)
+        _libc().mallopt(_M_TRIM_THRESHOLD, trim_from)
 
 
 def _plug_holes() -> list[int]:
     """Take every hole of the heap that could hold a large block; plugs are never touched and take no memory.
 
     glibc prefers a hole to a mapping whatever the threshold, and what is freed into a hole stays resident.  A
-    block that lies below the heap's end came from a hole; one beyond it was mapped, so no hole is that large.
+    block that is not a mapping of its own came from a hole; once one is, no hole is that large.  (Addresses
+    do not tell: where the heap cannot grow in place, glibc goes on with pieces among the mappings.)
     """
     libc = _libc()
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "sbrk"):
+    if not hasattr(libc, "mallopt"):
         return []
     plugs, size = [], _LARGEST_HOLE
     while size >= LARGE_BLOCK:
         block = libc.malloc(size)
-        if block is not None and block < libc.sbrk(0):
+        if block is not None and not _is_mapped(block):
             plugs.append(block)
         else:
             libc.free(block)
@@ -87,13 +87,15 @@ def _plug_holes() -> list[int]:
     return plugs
 
 
+def _is_mapped(block: int) -> bool:
+    return bool(ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t)).value & _IS_MAPPED)
+
+
 @cache
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
-    if hasattr(libc, "sbrk"):
-        libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
     return libc
 
 

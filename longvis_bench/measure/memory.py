@@ -87,7 +87,9 @@ class PeakMemory:
         if self._device.type != "cpu":
             return None
         before = self._reset(self._device)
-        return max(0, before - self._reset(self._device)) if free_library_buffers() else None
+        if not free_library_buffers():
+            return None
+        return max(0, before - self._reset(self._device))
 
 
 def with_parts(

@@ -20,8 +20,8 @@ from longvis_bench.registry import Variant
 from longvis_bench.training.curves import write_curves
 from longvis_bench.training.loop import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
-from longvis_bench.weight_files import check_fit
-from longvis_bench.weights import sha256_file, store_weights, weights_folder
+from longvis_bench.weight_files import check_fit, sha256_file
+from longvis_bench.weights import store_weights, weights_folder
 
 
 @dataclass(frozen=True, kw_only=True)
