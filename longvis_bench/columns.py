@@ -658,6 +658,21 @@ _MORE_TIME = (
     ),
 )
 
+_PARTS = {
+    "weights": "parameters",
+    "buffers": "buffers",
+    "gradients": "gradients alive when the tensors peak",
+    "optimizer": "state of the optimizer",
+    "input": "the batch of images",
+    "activations": "all other tensors alive when the tensors peak",
+    "workspace": "by how much the workspace of convolutions, watched in an iteration of its own, "
+    "raises the peak above that of the tensors",
+    "library": "buffers that MKL, which multiplies matrices on x86, keeps from its first call on",
+    "rest": "what remains: compiled kernels, other kernels' workspace, small blocks, threads' stacks",
+}
+MEMORY_PARTS = tuple(f"{part}_memory_bytes" for part in _PARTS)
+"""Columns that sum to the peak."""
+
 _MORE_MEMORY = (
     _bytes(
         "tensor_peak_bytes",
@@ -674,18 +689,7 @@ _MORE_MEMORY = (
             _memory_part(part),
             why=_always("not known apart"),
         )
-        for part, meaning in {
-            "weights": "parameters",
-            "buffers": "buffers",
-            "gradients": "gradients alive when the tensors peak",
-            "optimizer": "state of the optimizer",
-            "input": "the batch of images",
-            "activations": "all other tensors alive when the tensors peak",
-            "workspace": "by how much the workspace of convolutions, watched in an iteration of its own, "
-            "raises the peak above that of the tensors",
-            "library": "buffers that MKL, which multiplies matrices on x86, keeps from its first call on",
-            "rest": "what remains: compiled kernels, other kernels' workspace, small blocks, threads' stacks",
-        }.items()
+        for part, meaning in _PARTS.items()
     ),
     _bytes(
         "reserved_memory_bytes",

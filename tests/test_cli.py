@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from longvis_bench.cli.app import COMMANDS, app
-from longvis_bench.records import Row
+from longvis_bench.records import MemoryRecord, Row
 from longvis_bench.store import RunDirectory
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -183,6 +183,24 @@ def test_time_that_was_not_booked_is_not_known(row: Row) -> None:
     _, out, _ = invoke("report", "run", "--overhead")
     (line,) = (line for line in out.splitlines() if line.startswith("moody-fine"))
     assert line.split()[2:] == ["-", "-", "-", "-", "-", "1.00", "-"]
+
+
+def test_report_shows_what_the_peaks_are_made_of(row: Row) -> None:
+    parts = {"weights": 4 << 20, "activations": 10 << 20, "optimizer": 0, "rest": 1 << 19}
+    memory = MemoryRecord(peak_bytes=sum(parts.values()), baseline_bytes=0, source="test", parts_bytes=parts)
+    unknown = row.model_copy(update={"key": "unknown", "memory": None})
+    trained = row.cell.model_copy(update={"mode": "train"})
+    with RunDirectory(Path("run")) as directory:
+        directory.append(unknown)
+        directory.append(row.model_copy(update={"memory": memory}))
+        directory.append(row.model_copy(update={"key": "t", "cell": trained, "memory": memory}))
+    code, out, _ = invoke("report", "run", "--memory")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines() if line.startswith("moody-fine")]
+    assert lines == [["moody-fine", "64", mode, "14.5", "4.0", "10.0", "0.5"] for mode in ("infer", "train")]
+    assert "Nothing in any cell: buffers, gradients, optimizer, input, workspace, library." in out
+    assert "rest: what remains" in out
+    assert not Path("run/summary.csv").exists()
 
 
 def test_config_file_and_flags_over_it() -> None:

@@ -20,6 +20,9 @@ def report(
     overhead: Annotated[
         bool, typer.Option("--overhead", help="Show where the time of each cell went, and write nothing.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Show what each peak is made of, and write nothing.")
+    ] = False,
     by_class: Annotated[
         bool, typer.Option("--by-class", help="Also show the worst classes of every accuracy.")
     ] = False,
@@ -30,6 +33,7 @@ def report(
     """
     from longvis_bench.accuracy_tables import worst_classes
     from longvis_bench.comparing import compare, sentences
+    from longvis_bench.memory_table import memory_table
     from longvis_bench.merging import read_runs, side_by_side
     from longvis_bench.overhead import overhead_table
     from longvis_bench.predictions import read_answers
@@ -41,8 +45,11 @@ def report(
     if hours_for is not None:
         rows = restate(rows, train_length(hours_for))
     console = Console(highlight=False)
-    if overhead:
-        console.print(overhead_table(rows))
+    explained = [
+        table(rows) for wanted, table in ((overhead, overhead_table), (memory, memory_table)) if wanted
+    ]
+    if explained:
+        console.print(*explained, sep="\n\n")
         return
     console.print(terminal_table(rows, console.width))
     answers = read_answers(rows, runs)

@@ -3,7 +3,9 @@
 A case builds each contender from nothing, so that one can run alone in a process of its own.  Every contender
 of a case has the same weights and the same input.  What the authors' code imports and cannot be had on a CPU
 is stood in for: flash-attn by torch's own flash kernel for CPUs, which is the fastest there is, and mamba-ssm
-by the loop over steps that its package has as reference.
+by a loop over steps written as its package writes its reference, `naive_scan`.  Autograd's backward of that
+loop is quadratic in the steps, as each step's slice has a gradient as large as the whole; our `reference` is
+a loop too, without that cost, and is shown beside it.
 """
 
 import importlib
@@ -16,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import make
+import scan_alternatives
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -179,8 +182,12 @@ def naive_scan(
     return torch.stack(outputs, dim=2) + x * D[:, None]
 
 
-SCANS = {
+SCANS: dict[str, Callable[..., Tensor]] = {
     "naive loop": naive_scan,
+    "loop of linear cost": reference,
+    "numpy loop": scan_alternatives.numpy_loop,
+    "torch.compile of a loop": scan_alternatives.compiled_loop,
+    "C++ by g++": scan_alternatives.cpp,
     "numba": selective_scan,
     "torch": selective_scan,
     "float64": reference,
@@ -200,8 +207,7 @@ def scan_inputs(batch: int, channels: int, length: int, states: int = 8) -> list
 def _scan(shape: tuple[int, int, int], train: bool) -> Any:
     def build(kind: str, _: Checkouts) -> Call:
         inputs = [t.double() if kind == "float64" else t for t in scan_inputs(*shape)]
-        # the faster of two naive loops: gradients of slices of larger tensors cost more
-        scan = reference if train and kind == "naive loop" else SCANS[kind]
+        scan = SCANS[kind]
         backend = kind if kind == "torch" else "numba"
 
         def call() -> list[Tensor]:
@@ -310,10 +316,19 @@ CASES = {
             f"selective scan {shape}, 8 states, {'forward and backward' if train else 'forward'}",
             None,
             _scan(shape, train),
-            ("naive loop", "numba", "torch"),
+            ("naive loop", "loop of linear cost", "numba", "torch"),
         )
         for shape in SCAN_SHAPES
         for train in (False, True)
+    },
+    **{
+        f"scan-alternatives-{'-'.join(map(str, shape))}": Case(
+            f"selective scan {shape}, 8 states, forward, alternatives",
+            None,
+            _scan(shape, False),
+            tuple(name for name in SCANS if name != "float64"),
+        )
+        for shape in SCAN_SHAPES[:1]
     },
     **{
         f"longvit-{tokens}{'-train' if train else ''}": Case(

@@ -170,7 +170,8 @@ def compare(case: Any, checkouts: dict[str, Path], rounds: int) -> dict[str, Any
             times[name].append(_seconds(calls[name], repeats[name]))
     for name, entry in found.items():
         ratios = [a / b for a, b in zip(times[case.contenders[0]], times[name], strict=True)]
-        entry |= {"times_s": times[name], "ratio": median(ratios), "interval": median_interval(ratios)}
+        entry |= {"first_call_s": first_s[name], "times_s": times[name]}
+        entry |= {"ratio": median(ratios), "interval": median_interval(ratios)}
     return {"contenders": found}
 
 
@@ -224,8 +225,8 @@ def markdown(results: dict[str, Any]) -> str:
         "Transient: peak above weights and input in a fresh process. Difference: of outputs,"
         " largest, relative where values exceed 1.",
         "",
-        "| what | contender | time | ratio | 95 % interval | transient | of the first | difference |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| what | contender | first call | time | ratio | 95 % interval | transient | of first | difference |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in results["cases"].values():
         base = next(iter(case["contenders"].values()))
@@ -235,6 +236,7 @@ def markdown(results: dict[str, Any]) -> str:
             cells = [
                 case["title"],
                 name,
+                units.seconds(entry.get("first_call_s")),
                 units.seconds(sorted(entry["times_s"])[len(entry["times_s"]) // 2]),
                 f"{entry['ratio']:.2f}",
                 f"{low:.2f}-{high:.2f}" if low is not None else "",
