@@ -222,10 +222,10 @@ def markdown(results: dict[str, Any]) -> str:
         f" {environment.get('versions', {}).get('torch')}.",
         "Ratio: time of the first contender / time of this one, median over rounds with its 95 % interval by"
         " order statistics.",
-        "Transient: peak above weights and input in a fresh process. Difference: of outputs,"
+        "Transient: peak above weights and input in a fresh process. Error: of outputs,"
         " largest, relative where values exceed 1.",
         "",
-        "| what | contender | first call | time | ratio | 95 % interval | transient | of first | difference |",
+        "| what | contender | first call | time | ratio | 95 % interval | transient | of first | error |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in results["cases"].values():
