@@ -41,6 +41,8 @@ WARMUP_OUTLIER = 1.25
 DRIFT_ALPHA = 0.01
 SUSPICION_ALPHA = 0.1
 """A trend or step found at this level, but not at DRIFT_ALPHA, keeps the stop rule sampling."""
+SUSPICION_GROWTH = 2
+"""At most until there are more than so many times the samples with which the median was first precise."""
 DRIFT_TOLERANCE = 0.02
 """Changes below this share of the median are not worth a warning."""
 STEP_EDGE = 3
@@ -220,15 +222,18 @@ def should_stop(samples: Sequence[float], precision: float) -> bool:
     log-normal, bimodal (also with equal modes), Cauchy and Pareto clocks with budgets of 40, 300 and 1,000
     samples; looking at every sample with the 95 % interval alone, in as few as 70 %.
 
-    Where a drift is suspected (10 %) but not sure enough to be named (1 %), sampling goes on.
+    Where a drift is suspected (10 %) but not sure enough to be named (1 %), sampling goes on for two looks more
+    at most.
 
     Arguments:
         samples: all counted so far, seconds.
         precision: wanted half-width of the 95 % interval, as a share of the median.
     """
-    return (
-        len(samples) in _checks(len(samples)) and is_precise(samples, precision) and not _is_suspect(samples)
-    )
+    n, looks = len(samples), _checks(len(samples))
+    if n not in looks or not is_precise(samples, precision):
+        return False
+    first = next(count for count in sorted(looks) if is_precise(samples[:count], precision))
+    return n > SUSPICION_GROWTH * first or not _is_suspect(samples)
 
 
 def is_flat(samples: Sequence[float]) -> bool:

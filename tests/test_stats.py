@@ -167,6 +167,15 @@ def test_the_rule_goes_on_where_a_drift_is_suspected() -> None:
     assert stats.should_stop(rising, 0.02)
 
 
+@pytest.mark.parametrize(("n", "stops"), [(8, False), (12, False), (18, True)])
+def test_a_suspicion_prolongs_a_measurement_by_two_looks_at_most(n: int, stops: bool) -> None:
+    samples = [1.0, 1.004] * n
+    suspect = [*samples[: n - 3], 1.025, 1.026, 1.027]
+    assert stats.is_precise(suspect, 0.02)
+    assert stats._is_suspect(suspect)
+    assert stats.should_stop(suspect, 0.02) == stops
+
+
 def test_a_step_near_an_end_is_found() -> None:
     rng = random.Random(3)
     late = [math.exp(rng.gauss(0, 0.03)) * (1.3 if i >= 23 else 1) for i in range(27)]
