@@ -17,7 +17,7 @@ types:
 	$(PYTHON) -m mypy
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 # What models, drivers and people do wrong: misbehaving models, sweeps killed at random instants and resumed, and
 # hostile command lines, cards, rows and checkpoints.  CI runs a tenth: make chaos KILLS=20 CASES=1000

@@ -51,6 +51,7 @@ def test_the_probe_sees_a_heavy_import() -> None:
     assert imported_by("import longvis_bench.api, longvis_bench.weights") == ["torch"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [("--help",), ("models",)])
 def test_it_answers_in_under_half_a_second(arguments: tuple[str, ...]) -> None:
     """On a machine too slow for that, in five times what importing typer and pydantic takes there."""

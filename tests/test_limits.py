@@ -210,6 +210,7 @@ def test_the_lock_is_kept_by_its_holder_and_by_no_orphan_of_it() -> None:
         holder.stdout.close()
 
 
+@pytest.mark.alone
 def test_a_second_interrupt_ends_everything_at_once() -> None:
     command = [sys.executable, "-m", "longvis_bench", "bench", "--models", "moody-hangs", "--res", "64"]
     command += ["--models-dir", str(FAMILIES), "--out", "run", "--device", "cpu"]

@@ -24,6 +24,7 @@ SIZES = "64,128,192,256,512"
 LIMIT_S = 0.5
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_short_cell_costs_half_a_second_at_most(tmp_path: Path) -> None:
     options = f"--models {MODELS} --res {SIZES} --metrics count,time,memory --budget 1 --device cpu"

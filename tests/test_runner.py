@@ -45,6 +45,7 @@ def test_nothing_of_a_cell_outlives_it(runner: Runner) -> None:
     assert not [command for command in commands if "os.setsid(); time.sleep(300)" in command]
 
 
+@pytest.mark.alone
 def test_starting_a_cell_is_cheap(runner: Runner) -> None:
     runner.run(request("fine"))
     rows = [runner.run(request("fine")) for _ in range(5)]
@@ -59,6 +60,7 @@ def test_every_cell_has_a_fresh_process(runner: Runner) -> None:
     assert second.memory.baseline_bytes == pytest.approx(first.memory.baseline_bytes, rel=0.1)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_nothing_is_alive_a_second_after_the_parent_was_killed(tmp_path: Path) -> None:
     code = (

@@ -82,6 +82,7 @@ def attempts(rounds: int) -> range:
     return range(3 if rounds < 20 else 1)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_against_torchs_timer(rounds: int) -> None:
@@ -95,6 +96,7 @@ def test_against_torchs_timer(rounds: int) -> None:
     assert any(agree(ratios(ours(run, "cpu"), theirs, rounds), "torch") for _ in attempts(rounds))
 
 
+@pytest.mark.alone
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("rounds", ROUNDS)
