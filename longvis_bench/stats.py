@@ -222,8 +222,8 @@ def should_stop(samples: Sequence[float], precision: float) -> bool:
     log-normal, bimodal (also with equal modes), Cauchy and Pareto clocks with budgets of 40, 300 and 1,000
     samples; looking at every sample with the 95 % interval alone, in as few as 70 %.
 
-    Where a drift is suspected (10 %) but not sure enough to be named (1 %), sampling goes on, for two looks at
-    most.
+    Where a drift is suspected (10 %) but not sure enough to be named (1 %), sampling goes on, for two looks
+    at most.
 
     Arguments:
         samples: all counted so far, seconds.

@@ -27,7 +27,7 @@ LONG = {
     "longvis bench --models atlas-s,mambavision-s --res 2048": "run by .ci/run",
     "python -m pip install -e .": "run by .ci/run",
     "python -m pip install -e '.[dev]'": "run by .ci/run",
-    "pytest": "run by .ci/run",
+    "pytest -n 2": "run by .ci/run",
 }
 
 
@@ -64,7 +64,11 @@ def test_long_commands_plan(command: str) -> None:
 
 def test_ci_runs_the_long_commands() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
-    for command in ("longvis bench\n", "longvis bench --models atlas-s,mambavision-s --res 2048", "pytest"):
+    for command in (
+        "longvis bench\n",
+        "longvis bench --models atlas-s,mambavision-s --res 2048",
+        "pytest -n 2",
+    ):
         assert command in ci
 
 
