@@ -124,8 +124,7 @@ class _DilatedAttention(torch.autograd.Function):
     ) -> Tensor:
         attended, lses = [], []
         for branch in branches:
-            q, k, v = (gather(t, branch) for t in (query, key, value))
-            out, lse = attend(q, k, v, _bias(query, branch) if mask_padding else None)
+            out, lse = _attend_branch(query, key, value, branch, mask_padding)
             attended.append(out)
             lses.append(lse)
         places = branches if mask_padding else [branch.joined for branch in branches]
@@ -134,8 +133,7 @@ class _DilatedAttention(torch.autograd.Function):
         keep = any(ctx.needs_input_grad) and not differentiable_mixing
         for i, (place, lse) in enumerate(zip(places, counted, strict=True)):
             weight = _weight(lse, mixed_lse, place).to(query.dtype)
-            weighted = attended[i] * weight if keep else attended[i].mul_(weight)
-            mixed = accumulate(mixed, weighted, place, query.shape[1])
+            mixed = _mix(mixed, attended[i], weight, place, query.shape[1])
             if not keep:
                 attended[i] = mixed  # lets go of the branch's own output
         assert mixed is not None
@@ -159,6 +157,37 @@ class _DilatedAttention(torch.autograd.Function):
             for j, part in enumerate(attend_backward(d_out, q, k, v, out, lse, bias)):
                 gradients[j] = accumulate(gradients[j], part, branch, query.shape[1])
         return (*gradients, None, None, None)
+
+
+def _attend_branch(
+    query: Tensor, key: Tensor, value: Tensor, branch: Branch, mask_padding: bool
+) -> tuple[Tensor, Tensor]:
+    """Output (batch * segments, heads, tokens seen, channels) and denominators of one branch.
+
+    Where one segment is all there is, its groups of heads stand for the kernel's batch, and nothing moves.
+    """
+    batch, tokens, heads = query.shape[:3]
+    whole = heads % branch.group == 0 and not branch.is_padded(tokens)
+    if batch * branch.segments == 1 and whole:
+        q, k, v = (_groups(_cells(t, branch), branch)[0] for t in (query, key, value))
+        out, lse = attend(q, k, v)
+        return out.flatten(0, 1)[None], lse.flatten(0, 1)[None]
+    q, k, v = (gather(t, branch) for t in (query, key, value))
+    return attend(q, k, v, _bias(query, branch) if mask_padding else None)
+
+
+def _mix(mixed: Tensor | None, seen: Tensor, weight: Tensor, branch: Branch, tokens: int) -> Tensor:
+    """Add a branch's weighted output to the mixture so far, in one pass where nothing is padding."""
+    if branch.is_padded(tokens):
+        return accumulate(mixed, seen * weight, branch, tokens)
+    rows, heads, _, channels = seen.shape
+    if mixed is None:
+        mixed = seen.new_zeros(rows // branch.segments, tokens, heads, channels)
+    cells = _cells(mixed, branch)
+    shares = (share for _, share in _seen(cells, weight, branch))
+    for (view, part), share in zip(_seen(cells, seen, branch), shares, strict=True):
+        view.addcmul_(part, share)
+    return mixed
 
 
 def _counted(lse: Tensor) -> Tensor:
@@ -258,11 +287,16 @@ def _seen(cells: Tensor, seen: Tensor, branch: Branch) -> Iterator[tuple[Tensor,
     heads = seen.shape[1]
     whole = heads // branch.group
     split = whole * branch.group
-    groups = torch.unflatten(cells[:, :, :whole, :split], 3, (whole, branch.group))
-    diagonal = groups.diagonal(dim1=2, dim2=3).permute(0, 4, 2, 1, 3)
-    yield diagonal, torch.unflatten(seen[:, :split], 1, (whole, branch.group))
+    yield _groups(cells, branch), torch.unflatten(seen[:, :split], 1, (whole, branch.group))
     if split < heads:
         yield cells[:, :, whole, split:].transpose(1, 2), seen[:, split:]
+
+
+def _groups(cells: Tensor, branch: Branch) -> Tensor:
+    """What whole groups of heads see, a view: (segments, groups, heads of a group, tokens seen, channels)."""
+    whole = cells.shape[3] // branch.group
+    groups = torch.unflatten(cells[:, :, :whole, : whole * branch.group], 3, (whole, branch.group))
+    return groups.diagonal(dim1=2, dim2=3).permute(0, 4, 2, 1, 3)
 
 
 def _mixed_lse(lses: list[Tensor], branches: list[Branch], tokens: int) -> Tensor:

@@ -34,8 +34,13 @@ from longvis_bench.ops.selective_scan import Backend, Gradients
 WIDTH = 64
 """Channels of a task: fills vector registers often, and keeps a task's states in the L2 cache."""
 
-_BIAS, _SKIP, _STEP, _X, _DRIVE, _SIGMOID, _Y, _G, _DRIVEN, _D_STEP, _D_B, _D_C, _D_SKIP, _D_BIAS = (
-    WIDTH * i for i in range(14)
+PIECES = 4
+"""Into how many a thread's share of the tasks is cut; a thread that is ahead takes over another's, as torch's
+threads keep spinning for a while after an operation, and take a core from ours."""
+
+_ROWS = 12
+_BIAS, _SKIP, _STEP, _X, _DRIVE, _SIGMOID, _Y, _G, _DRIVEN, _D_STEP, _D_SKIP, _D_BIAS = (
+    WIDTH * i for i in range(_ROWS)
 )
 """Places in `rows`, a task's one array of what has a number a channel: of two, LLVM would not know whether
 they overlap.  Delta's bias, D; of one step dt, x, dt x, the slope of softplus, y, its gradient and the sum of
@@ -140,15 +145,6 @@ def _softplus(x: np.float32) -> tuple[np.float32, np.float32]:
     return max(x, np.float32(0)) + p * r, small if x >= 0 else e * small
 
 
-@_called("contract", "reassoc")
-def _sum(rows: NDArray[np.float32], place: int, lanes: int) -> np.float32:
-    """Sum of the numbers from a place on, in whatever order is fastest."""
-    total = np.float32(0)
-    for i in range(lanes):
-        total += rows[place + i]
-    return total
-
-
 @_inlined
 def _read(
     rows: Any, place: int, array: Any, strides: Any, image: int, start: int, t: int, lanes: int
@@ -194,7 +190,7 @@ def _forward(first, last, sizes, x, xs, delta, ds, rate, b, bs, c, cs, skip, bia
     """
     channels, length, states = sizes
     chunks = -(-channels // WIDTH)
-    rows, state = np.zeros(14 * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
+    rows, state = np.zeros(_ROWS * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
     for task in range(first, last):
         image, start = task // chunks, task % chunks * WIDTH
         lanes = min(WIDTH, channels - start)
@@ -212,6 +208,25 @@ def _forward(first, last, sizes, x, xs, delta, ds, rate, b, bs, c, cs, skip, bia
                     rows[_Y + i] += cn * s[i]
             for i in range(lanes):
                 y[(image * length + t) * channels + start + i] = rows[_Y + i]
+
+
+@_called("contract", "reassoc")
+def _step_back(
+    rows: Any, s: Any, k: Any, bn: np.float32, cn: np.float32, lanes: int
+) -> tuple[np.float32, np.float32]:
+    """One step of one state backwards; the gradients of B and C, summed in whatever order is fastest."""
+    d_b = d_c = np.float32(0)
+    for i in range(lanes):
+        before, decay = k[i], k[WIDTH + i]
+        dh = s[i] + rows[_G + i] * cn
+        s[i] = dh * decay
+        d_exponent = s[i] * before
+        rows[_DRIVEN + i] += dh * bn
+        rows[_D_STEP + i] += d_exponent * s[WIDTH + i]
+        s[2 * WIDTH + i] += d_exponent * rows[_STEP + i]
+        d_b += dh * rows[_DRIVE + i]
+        d_c += rows[_G + i] * (decay * before + rows[_DRIVE + i] * bn)
+    return d_b, d_c
 
 
 @_compiled
@@ -246,7 +261,7 @@ def _backward(  # type: ignore[no-untyped-def]
     """
     channels, length, states = sizes
     chunks = -(-channels // WIDTH)
-    rows, state = np.zeros(14 * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
+    rows, state = np.zeros(_ROWS * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
     kept = np.zeros((length, states, 2 * WIDTH), np.float32)
     for task in range(first, last):
         image, start = task // chunks, task % chunks * WIDTH
@@ -273,18 +288,8 @@ def _backward(  # type: ignore[no-untyped-def]
                 bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
                 cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
                 s, k = state[n], kept[t, n]
-                for i in range(lanes):
-                    before, decay = k[i], k[WIDTH + i]
-                    dh = s[i] + rows[_G + i] * cn
-                    s[i] = dh * decay
-                    d_exponent = s[i] * before
-                    rows[_DRIVEN + i] += dh * bn
-                    rows[_D_STEP + i] += d_exponent * s[WIDTH + i]
-                    s[2 * WIDTH + i] += d_exponent * rows[_STEP + i]
-                    rows[_D_B + i] = dh * rows[_DRIVE + i]
-                    rows[_D_C + i] = rows[_G + i] * (decay * before + rows[_DRIVE + i] * bn)
                 place = (task * length + t) * states + n
-                d_b[place], d_c[place] = _sum(rows, _D_B, lanes), _sum(rows, _D_C, lanes)
+                d_b[place], d_c[place] = _step_back(rows, s, k, bn, cn, lanes)
             for i in range(lanes):
                 d_step = rows[_D_STEP + i] * _LN_2 + rows[_DRIVEN + i] * rows[_X + i]
                 rows[_D_STEP + i] = d_step * rows[_SIGMOID + i]
@@ -367,10 +372,16 @@ def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, *arrays: Any) -> Non
     if tasks == 0:
         return
     sizes = (channels, length, A.shape[1])
-    bounds = [tasks * i // threads for i in range(threads + 1)]
+    pieces = min(tasks, PIECES * threads if threads > 1 else 1)
+    bounds = pairwise([tasks * i // pieces for i in range(pieces + 1)])
+
+    def work() -> None:
+        for low, high in bounds:
+            kernel(low, high, sizes, *arrays)
+
     pool = _pool(os.getpid(), threads)
-    others = [pool.submit(kernel, lo, hi, sizes, *arrays) for lo, hi in pairwise(bounds[1:])]
-    kernel(bounds[0], bounds[1], sizes, *arrays)
+    others = [pool.submit(work) for _ in range(threads - 1)]
+    work()
     for other in others:
         other.result()
 
