@@ -660,7 +660,7 @@ _MORE_TIME = (
 
 _PARTS = {
     "weights": "parameters",
-    "buffers": "buffers",
+    "buffers": "what modules keep beside their parameters, such as position tables",
     "gradients": "gradients alive when the tensors peak",
     "optimizer": "state of the optimizer",
     "input": "the batch of images",

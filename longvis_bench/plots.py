@@ -45,6 +45,8 @@ class Cost:
 
 LINE_HEIGHT = 0.19
 """Inches from one line of small text to the next."""
+BACKED = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+"""Behind words that lie on the grid."""
 
 COSTS = {
     "throughput": Cost(
@@ -374,6 +376,7 @@ def _beside(axes: Axes, x: float, y: float, text: str, transform: Transform) -> 
         va="center",
         fontsize=9,
         annotation_clip=False,
+        bbox=BACKED,
     )
 
 
@@ -531,7 +534,7 @@ def _point_label(axes: Axes, point: Point, label: str, place: tuple[float, float
         fontsize=9,
         annotation_clip=False,
         zorder=2.5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+        bbox=BACKED,
     )
 
 

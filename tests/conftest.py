@@ -21,7 +21,20 @@ FAMILIES = HERE / "families"
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]
+ModelFile = Callable[..., Path]
 Plant = Callable[[str, int], "AbstractContextManager[object]"]
+
+MODEL = """import torch
+from torch import nn
+def build(*, resolution, num_classes, in_chans=3):
+    return Net(num_classes)
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.head = nn.Linear(3, n)
+    def forward(self, x):
+"""
+"""A model's file up to the lines of its forward pass."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,22 +69,23 @@ def families() -> Path:
 
 
 @pytest.fixture
-def branchy(tmp_path: Path) -> Path:
+def model_file(tmp_path: Path) -> ModelFile:
+    """Write the file of a model with a linear `self.head` and the given lines of forward, x -> logits."""
+
+    def make(name: str, *forward: str) -> Path:
+        file = tmp_path / f"{name}.py"
+        file.write_text(MODEL + "".join(f"        {line}\n" for line in forward))
+        return file
+
+    return make
+
+
+@pytest.fixture
+def branchy(model_file: ModelFile) -> Path:
     """The file of a model that branches on values, so that it does not run without data."""
-    file = tmp_path / "branchy.py"
-    file.write_text(
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, n):\n"
-        "        super().__init__()\n"
-        "        self.head = nn.Linear(3, n)\n"
-        "    def forward(self, x):\n"
-        "        x = x.mean(dim=(2, 3))\n"
-        "        return self.head(x if x.sum().item() > 0 else -x)\n"
-        "def build(*, resolution, num_classes, in_chans=3):\n"
-        "    return Net(num_classes)\n"
+    return model_file(
+        "branchy", "x = x.mean(dim=(2, 3))", "return self.head(x if x.sum().item() > 0 else -x)"
     )
-    return file
 
 
 @pytest.fixture

@@ -83,7 +83,9 @@ def _about(run: Path) -> tuple[str, dict[str, str]]:
     """Where a reference run was made, and its last command."""
     about = read_run(run)
     assert about is not None
-    return about["environment"]["machine"], about["invocations"][-1]
+    asked = about["invocations"][-1]
+    command = re.sub(r" --out \S+", "", asked["command"])  # where rows land is no part of what they are
+    return about["environment"]["machine"], {**asked, "command": command}
 
 
 def _result() -> str:

@@ -208,25 +208,17 @@ def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
 
 
 @pytest.fixture
-def gigantic(tmp_path: Path) -> Callable[..., Row]:
+def gigantic(model_file: Callable[..., Path]) -> Callable[..., Row]:
     """Measure a model that reserves 2^30 + 8 elements an image, which no operator that is seen fills."""
-    (tmp_path / "gigantic.py").write_text(
-        "import torch\n"
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, n):\n"
-        "        super().__init__()\n"
-        "        self.head = nn.Linear(3, n)\n"
-        "    def forward(self, x):\n"
-        "        torch.empty(len(x), 2**30 + 8, dtype=torch.uint8, device=x.device)  # untouched: no memory\n"
-        "        return self.head(x.mean(dim=(2, 3)))\n"
-        "def build(*, resolution, num_classes, in_chans=3):\n"
-        "    return Net(num_classes)\n"
+    file = model_file(
+        "gigantic",
+        "torch.empty(len(x), 2**30 + 8, dtype=torch.uint8, device=x.device)  # untouched: no memory",
+        "return self.head(x.mean(dim=(2, 3)))",
     )
 
     def measure(**changes: Any) -> Row:
-        cell = request(**changes).cell.model_copy(update={"model": "gigantic.py:build"})
-        return measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=tmp_path))
+        cell = request(**changes).cell.model_copy(update={"model": f"{file.name}:build"})
+        return measure_cell(Request(cell=cell, settings=Settings(budget_s=0.1), working_dir=file.parent))
 
     return measure
 

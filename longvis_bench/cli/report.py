@@ -48,8 +48,11 @@ def report(
     explained = [
         table(rows) for wanted, table in ((overhead, overhead_table), (memory, memory_table)) if wanted
     ]
+    for number, table in enumerate(explained):
+        if number:
+            console.print()
+        console.print(table)
     if explained:
-        console.print(*explained, sep="\n\n")
         return
     console.print(terminal_table(rows, console.width))
     answers = read_answers(rows, runs)

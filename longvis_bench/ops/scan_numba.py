@@ -372,6 +372,7 @@ def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, *arrays: Any) -> Non
     if tasks == 0:
         return
     sizes = (channels, length, A.shape[1])
+    # one iterator for all threads: each takes the next piece, under the GIL
     pieces = min(tasks, PIECES * threads if threads > 1 else 1)
     bounds = pairwise([tasks * i // pieces for i in range(pieces + 1)])
 
