@@ -15,10 +15,12 @@ import pandas as pd
 from rich.console import Console, RenderableType
 
 from longvis_bench import units
+from longvis_bench.cards import Card, WeightsEntry
 from longvis_bench.registry import Registry
+from longvis_bench.stats import wilson
 from longvis_bench.store import latest, read_rows, read_run
 from longvis_bench.tables import frame, terminal_table
-from longvis_bench.training.recipe import QUICK
+from longvis_bench.training.recipe import QUICK, TUNE
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -33,7 +35,8 @@ def parts() -> dict[str, str]:
         "models": _models(),
         "runs": _runs(),
         "tree": _tree(),
-        "recipe": f"> {QUICK.describe()}",
+        "recipe": "\n".join(f"> {recipe.describe()}<br>" for recipe in (QUICK, TUNE)).removesuffix("<br>"),
+        "weights": _weights(),
         "compare": _output(terminal_table(latest(read_rows(_run("atlas-mambavision-2048"))), WIDTH)),
         "sweep": _command(
             "bench --models vit-s,swin-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
@@ -95,6 +98,7 @@ def _result() -> str:
     return "\n".join(
         [
             f"![Throughput against resolution]({folder}/plots/throughput.png)",
+            f"![Top-1 against throughput]({folder}/plots/accuracy-throughput.png)",
             "",
             f"Nano variants on {machine}, {asked['created'][:10]}, batch 1, fp32, by",
             f"`{asked['command']}` ([all rows]({folder}/summary.md)):",
@@ -108,20 +112,17 @@ def _result() -> str:
 
 
 def _table(rows: pd.DataFrame) -> list[str]:
-    """A line a model: accuracy where it was measured, the rest at the largest size."""
-    largest = rows.resolution.max()
-    headings = ["model", "top-1, 256 px [95 %]", "img/s, 256 px"]
-    headings += [f"{what}, {largest} px" for what in ("img/s", "peak memory", "MACs", "params")]
-    lines = [f"| {' | '.join(headings)} |", "|---" + "|---:" * 6 + "|"]
+    """A line a model: accuracy and speed at the smallest and the largest size, cost at the largest."""
+    smallest, largest = rows.resolution.min(), rows.resolution.max()
+    headings = [f"{what}, {size} px" for what in ("top-1 [95 %]", "img/s") for size in (smallest, largest)]
+    headings += [f"{what}, {largest} px" for what in ("peak memory", "MACs", "params")]
+    lines = [f"| model | {' | '.join(headings)} |", "|---" + "|---:" * len(headings) + "|"]
     for model in rows.model.unique():
         mine = rows[rows.model == model].set_index("resolution")
-        small, large = mine.loc[256], mine.loc[largest]
-        interval = (
-            f"{units.percent(small.top1)} [{units.percent(small.top1_low)}, {units.percent(small.top1_high)}]"
-        )
+        small, large = mine.loc[smallest], mine.loc[largest]
         cells = [
             model,
-            interval,
+            *(_top1(size.top1, size.top1_low, size.top1_high) for size in (small, large)),
             units.rate(small.throughput_img_s),
             units.rate(large.throughput_img_s),
             units.size(large.peak_memory_bytes),
@@ -132,15 +133,40 @@ def _table(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _top1(top1: float, low: float, high: float) -> str:
+    return f"{units.percent(top1)} [{units.percent(low)}, {units.percent(high)}]"
+
+
+def _weights() -> str:
+    """A line a model that ships weights, a column a data set and size."""
+    shipped = [entry for found in Registry(working_dir=ROOT).cards for entry in found.card.weights if entry.file]
+    places = sorted({(entry.dataset, entry.resolution) for entry in shipped})
+    lines = [f"| model | {' | '.join(f'{data}, {size} px' for data, size in places)} |"]
+    lines.append("|---" + "|---:" * len(places) + "|")
+    for model in dict.fromkeys(entry.variant for entry in shipped):
+        mine = {(entry.dataset, entry.resolution): entry for entry in shipped if entry.variant == model}
+        cells = [_accuracy(mine[place]) if place in mine else "-" for place in places]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _accuracy(entry: WeightsEntry) -> str:
+    """Top-1 of a file on all held-out images, as its card says."""
+    assert entry.top1 is not None
+    assert entry.images is not None
+    ends = wilson(round(entry.top1 * entry.images), entry.images)
+    assert ends is not None
+    return _top1(entry.top1, *ends)
+
+
 def _models() -> str:
     lines = ["| family | variants | code that runs | licence | weights that ship |", "|---|---|---|---|---|"]
     for found in Registry(working_dir=ROOT).cards:
         card = found.card
         variants = ", ".join(name.removeprefix(f"{card.family}-") for name in card.variants)
-        shipped = ", ".join(
-            f"{entry.variant}: {entry.dataset}, {entry.resolution} px (top-1 {units.percent(entry.top1)})"
-            for entry in card.weights
-            if entry.file
+        shipped = "; ".join(
+            f"{model}, {data}: {', '.join(str(size) for size in sizes)} px"
+            for (model, data), sizes in _shipped(card).items()
         )
         licence = card.licences.code
         if card.licences.non_commercial and card.implementation == "native":
@@ -148,6 +174,15 @@ def _models() -> str:
         name = f"[{card.family}](models/{card.family}/README.md)"
         lines.append(f"| {name} | {variants} | {card.implementation} | {licence} | {shipped} |")
     return "\n".join(lines)
+
+
+def _shipped(card: Card) -> dict[tuple[str, str], list[int]]:
+    """Model and data set -> the sizes that weights ship for."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for entry in card.weights:
+        if entry.file:
+            found.setdefault((entry.variant, entry.dataset), []).append(entry.resolution)
+    return found
 
 
 def _runs() -> str:

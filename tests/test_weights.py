@@ -569,11 +569,20 @@ def _measure(variant: Variant, entry: WeightsEntry, images: int | None) -> Accur
     return measure_accuracy(model, data, resolution=entry.resolution, images=images, batch_size=16)
 
 
-def test_every_nano_variant_ships_weights_for_digits_at_256_px() -> None:
+PLACES = sorted({(entry.dataset, entry.resolution) for _, entry in SHIPPED})
+
+
+@pytest.mark.parametrize("place", PLACES, ids=[f"{data}-{size}" for data, size in PLACES])
+def test_what_ships_for_one_family_ships_for_all_and_was_trained_alike(place: tuple[str, int]) -> None:
     nano = {card.card.nano for card in Registry((), Path("/nonexistent")).cards}
-    assert {
-        entry.variant for _, entry in SHIPPED if (entry.dataset, entry.resolution) == ("digits", 256)
-    } == nano
+    here = [entry for _, entry in SHIPPED if (entry.dataset, entry.resolution) == place]
+    assert {entry.variant for entry in here} == nano
+    assert len({(entry.recipe, entry.epochs, entry.seed) for entry in here}) == 1
+
+
+def test_weights_that_ship_are_under_32_mib_together() -> None:
+    files = [variant.folder / entry.file for variant, entry in SHIPPED if entry.file is not None]
+    assert sum(path.stat().st_size for path in files) < 32 << 20
 
 
 @pytest.mark.parametrize(("variant", "entry"), SHIPPED, ids=NAMES)
@@ -581,11 +590,10 @@ def test_shipped_weights_are_those_of_the_card_and_read_digits(variant: Variant,
     assert entry.file is not None
     assert sha256_file(variant.folder / entry.file) == entry.sha256
     assert entry.recipe in RECIPES
-    assert entry.epochs == RECIPES[entry.recipe].epochs
     metadata = {"variant": entry.variant, "dataset": entry.dataset, "resolution": entry.resolution}
     assert read_metadata(variant.folder / entry.file) == metadata
     assert all(value.dtype != torch.float32 for value in read_tensors(variant.folder / entry.file).values())
-    assert _measure(variant, entry, 48).top1 > 0.3  # chance is 0.1
+    assert _measure(variant, entry, 48 if entry.resolution <= 512 else 24).top1 > 0.3  # chance is 0.1
 
 
 @pytest.mark.slow
