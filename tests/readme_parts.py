@@ -139,7 +139,9 @@ def _top1(top1: float, low: float, high: float) -> str:
 
 def _weights() -> str:
     """A line a model that ships weights, a column a data set and size."""
-    shipped = [entry for found in Registry(working_dir=ROOT).cards for entry in found.card.weights if entry.file]
+    shipped = [
+        entry for found in Registry(working_dir=ROOT).cards for entry in found.card.weights if entry.file
+    ]
     places = sorted({(entry.dataset, entry.resolution) for entry in shipped})
     lines = [f"| model | {' | '.join(f'{data}, {size} px' for data, size in places)} |"]
     lines.append("|---" + "|---:" * len(places) + "|")

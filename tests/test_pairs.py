@@ -7,8 +7,9 @@ from math import hypot
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from longvis_bench.data import open_data
+from longvis_bench.data import Split, open_data
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.pairs import APART, DISTANCE, DISTRACTORS, GLYPH, MARGIN, Pairs
 from longvis_bench.errors import IllegalSize
@@ -16,9 +17,16 @@ from longvis_bench.errors import IllegalSize
 DATA = Pairs()
 
 
-def _labels(split: str) -> list[int]:
+def _labels(split: Split) -> list[int]:
     digits = Digits()
-    return [digits.load(split, index, 8)[1] for index in range(digits.size(split))]  # type: ignore[arg-type]
+    return [digits.load(split, index, 8)[1] for index in range(digits.size(split))]
+
+
+def _scenes(data: Pairs, split: Split) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Labels (scenes,) and digits (scenes, 2) of a split."""
+    truth, scenes = _labels(split), [data.scene(split, index) for index in range(data.size(split))]
+    kinds = [[truth[glyph.drawing] for glyph in scene.digits] for scene in scenes]
+    return np.array([scene.same for scene in scenes]), np.array(kinds)
 
 
 def test_it_opens_by_name() -> None:
@@ -44,26 +52,38 @@ def test_images_depend_on_seed_split_index_and_size_only() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_label_says_whether_the_digits_are_the_same(split: str) -> None:
+def test_label_says_whether_the_digits_are_the_same(split: Split) -> None:
     truth = _labels(split)
     for index in range(60):
-        scene = DATA.scene(split, index)  # type: ignore[arg-type]
+        scene = DATA.scene(split, index)
         first, second = (glyph.drawing for glyph in scene.digits)
         assert first != second
         assert scene.same == (truth[first] == truth[second])
 
 
-def test_labels_are_balanced_and_no_digit_tells_them() -> None:
-    truth, scenes = _labels("train"), [DATA.scene("train", index) for index in range(2000)]
-    same = np.array([scene.same for scene in scenes])
-    assert all(same[start : start + 100].sum() == 50 for start in range(0, 2000, 100))
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_half_of_the_images_are_of_each_label(split: Split) -> None:
+    same = np.array([DATA.scene(split, index).same for index in range(1000)])
+    assert all(same[start : start + 100].sum() == 50 for start in range(0, 1000, 100))
     assert 0.4 < same[::2].mean() < 0.6
+
+
+def test_no_held_out_digit_tells_the_label() -> None:
+    data = Pairs(val_images=2000)
+    same, kinds = _scenes(data, "val")
     for place in (0, 1):
-        kinds = np.array([truth[scene.digits[place].drawing] for scene in scenes])
         for kind in range(10):
-            count = (kinds == kind).sum()
-            assert 140 < count < 260
-            assert abs(same[kinds == kind].mean() - 0.5) < 4 * 0.5 / count**0.5
+            here = kinds[:, place] == kind
+            assert 140 < here.sum() < 260
+            assert abs(same[here].mean() - 0.5) < 4 * 0.5 / here.sum() ** 0.5
+
+
+@pytest.mark.parametrize("favoured", [0.85, 0.5])
+def test_some_digits_are_equal_more_often_in_training(favoured: float) -> None:
+    same, kinds = _scenes(Pairs(classes=(3, 1, 8, 0), favoured=favoured), "train")
+    of_first_half = np.isin(kinds, (3, 1)).all(axis=1)
+    assert abs(of_first_half[same].mean() - favoured) < 4 * 0.5 / same.sum() ** 0.5
+    assert abs(of_first_half[~same].mean() - 1 / 6) < 4 * 0.5 / (~same).sum() ** 0.5
 
 
 def test_distances_are_spread_evenly_and_measured_on_the_canvas() -> None:

@@ -38,6 +38,12 @@ SMALLEST, LARGEST = 256, 4096
 """Pixels per side: below, glyphs would touch."""
 GLYPH = (28, 40)
 """Pixels per side of a glyph, lowest and highest."""
+FAVOURED = 0.85
+"""Share of the training scenes with equal digits that show a digit of the first half of the kinds.
+
+Were all kinds equal equally often, no single digit would say anything about the label, and nothing small that
+starts from fresh weights was seen to leave the loss of guessing.  So in training a single digit says a
+little, enough to learn to read it; held-out scenes are balanced, and there it says nothing."""
 MARGIN = 24
 """Pixels between a glyph's centre and the border, at least."""
 DISTANCE = (0.2, 1.0)
@@ -113,8 +119,9 @@ class Pairs:
         train_images: scenes for training.
         val_images: held-out scenes; the first ones do not depend on how many there are.
         seed: of all scenes; difficulty is judged on another one than is reported.
-        classes: the digits that occur.
+        classes: the digits that occur, at least two.
         distractors: glyphs beside the two digits.
+        favoured: share of the training scenes with equal digits that show one of the first half of `classes`.
     """
 
     num_classes = 2
@@ -129,9 +136,11 @@ class Pairs:
         seed: int = SEED,
         classes: Sequence[int] = tuple(range(10)),
         distractors: int = 3,
+        favoured: float = FAVOURED,
     ) -> None:
         self._sizes = {"train": train_images, "val": val_images}
         self._seed, self._classes, self._distractors = seed, tuple(classes), distractors
+        self._favoured = favoured
 
     @property
     def name(self) -> str:
@@ -157,10 +166,10 @@ class Pairs:
         places = self._places(split, index)
         random = self._random(split, index)
         same = self._same(split, index)
-        kinds = random.choice(self._classes, size=2, replace=False)
-        chosen = [self._drawing(split, int(kinds[0]), random)]
+        kinds = self._kinds(split, same, random)
+        chosen = [self._drawing(split, kinds[0], random)]
         while len(chosen) < 2:
-            drawing = self._drawing(split, int(kinds[0 if same else 1]), random)
+            drawing = self._drawing(split, kinds[1], random)
             chosen += [drawing] if drawing not in chosen else []
         drawn = random.integers(len(DISTRACTORS), size=self._distractors).tolist()
         glyphs = [
@@ -251,6 +260,18 @@ class Pairs:
         """One of images 2k and 2k + 1, by chance: any even number from the start is balanced."""
         first = bool(self._random(split, index // 2, 2).integers(2))
         return first == (index % 2 == 0)
+
+    def _kinds(self, split: Split, same: bool, random: np.random.Generator) -> tuple[int, int]:
+        """Which digits the two are; in training some are equal more often than others (see `FAVOURED`)."""
+        half = len(self._classes) // 2
+        if not same:
+            first, second = random.choice(self._classes, size=2, replace=False).tolist()
+            return first, second
+        among = self._classes
+        if split == "train":
+            among = among[:half] if random.random() < self._favoured else among[half:]
+        kind = int(random.choice(among))
+        return kind, kind
 
     def _drawing(self, split: Split, kind: int, random: np.random.Generator) -> int:
         """A drawing of a digit, as its place in the split."""
