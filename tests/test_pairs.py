@@ -81,7 +81,7 @@ def test_no_held_out_digit_tells_the_label() -> None:
 @pytest.mark.parametrize("favoured", [0.85, 0.5])
 def test_some_digits_are_equal_more_often_in_training(favoured: float) -> None:
     same, kinds = _scenes(Pairs(classes=(3, 1, 8, 0), favoured=favoured), "train")
-    of_first_half = np.isin(kinds, (3, 1)).all(axis=1)
+    of_first_half = np.array([set(pair) <= {3, 1} for pair in kinds.tolist()])
     assert abs(of_first_half[same].mean() - favoured) < 4 * 0.5 / same.sum() ** 0.5
     assert abs(of_first_half[~same].mean() - 1 / 6) < 4 * 0.5 / (~same).sum() ** 0.5
 
