@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from longvis_bench import units
 from longvis_bench.canvas import GREY, PALE, WIDTH, Look, empty, fit, looks, printable, short, style
-from longvis_bench.data.pairs import CHANCE, local_limit
+from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
 from longvis_bench.distance import DistanceCurve
 from longvis_bench.records import Row
 from longvis_bench.series import names
@@ -24,11 +24,11 @@ LEFT, RIGHT, TOP, BOTTOM = 0.6, 0.15, 0.9, 0.78
 """Inches around all panels."""
 PANEL, ACROSS, DOWN = 1.2, 0.16, 0.34
 """Inches of a panel's height, and between panels."""
-LINES = ((CHANCE, (0, (1, 2))), (local_limit(10), (0, (4, 2))))
+LIMIT = local_limit(len(KINDS))
+LINES = ((CHANCE, (0, (1, 2))), (LIMIT, (0, (4, 2))))
 """Of chance, and of a sum of local scores; with their dashes."""
 LINES_IN_WORDS = (
-    f"dots: chance; dashes: the most of a sum of local scores, {units.percent(local_limit(10))}; "
-    "bars: 95 % intervals"
+    f"dots: chance; dashes: the most of a sum of local scores, {units.percent(LIMIT)}; bars: 95 % intervals"
 )
 
 

@@ -54,6 +54,8 @@ WATCH_LIMIT_S = 10.0
 """Longest iteration that is run once more to watch convolutions' workspace, or a compiled model's kernels."""
 PART_ITERATIONS = 5
 """Train steps whose parts are timed apart, at most."""
+RUNTIME_SIZE = 256
+"""Pixels per side of the image that libraries start with; every data set can be made at it."""
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -197,9 +199,10 @@ def _open(request: Request) -> LoadableData:
 
 def _start_runtime(device: torch.device, data: ImageData) -> None:
     """Load the data, start threads and kernel libraries: none of that is part of a model's memory."""
-    images, _ = data.batch("val", [0], 32, device=device)
+    images, _ = data.batch("val", [0], RUNTIME_SIZE, device=device)
     with torch.inference_mode():
-        F.linear(F.conv2d(images, images.new_ones(8, 3, 3, 3)), images.new_ones(8, 30))
+        maps = F.conv2d(images, images.new_ones(8, 3, 3, 3))
+        F.linear(maps, images.new_ones(8, maps.shape[-1]))
 
 
 def _explain(

@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 
 from longvis_bench import units
 from longvis_bench.cards import Card, WeightsEntry
+from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
 from longvis_bench.registry import Registry
 from longvis_bench.stats import wilson
 from longvis_bench.store import latest, read_rows, read_run
@@ -37,6 +38,7 @@ def parts() -> dict[str, str]:
         "tree": _tree(),
         "recipe": "\n".join(f"> {recipe.describe()}<br>" for recipe in (QUICK, TUNE)).removesuffix("<br>"),
         "weights": _weights(),
+        "distance": _distance(),
         "compare": _output(terminal_table(latest(read_rows(_run("atlas-mambavision-2048"))), WIDTH)),
         "sweep": _command(
             "bench --models vit-s,swin-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
@@ -151,6 +153,29 @@ def _weights() -> str:
     plots = _run("quick").relative_to(ROOT) / "plots"
     lines += ["", f"![Accuracy against throughput]({plots}/accuracy-throughput.png)"]
     return "\n".join(lines)
+
+
+def _distance() -> str:
+    """Accuracy against distance on `pairs`, and whose intervals lie above what reading less would give."""
+    run = _run("pairs")
+    machine, asked = _about(run)
+    rows = frame(latest(read_rows(run)))
+    limit = local_limit(len(KINDS))
+    above = {
+        f"above chance ({units.percent(CHANCE)})": rows.top1_low > CHANCE,
+        f"above a sum of local scores ({units.percent(limit)})": rows.top1_low > limit,
+        "not separable from chance": (rows.top1_low <= CHANCE) & (rows.top1_high >= CHANCE),
+    }
+    said = [f"{what}: {', '.join(rows.model[which]) or 'none'}" for what, which in above.items()]
+    folder = run.relative_to(ROOT)
+    return "\n".join(
+        [
+            f"![Accuracy against distance]({folder}/plots/accuracy-distance-512.png)",
+            "",
+            f"{machine}, {asked['created'][:10]}, `{asked['command']}` ([all rows]({folder}/summary.md)).",
+            f"By the 95 % interval, {'; '.join(said)}.",
+        ]
+    )
 
 
 def _accuracy(entry: WeightsEntry) -> str:

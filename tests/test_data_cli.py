@@ -268,7 +268,12 @@ def test_a_folders_path_is_cut_from_texts(path: str) -> None:
     )
 
 
-def test_pairs_are_planned(longvis: Longvis) -> None:
-    done = longvis(*BENCH, "--data", "pairs")
+def test_pairs_are_measured_and_drawn_by_distance(longvis: Longvis, tmp_path: Path) -> None:
+    options = ("--metrics", "accuracy,memory", "--images", "20", "--out", "run")
+    done = longvis("bench", "--models", "longvit-n", "--res", "128,512", "--data", "pairs", *options)
     assert done.returncode == 0, done.stderr
-    assert open_data("pairs").batch("val", [0], 256)[0].dtype == torch.float32
+    small, row = map(json.loads, (tmp_path / "run" / "cells.jsonl").read_text().splitlines())
+    assert (small["status"], row["status"]) == ("illegal_size", "ok")
+    assert small["reason"].startswith("128 px is not a legal size: pairs is drawn at 256 to 4096 px")
+    assert (row["cell"]["num_classes"], row["accuracy"]["images"]) == (2, 20)
+    assert (tmp_path / "run" / "plots" / "accuracy-distance-512.png").is_file()

@@ -156,7 +156,7 @@ def test_seven_models_have_a_panel_each_and_no_words_overlap(tmp_path: Path) -> 
     said = [text.get_text() for text in texts]
     for family in FAMILIES:
         assert f"{family}-n" in said
-    assert any("63.9 %" in text for text in said)
+    assert any("75.0 %" in text for text in said)
     width, height = figure.bbox.width, figure.bbox.height
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
     for text, box in boxes:
