@@ -407,15 +407,28 @@ def _end_tree(pid: int) -> None:
 
 
 def _end_marked(mark: str) -> None:
-    """End what a server that died before its workers left behind, processes of other sessions included."""
+    """End what a server that died before its workers left behind, processes of other sessions included.
+
+    They are waited for, and looked for again: one that starts another program shows no mark for a moment.
+    """
     import psutil
 
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                process.kill()
-        except psutil.Error:
-            continue
+    for _ in range(3):
+        left = [process for process in psutil.process_iter() if _has_mark(process, mark)]
+        for process in left:
+            _end(process)
+        psutil.wait_procs(left, timeout=1)
+        if not left:
+            return
+
+
+def _has_mark(process: psutil.Process, mark: str) -> bool:
+    import psutil
+
+    try:
+        return process.environ().get(MARK) == mark
+    except psutil.Error:
+        return False
 
 
 def _end(process: psutil.Process) -> None:
