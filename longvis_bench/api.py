@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvis_bench.registry import Registry
-from longvis_bench.sweep import Reporter
+from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.execute import Reporter
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from longvis_bench.measure.flops import Count
-    from longvis_bench.weights import LoadReport
+    from longvis_bench.measure.flops.counter import Count
+    from longvis_bench.weights.matching import LoadReport
 
 
 def bench(
@@ -53,8 +53,8 @@ def bench(
         KeyboardInterrupt: it was interrupted; rows are kept, and the same call goes on from there.
         HarnessFault: a fault of ours, after all other cells were run.
     """
-    from longvis_bench.session import start
-    from longvis_bench.tables import frame
+    from longvis_bench.report.summary import frame
+    from longvis_bench.sweep.session import start
 
     options |= {"models": models, "resolutions": resolutions}
     session = start(options, out=_path(out), fresh=fresh, machine=machine, shard=shard)
@@ -97,14 +97,14 @@ def load_weights(
     model: nn.Module, source: str | Path | Mapping[str, Tensor], *, strict: bool = True
 ) -> LoadReport:
     """Load weights from a safetensors or torch file, or a mapping; see `weights.load_weights`."""
-    from longvis_bench.weights import load_weights as load
+    from longvis_bench.weights.matching import load_weights as load
 
     return load(model, source if isinstance(source, Mapping) else Path(source), strict=strict)
 
 
 def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     """Parameters, MACs, FLOPs and ledger of one image through a model; see `measure.flops.count`."""
-    from longvis_bench.measure.flops import count as count_flops
+    from longvis_bench.measure.flops.counter import count as count_flops
 
     return count_flops(model, resolution, in_chans=in_chans)
 
@@ -118,8 +118,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Raises:
         RunDirectoryError: it holds no rows, damaged ones, or rows of another schema.
     """
-    from longvis_bench.store import current, read_rows
-    from longvis_bench.tables import frame
+    from longvis_bench.report.summary import frame
+    from longvis_bench.runs.directory import current, read_rows
 
     return frame(current(read_rows(Path(path))))
 

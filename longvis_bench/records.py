@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from longvis_bench.data import DataSpec, Normalisation
+from longvis_bench.data.protocol import DataSpec, Normalisation
 
 SCHEMA = 2
 

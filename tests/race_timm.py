@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 
 from longvis_bench import stats
-from longvis_bench.store import read_rows
+from longvis_bench.runs.directory import read_rows
 
 CELLS = {"vit-s": ("vit_small_patch16_224", 224), "convnext-t": ("convnext_tiny", 1024)}
 """Our name of a model -> timm's, and pixels per side."""

@@ -15,12 +15,12 @@ import pandas as pd
 from rich.console import Console, RenderableType
 
 from longvis_bench import units
-from longvis_bench.cards import Card, WeightsEntry
 from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
-from longvis_bench.registry import Registry
+from longvis_bench.registry.card import Card, WeightsEntry
+from longvis_bench.registry.registry import Registry
+from longvis_bench.report.summary import frame, terminal_table
+from longvis_bench.runs.directory import latest, read_rows, read_run
 from longvis_bench.stats import wilson
-from longvis_bench.store import latest, read_rows, read_run
-from longvis_bench.tables import frame, terminal_table
 from longvis_bench.training.recipe import QUICK, TUNE
 
 ROOT = Path(__file__).parent.parent

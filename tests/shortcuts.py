@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longvis_bench import units
-from longvis_bench.data import Split
 from longvis_bench.data.pairs import Pairs
+from longvis_bench.data.protocol import Split
 from longvis_bench.stats import wilson
 
 RESOLUTION, BATCH = 256, 32

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longvis_bench.data import ImageData, open_data
+from longvis_bench.data.protocol import ImageData, open_data
 from longvis_bench.errors import DataError, InvalidOutput
 from longvis_bench.measure.accuracy import measure_accuracy
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
 from longvis_bench.errors import IllegalArgument
-from longvis_bench.registry import Registry
+from longvis_bench.registry.registry import Registry
 
 CLASSES = {"atlas-n": "Atlas", "longvit-n": "LongViT", "mambavision-n": "MambaVision"}
 BAD: list[tuple[str, dict[str, Any], str]] = [

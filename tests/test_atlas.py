@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longvis_bench import sizes
 from longvis_bench.backbones import atlas
 from longvis_bench.backbones.atlas import Atlas, MultiScaleBlock, ScaleAttention, Stage, WindowOrder, build
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.ops.windows import cut, join
-from longvis_bench.sizes import atlas_scales
+from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.plan import atlas_scales
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "stem_dim": 4, "window": 4, "stride": 2}
 

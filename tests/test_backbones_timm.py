@@ -8,9 +8,9 @@ import pytest
 import timm
 import torch
 
-from longvis_bench.backbones import timm as backbones
+from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import CardError, IllegalSize, UnknownName
-from longvis_bench.registry import Registry
+from longvis_bench.registry.registry import Registry
 
 REGISTRY = Registry()
 NAMES = {
@@ -27,7 +27,7 @@ def layout(model: torch.nn.Module) -> dict[str, torch.Size]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_families_have_timms_layout(name: str) -> None:
-    with torch.device("meta"), backbones.LinspaceOnCpu():
+    with torch.device("meta"), LinspaceOnCpu():
         ours = REGISTRY.find(name).build(resolution=224, num_classes=1000)
         theirs = timm.create_model(NAMES[name], pretrained=False)
     assert layout(ours) == layout(theirs)
@@ -74,7 +74,7 @@ def test_stochastic_depth_is_off_unless_asked_for() -> None:
 
 
 def test_linspace_only_is_kept_on_the_cpu() -> None:
-    with torch.device("meta"), backbones.LinspaceOnCpu():
+    with torch.device("meta"), LinspaceOnCpu():
         assert torch.linspace(0, 1, 3).tolist() == [0.0, 0.5, 1.0]
         assert torch.linspace(0, 1, 3, device="meta").is_meta
         assert torch.empty(3).is_meta

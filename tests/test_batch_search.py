@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import longvis_bench.batch_search as search
-from longvis_bench.batch_search import measure_best_batch
+import longvis_bench.measure.batch_search as search
 from longvis_bench.errors import LongvisError
+from longvis_bench.measure.batch_search import measure_best_batch
 from longvis_bench.records import Cell, MemoryRecord, Request, Row, Settings, TimingRecord
-from longvis_bench.session import Session, start
-from longvis_bench.store import current, read_rows
+from longvis_bench.runs.directory import current, read_rows
+from longvis_bench.sweep.session import Session, start
 
 FAMILIES = Path(__file__).parent / "families"
 MIB = 1 << 20

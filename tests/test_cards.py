@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from longvis_bench.card_folders import built_in_folder
-from longvis_bench.cards import Card, read_card
 from longvis_bench.errors import CardError
-from longvis_bench.measure.flops import count
-from longvis_bench.registry import Registry
+from longvis_bench.measure.flops.counter import count
+from longvis_bench.registry.card import Card, read_card
+from longvis_bench.registry.discovery import built_in_folder
+from longvis_bench.registry.registry import Registry
 
 REGISTRY = Registry()
 CARDS = {found.card.family: found for found in REGISTRY.cards if found.origin == "built-in"}
@@ -68,7 +68,7 @@ def test_each_card_says_what_a_user_must_know(family: str) -> None:
     of = card(family)
     assert of.nano == f"{family}-n"
     assert of.default_cuda in of.variants
-    assert of.resolution.plan == f"longvis_bench.sizes:{family}"
+    assert of.resolution.plan == f"longvis_bench.sizes.plan:{family}"
     assert of.paper is not None
     assert of.upstream is not None
     assert re.fullmatch(r"[0-9a-f]{40}", of.commit or "")

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from longvis_bench.isolation.runner import Runner
 from longvis_bench.records import Cell, Request, Row, Settings
-from longvis_bench.runner import Runner
 
 HERE = Path(__file__).parent
 FAMILIES = HERE / "families"

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from longvis_bench.errors import Unsupported
 from longvis_bench.measure.iteration import checkpoint_gradients
-from longvis_bench.measure.shapes import tensor_peak
+from longvis_bench.measure.memory.tensor_peak import tensor_peak
 from longvis_bench.records import Cell
-from longvis_bench.registry import Registry
+from longvis_bench.registry.registry import Registry
 
 NATIVE = ("atlas-n", "longvit-n", "mambavision-n")
 pytestmark = pytest.mark.usefixtures("two_threads")

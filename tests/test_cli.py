@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from longvis_bench.cli.app import COMMANDS, app
 from longvis_bench.records import MemoryRecord, Row
-from longvis_bench.store import RunDirectory
+from longvis_bench.runs.directory import RunDirectory
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -109,7 +109,7 @@ def test_a_card_with_an_unknown_field() -> None:
 
 
 def test_a_fault_of_ours_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import longvis_bench.session as session
+    import longvis_bench.sweep.session as session
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("our own fault")

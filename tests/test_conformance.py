@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from longvis_bench.cards import Growth
-from longvis_bench.conformance import (
+from longvis_bench.adapters.conformance import (
     CHECKS,
     Failed,
     Subject,
@@ -19,9 +18,10 @@ from longvis_bench.conformance import (
     costs_more_at_larger_sizes,
     smallest_size,
 )
-from longvis_bench.measure.flops import count_variant
-from longvis_bench.registry import Registry, Variant
-from longvis_bench.scaffold import write_model
+from longvis_bench.adapters.scaffold import write_model
+from longvis_bench.measure.flops.counter import count_variant
+from longvis_bench.registry.card import Growth
+from longvis_bench.registry.registry import Registry, Variant
 
 REGISTRY = Registry()
 NANO = sorted(found.card.nano for found in REGISTRY.cards if found.card.nano)

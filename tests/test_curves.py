@@ -14,7 +14,7 @@ from torch import nn
 
 from longvis_bench.data.digits import Digits
 from longvis_bench.measure.accuracy import Accuracy
-from longvis_bench.registry import Registry
+from longvis_bench.registry.registry import Registry
 from longvis_bench.training.curves import COLUMNS, curves, write_curves
 from longvis_bench.training.loop import Job, Progress, TrainReport
 from longvis_bench.training.recipe import QUICK

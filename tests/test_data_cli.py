@@ -16,17 +16,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
-from longvis_bench.data import open_data
+from longvis_bench.data.protocol import open_data
 from longvis_bench.environment import read_environment
-from longvis_bench.heads import head_classes
 from longvis_bench.measure.accuracy import measure_accuracy
-from longvis_bench.planning import SweepConfig, make_plan
+from longvis_bench.measure.cell import measure_cell
 from longvis_bench.privacy import without_paths
 from longvis_bench.records import Request
-from longvis_bench.registry import Registry
-from longvis_bench.weight_files import known_classes
-from longvis_bench.weights import load_weights, save_weights, store_weights
-from longvis_bench.worker import measure_cell
+from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.plan import SweepConfig, make_plan
+from longvis_bench.weights.classes import head_classes
+from longvis_bench.weights.matching import load_weights, save_weights, store_weights
+from longvis_bench.weights.resolving import known_classes
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from longvis_bench.data import BrokenImage
 from longvis_bench.data.decode import decode
+from longvis_bench.data.protocol import BrokenImage
 from longvis_bench.errors import DataError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -9,8 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from longvis_bench.data import digits, open_data
+from longvis_bench.data import digits
 from longvis_bench.data.digits import DEVIATION, HIGHEST_VALUE, MEAN
+from longvis_bench.data.protocol import open_data
 from longvis_bench.errors import UnknownName
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longvis_bench.endings import Ended, classify_ending, oom_evidence, read_oom_counters
+from longvis_bench.isolation.exit_status import Ended, classify_ending, oom_evidence, read_oom_counters
 from longvis_bench.records import Settings
 
 SETTINGS = Settings(timeout_s=7, memory_limit_bytes=2 << 30)

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from longvis_bench.backbones import fastervit
-from longvis_bench.backbones.timm import LinspaceOnCpu
+from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import IllegalSize
-from longvis_bench.registry import Registry
-from longvis_bench.weights import load_weights
+from longvis_bench.registry.registry import Registry
+from longvis_bench.weights.matching import load_weights
 
 REGISTRY = Registry()
 ROOT = Path(__file__).parents[1]
@@ -207,7 +207,7 @@ def test_the_smallest_size() -> None:
 
 def test_no_print_and_no_warning_in_a_fresh_process() -> None:
     code = (
-        "import torch; from longvis_bench.registry import Registry; "
+        "import torch; from longvis_bench.registry.registry import Registry; "
         "m = Registry().find('fastervit-n').build(resolution=64, num_classes=2); m(torch.zeros(2, 3, 64, 64))"
     )
     done = subprocess.run(

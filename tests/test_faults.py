@@ -13,7 +13,7 @@ import torch
 
 import longvis_bench
 from longvis_bench.errors import IllegalSize, InvalidOutput, LongvisError, MissingDependency, Unsupported
-from longvis_bench.faults import classify, is_ours, text_of, users_frame
+from longvis_bench.measure.exception_status import classify, is_ours, text_of, users_frame
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_model_that_fails_in_a_library_is_still_the_models(tmp_path: Path) -> 
 
 
 def test_a_fault_of_our_own_is_ours() -> None:
-    from longvis_bench.measure.clock import clock_for
+    from longvis_bench.measure.latency.clock import clock_for
 
     with pytest.raises(AttributeError) as caught:
         clock_for(None)  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ def test_a_fault_of_our_own_is_ours() -> None:
 
 
 def test_a_fault_of_a_tool_that_we_called_is_ours() -> None:
-    from longvis_bench.store import _document
+    from longvis_bench.runs.directory import _document
 
     with pytest.raises(json.JSONDecodeError) as caught:
         _document("{")
@@ -159,7 +159,7 @@ def test_a_fault_of_a_tool_that_we_called_is_ours() -> None:
 
 
 def test_what_torch_refuses_and_what_is_raised_on_purpose_is_not_ours() -> None:
-    from longvis_bench.registry import Registry
+    from longvis_bench.registry.registry import Registry
 
     with pytest.raises(LongvisError) as on_purpose:
         Registry().find("atlas-q")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
 from longvis_bench.errors import Unsupported
-from longvis_bench.measure.flops import Count, count
+from longvis_bench.measure.flops.counter import Count, count
 
 BATCH, HEADS, LENGTH, WIDTH = 2, 2, 512, 16
 DENSE = BATCH * HEADS * LENGTH * LENGTH * 2 * WIDTH
@@ -90,7 +90,7 @@ def test_the_mask_thins_it_out(mod: Any, blocks: int, made: str) -> None:
 
 def test_density_from_the_mask_function_equals_the_density_of_the_mask() -> None:
     """On lengths that fill no whole block, with heads of their own."""
-    from longvis_bench.measure.flex_attention import block_density
+    from longvis_bench.measure.flops.flex_attention import block_density
 
     def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return ((q - k).abs() < 40 * (h + 1)) | (k < 3)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longvis_bench.measure.flops import count, count_variant
-from longvis_bench.registry import Registry
+from longvis_bench.measure.flops.counter import count, count_variant
+from longvis_bench.registry.registry import Registry
 
 
 class Wrap(nn.Module):
@@ -121,13 +121,13 @@ def test_selective_scan_stands_in_its_own_column() -> None:
 
 
 def test_second_opinion_agrees_where_nothing_is_hidden() -> None:
-    from longvis_bench.measure.second_opinion import compare
+    from longvis_bench.measure.flops.fvcore_check import compare
 
     assert "agree within 1 %" in compare(Registry().find("convnext-n"), 128, 10)
 
 
 def test_second_opinion_names_what_it_cannot_see() -> None:
-    from longvis_bench.measure.second_opinion import compare
+    from longvis_bench.measure.flops.fvcore_check import compare
 
     assert "fvcore does not see 4 aten::scaled_dot_product_attention calls" in compare(
         Registry().find("vit-n"), 256, 10

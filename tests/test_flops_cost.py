@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from longvis_bench.measure.flops import count_variant
-from longvis_bench.registry import Registry
+from longvis_bench.measure.flops.counter import count_variant
+from longvis_bench.registry.registry import Registry
 
 REGISTRY = Registry()
 EVERY = [name for found in REGISTRY.cards for name in found.card.variants]

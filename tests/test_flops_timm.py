@@ -15,9 +15,9 @@ import torch
 from timm.layers.config import set_fused_attn
 from torch import nn
 
-from longvis_bench.backbones.timm import LinspaceOnCpu
-from longvis_bench.measure.flops import count
-from longvis_bench.measure.second_opinion import fvcore_trace
+from longvis_bench.backbones.building import LinspaceOnCpu
+from longvis_bench.measure.flops.counter import count
+from longvis_bench.measure.flops.fvcore_check import fvcore_trace
 
 QUICK = """resnet18 regnety_002 mobilenetv3_small_050 efficientnet_b0 convnext_atto convnextv2_atto
 vit_tiny_patch16_224 cait_xxs24_224 mobilevit_xxs edgenext_xx_small mixer_s32_224 convmixer_1024_20_ks9_p14"""

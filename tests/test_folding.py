@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longvis_bench.ops.folding import find_pairs, fold_batch_norms
-from longvis_bench.registry import Registry
+from longvis_bench.ops.fuse_conv_bn import find_pairs, fold_batch_norms
+from longvis_bench.registry.registry import Registry
 
 
 class Net(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longvis_bench.measure import formulas
-from longvis_bench.measure.flops import Count, count
+from longvis_bench.measure.flops import formulas
+from longvis_bench.measure.flops.counter import Count, count
 
 aten = torch.ops.aten
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 4, 16, 24, 8

@@ -26,15 +26,15 @@ from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-import longvis_bench.conformance as conformance
-import longvis_bench.measure.flops as flops_module
-import longvis_bench.plots as plots
-import longvis_bench.session as session
-import longvis_bench.training.session as training
-from longvis_bench.card_folders import built_in_folder
+import longvis_bench.adapters.conformance as conformance
+import longvis_bench.measure.flops.counter as flops_module
+import longvis_bench.report.plots.cost as plots
+import longvis_bench.sweep.session as session
+import longvis_bench.training.jobs as training
 from longvis_bench.cli.app import COMMANDS, main
-from longvis_bench.store import read_rows
-from longvis_bench.sweep import Outcome
+from longvis_bench.registry.discovery import built_in_folder
+from longvis_bench.runs.directory import read_rows
+from longvis_bench.sweep.execute import Outcome
 
 HERE = Path(__file__).parent
 FAMILIES = HERE / "families"

@@ -19,8 +19,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from longvis_bench.registry import Registry
-from longvis_bench.weights import load_weights
+from longvis_bench.registry.registry import Registry
+from longvis_bench.weights.matching import load_weights
 
 HERE = Path(__file__).parent / "golden"
 SMALL = sorted(HERE.glob("*.safetensors"))

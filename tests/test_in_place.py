@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longvis_bench.ops.in_place import GELU, BatchNorm2d
+from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 
 MODULES: list[tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = [
     (GELU, nn.GELU),

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from longvis_bench import runner as runner_module
-from longvis_bench.endings import Ended
 from longvis_bench.errors import HarnessFault, RunDirectoryError
+from longvis_bench.isolation import runner as runner_module
+from longvis_bench.isolation.exit_status import Ended
+from longvis_bench.isolation.runner import Runner, _Files, _Spawn, can_fork
 from longvis_bench.records import Cell, Request, Settings
-from longvis_bench.runner import Runner, _Files, _Spawn, can_fork
-from longvis_bench.store import RunDirectory
+from longvis_bench.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = ROOT / "tests" / "families"
@@ -174,7 +174,7 @@ def test_predictions_that_do_not_fit_stop_the_sweep(tmp_path: Path) -> None:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from longvis_bench.store import RunDirectory
+from longvis_bench.runs.directory import RunDirectory
 with RunDirectory(Path("run")):
     if os.fork() == 0:
         time.sleep(30)

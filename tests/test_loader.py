@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longvis_bench.data import LoadableData, Split, open_data
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.folder import Folder
 from longvis_bench.data.loader import Batch, Loader
 from longvis_bench.data.pairs import Pairs
+from longvis_bench.data.protocol import LoadableData, Split, open_data
 from longvis_bench.errors import DataError
 
 Pictures = Callable[..., Path]

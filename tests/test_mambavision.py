@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from longvis_bench.backbones import mambavision
 from longvis_bench.backbones.mambavision import MambaMixer, MambaVision, SelfAttention, WindowStage, build
 from longvis_bench.errors import IllegalSize
-from longvis_bench.ops.selective_scan import reference
+from longvis_bench.ops.selective_scan.operator import reference
 
 SMALL: dict[str, Any] = {
     "num_classes": 5,

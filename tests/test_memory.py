@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from longvis_bench.measure.memory import with_parts
+from longvis_bench.isolation.runner import Runner
+from longvis_bench.measure.memory.peak import with_parts
 from longvis_bench.records import Cell, MemoryRecord, Request, Row, Settings
-from longvis_bench.runner import Runner
 
 MIB = 1 << 20
 FAMILIES = Path(__file__).parent / "families"
@@ -123,10 +123,10 @@ def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> Non
     import torch
     from torch import nn
 
-    from longvis_bench.measure.heap import tight_heap
-    from longvis_bench.measure.memory import PeakMemory
-    from longvis_bench.measure.shapes import TensorPeak
-    from longvis_bench.measure.workspace import convolution_workspace
+    from longvis_bench.measure.memory.allocator import tight_heap
+    from longvis_bench.measure.memory.peak import PeakMemory
+    from longvis_bench.measure.memory.tensor_peak import TensorPeak
+    from longvis_bench.measure.memory.workspace import convolution_workspace
 
     images = torch.zeros(1, 32, 128, 128, dtype=torch.float64)  # oneDNN leaves float64 to im2col
     convolution = nn.Conv2d(32, 4, 5, padding=2, dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> Non
 
 def resident() -> int:
     """Bytes, without files."""
-    from longvis_bench.measure.memory import _status_bytes
+    from longvis_bench.measure.memory.peak import _status_bytes
 
     status = _status_bytes()
     return status["VmRSS"] - status["RssFile"]
@@ -171,7 +171,7 @@ def test_what_is_freed_is_given_back_whatever_the_heap_was_used_for(
     """Blocks kept from earlier work are holes that glibc would rather fill than map anew, and then keep."""
     import torch
 
-    from longvis_bench.measure.heap import _set_thresholds, tight_heap
+    from longvis_bench.measure.memory.allocator import _set_thresholds, tight_heap
 
     _set_thresholds(32 << 20, 64 << 20)
     with heap():
@@ -190,8 +190,8 @@ def test_what_is_freed_is_given_back_whatever_the_heap_was_used_for(
 def test_what_mkl_keeps_is_found_by_taking_it() -> None:
     import torch
 
-    from longvis_bench.measure.heap import free_library_buffers
-    from longvis_bench.measure.memory import PeakMemory
+    from longvis_bench.measure.memory.allocator import free_library_buffers
+    from longvis_bench.measure.memory.peak import PeakMemory
 
     memory = PeakMemory(torch.zeros(1))
     left, right = torch.ones(4096, 512), torch.ones(512, 2048)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from longvis_bench import migration
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.merging import merge_runs
 from longvis_bench.records import SCHEMA, Row
-from longvis_bench.store import ROWS, RunDirectory, current, read_rows, read_run
-from longvis_bench.tables import frame
+from longvis_bench.report.summary import frame
+from longvis_bench.runs import migrations as migration
+from longvis_bench.runs.directory import ROWS, RunDirectory, current, read_rows, read_run
+from longvis_bench.runs.merge import merge_runs
 
 SCHEMA_1 = Path(__file__).parent / "data" / "schema_v1"
 QUICK = SCHEMA_1 / "quick"

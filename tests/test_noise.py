@@ -14,9 +14,16 @@ import psutil
 import pytest
 import torch
 
-from longvis_bench import worker
-from longvis_bench.measure import noise
-from longvis_bench.measure.noise import CpuSensor, Look, NoiseWatch, NoSensor, NvidiaSensor, sensor_for
+from longvis_bench.measure import cell as worker
+from longvis_bench.measure.latency import noise
+from longvis_bench.measure.latency.noise import (
+    CpuSensor,
+    Look,
+    NoiseWatch,
+    NoSensor,
+    NvidiaSensor,
+    sensor_for,
+)
 from longvis_bench.records import Cell, Request, Settings
 
 FAMILIES = Path(__file__).parent / "families"

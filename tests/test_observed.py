@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from longvis_bench.ops import observed
+from longvis_bench.ops import kernel_trace as observed
 from longvis_bench.ops.dilated_attention import dilated_attention
-from longvis_bench.ops.observed import observe, observing_once
-from longvis_bench.ops.selective_scan import selective_scan, use_backend
-from longvis_bench.registry import Registry
+from longvis_bench.ops.kernel_trace import observe, observing_once
+from longvis_bench.ops.selective_scan.operator import selective_scan, use_backend
+from longvis_bench.registry.registry import Registry
 
 NANO = ("atlas-n", "longvit-n", "mambavision-n", "vit-n")
 

@@ -16,8 +16,8 @@ from time import monotonic
 import pytest
 
 from longvis_bench.phases import BUILD, HARNESS, measuring, spent
+from longvis_bench.runs.directory import read_rows
 from longvis_bench.stats import median
-from longvis_bench.store import read_rows
 
 MODELS = "vit-n,convnext-n,swin-n,atlas-n,mambavision-n,fastervit-n"
 SIZES = "64,128,192,256,512"

@@ -48,8 +48,8 @@ def wheel(archive: Path) -> list[str]:
 def cards_seen_with(*folders: Path, cwd: Path) -> Path:
     """Where a fresh interpreter with these folders on its path finds the built-in cards."""
     code = (
-        "from longvis_bench.card_folders import built_in_folder as b; "
-        "from longvis_bench.registry import Registry; Registry(); print(b())"
+        "from longvis_bench.registry.discovery import built_in_folder as b; "
+        "from longvis_bench.registry.registry import Registry; Registry(); print(b())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     done = subprocess.run(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from longvis_bench.data import Split, open_data
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.pairs import APART, DISTANCE, DISTRACTORS, GLYPH, KINDS, MARGIN, Pairs, Scene
+from longvis_bench.data.protocol import Split, open_data
 from longvis_bench.errors import IllegalSize
 
 DATA = Pairs()

@@ -17,10 +17,10 @@ from longvis_bench.errors import (
     MissingDependency,
     UnknownName,
 )
-from longvis_bench.planning import Plan, SweepConfig, code_hash, make_plan
 from longvis_bench.records import Cell, cell_key
-from longvis_bench.registry import Registry
-from longvis_bench.session import start
+from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.plan import Plan, SweepConfig, code_hash, make_plan
+from longvis_bench.sweep.session import start
 
 ENVIRONMENT = read_environment()
 FAMILIES = Path(__file__).parent / "families"

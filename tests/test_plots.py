@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from longvis_bench import canvas, layout, plots
 from longvis_bench.records import Row
-from longvis_bench.store import read_rows
+from longvis_bench.report.plots import cost as plots
+from longvis_bench.report.plots import layout
+from longvis_bench.report.plots import style as canvas
+from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parent / "golden_tables" / "rows.jsonl"
 ROWS = read_rows(GOLDEN)
@@ -199,7 +201,8 @@ def test_drawing_changes_nothing_global() -> None:
 
 def test_pyplot_is_never_imported() -> None:
     code = (
-        "import sys, longvis_bench.plots as p; p.figures([]); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, longvis_bench.report.plots.cost as p; p.figures([]);"
+        " assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -15,16 +15,16 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from longvis_bench.checkpoints import read_tensors
 from longvis_bench.cli.app import app
-from longvis_bench.data import DataSpec, open_data
+from longvis_bench.data.protocol import DataSpec, open_data
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import CheckpointError
-from longvis_bench.heads import logit_places
 from longvis_bench.measure.accuracy import measure_accuracy
-from longvis_bench.planning import Plan, SweepConfig, make_plan
-from longvis_bench.pretrained import find_pretrained
-from longvis_bench.registry import Registry
+from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.plan import Plan, SweepConfig, make_plan
+from longvis_bench.weights.classes import logit_places
+from longvis_bench.weights.reading import read_tensors
+from longvis_bench.weights.timm_cache import find_pretrained
 
 WEIGHTS = "test_vit.r160_in1k"
 SYNSETS: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from longvis_bench import quality
-from longvis_bench.quality import KINDS, Warn, notes_for
+from longvis_bench import row_warnings as quality
+from longvis_bench.row_warnings import KINDS, Warn, notes_for
 
 STEADY = [1.0, 1.001] * 6
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from longvis_bench.card_folders import built_in_folder
-from longvis_bench.cards import read_card
+from longvis_bench.adapters.scaffold import write_model
 from longvis_bench.errors import CardError, IllegalSize, MissingDependency, UnknownName
-from longvis_bench.registry import Registry, split_names
-from longvis_bench.scaffold import write_model
+from longvis_bench.registry.card import read_card
+from longvis_bench.registry.discovery import built_in_folder
+from longvis_bench.registry.registry import Registry, split_names
 
 HERE = Path(__file__).parent
 

@@ -7,9 +7,10 @@ import io
 
 import pytest
 
-from longvis_bench import stats, tables
+from longvis_bench import stats
 from longvis_bench.records import Row, TimingRecord
-from longvis_bench.rounds import once, with_rounds
+from longvis_bench.report import summary as tables
+from longvis_bench.report.repeats import once, with_rounds
 
 
 def timed(row: Row, turn: int, latency: float, width: float = 0.01) -> Row:

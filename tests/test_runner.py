@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from longvis_bench.isolation.runner import Runner, _Spawn
 from longvis_bench.privacy import without_paths
 from longvis_bench.records import Cell, Request, Settings
-from longvis_bench.runner import Runner, _Spawn
 
 FAMILIES = Path(__file__).parent / "families"
 QUICK = Settings(budget_s=0.2, timeout_s=60)
@@ -65,7 +65,7 @@ def test_every_cell_has_a_fresh_process(runner: Runner) -> None:
 def test_nothing_is_alive_a_second_after_the_parent_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_runner as t\n"
-        "from longvis_bench.runner import Runner\n"
+        "from longvis_bench.isolation.runner import Runner\n"
         "with Runner() as r:\n"
         "    r.run(t.request('leaves-child')); print('ready', flush=True); r.run(t.request('hangs'))\n"
     )
@@ -86,7 +86,11 @@ def test_nothing_is_alive_a_second_after_the_parent_was_killed(tmp_path: Path) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no server elsewhere")
 def test_a_server_whose_parent_died_before_it_could_ask_to_be_told_ends_at_once() -> None:
-    command = [sys.executable, "-c", "import longvis_bench.server as s, sys; s.main(); print(*sys.modules)"]
+    command = [
+        sys.executable,
+        "-c",
+        "import longvis_bench.isolation.fork_server as s, sys; s.main(); print(*sys.modules)",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     ours, theirs = os.pipe()
     os.close(theirs)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longvis_bench.errors import InvalidOutput
-from longvis_bench.measure.places import INT32_ELEMENTS, is_past, places
-from longvis_bench.measure.sampling import Samples, sample_operators
-from longvis_bench.measure.validity import TOLERANCE
-from longvis_bench.registry import Registry
+from longvis_bench.measure.validity.checks import TOLERANCE
+from longvis_bench.measure.validity.operator_sampling import Samples, sample_operators
+from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS, is_past, places
+from longvis_bench.registry.registry import Registry
 
 Plant = Callable[[str, int], "AbstractContextManager[object]"]
 

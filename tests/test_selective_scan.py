@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from longvis_bench.errors import MissingDependency, UnknownName
-from longvis_bench.ops import selective_scan as scan
-from longvis_bench.ops.selective_scan import backend_for, reference, selective_scan, use_backend
+from longvis_bench.ops.selective_scan import operator as scan
+from longvis_bench.ops.selective_scan.operator import backend_for, reference, selective_scan, use_backend
 
 Shape = tuple[int, int, int, int]
 SHAPES: list[Shape] = [(1, 1, 1, 1), (2, 3, 7, 4), (3, 16, 49, 8), (1, 5, 33, 16)]
@@ -168,7 +168,7 @@ def test_backend_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 FORK = """
 import os, torch
-from longvis_bench.ops.selective_scan import selective_scan, use_backend
+from longvis_bench.ops.selective_scan.operator import selective_scan, use_backend
 torch.set_num_threads(2)
 shapes = [(3, 64, 5), (3, 64, 5), (64, 4), (3, 4, 5), (3, 4, 5), (64,), (64,)]
 inputs = [-torch.ones(shape) for shape in shapes]
@@ -194,7 +194,7 @@ def test_numba_runs_where_nothing_can_be_written() -> None:
     script = """
 import numba.core.caching as caching, torch
 caching.CacheImpl._locator_classes = []
-from longvis_bench.ops.selective_scan import selective_scan, use_backend
+from longvis_bench.ops.selective_scan.operator import selective_scan, use_backend
 with use_backend("numba"):
     shapes = [(1, 2, 3), (1, 2, 3), (2, 4), (1, 4, 3), (1, 4, 3), (2,), (2,)]
     selective_scan(*[-torch.ones(shape) for shape in shapes])
@@ -203,7 +203,7 @@ with use_backend("numba"):
 
 
 def test_import_runs_no_numba() -> None:
-    script = "import sys, longvis_bench.ops.selective_scan; sys.exit('numba' in sys.modules)"
+    script = "import sys, longvis_bench.ops.selective_scan.operator; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
@@ -267,7 +267,7 @@ def test_triton_in_its_interpreter(interpreted: Callable[..., str]) -> None:
 FAR = """
 import numpy as np, torch
 from triton.runtime import interpreter
-from longvis_bench.ops import scan_triton
+from longvis_bench.ops.selective_scan import triton_backend as scan_triton
 
 reached = []
 

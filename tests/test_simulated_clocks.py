@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pytest
 
 from longvis_bench import stats
-from longvis_bench.measure.timing import measure_latency
-from longvis_bench.quality import notes_for
+from longvis_bench.measure.latency.timing import measure_latency
 from longvis_bench.records import TimingRecord
+from longvis_bench.row_warnings import notes_for
 
 Draw = Callable[[random.Random], float]
 Shape = Callable[[int], float]

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longvis_bench import sizes
 from longvis_bench.backbones import timm as timm_backbones
 from longvis_bench.errors import IllegalSize
-from longvis_bench.registry import Registry
-from longvis_bench.sizes import SizePlan, near_multiples, require_multiple, whole_windows
+from longvis_bench.registry.registry import Registry
+from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.plan import SizePlan, near_multiples, require_multiple, whole_windows
 
 REGISTRY = Registry()
 LEGAL_ATLAS = [*range(16, 257, 16), 512, 768, 1024, 2048, 3072, 4096, 8192]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.records import Cell, Row
-from longvis_bench.store import (
+from longvis_bench.runs.directory import (
     ROWS,
     TORN,
     RunDirectory,

@@ -17,17 +17,17 @@ from typing import Any, ClassVar
 import pytest
 from safetensors.torch import save_file
 
-import longvis_bench.planning as planning_module
-import longvis_bench.sweep as sweep_module
+import longvis_bench.sweep.execute as sweep_module
+import longvis_bench.sweep.plan as planning_module
 from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
-from longvis_bench.invocations import invocation_of, read_replay
-from longvis_bench.merging import merge_runs, read_runs, side_by_side
-from longvis_bench.planning import SweepConfig
 from longvis_bench.records import Request, Row, Status
-from longvis_bench.registry import Registry
-from longvis_bench.session import Session, start
-from longvis_bench.store import cannot_write, current, read_rows
-from longvis_bench.sweep import Silent
+from longvis_bench.registry.registry import Registry
+from longvis_bench.runs.directory import cannot_write, current, read_rows
+from longvis_bench.runs.merge import merge_runs, read_runs, side_by_side
+from longvis_bench.sweep.execute import Silent
+from longvis_bench.sweep.plan import SweepConfig
+from longvis_bench.sweep.run_file import invocation_of, read_replay
+from longvis_bench.sweep.session import Session, start
 
 FAMILIES = Path(__file__).parent / "families"
 

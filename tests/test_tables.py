@@ -17,11 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from longvis_bench import columns, peaks, records, series, tables
-from longvis_bench.columns import BY_NAME, COLUMNS
-from longvis_bench.quality import Warn
+from longvis_bench import records
 from longvis_bench.records import Cell, Row
-from longvis_bench.store import read_rows
+from longvis_bench.report import columns
+from longvis_bench.report import grouping as series
+from longvis_bench.report import peak_flops as peaks
+from longvis_bench.report import summary as tables
+from longvis_bench.report.columns import BY_NAME, COLUMNS
+from longvis_bench.row_warnings import Warn
+from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parent / "golden_tables"
 ROWS = read_rows(GOLDEN / "rows.jsonl")

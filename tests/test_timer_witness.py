@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from longvis_bench import stats
-from longvis_bench.measure.clock import clock_for
-from longvis_bench.measure.timing import measure_latency
+from longvis_bench.measure.latency.clock import clock_for
+from longvis_bench.measure.latency.timing import measure_latency
 
 ROUNDS = [7, pytest.param(25, marks=pytest.mark.slow)]
 TURN_S = 0.15

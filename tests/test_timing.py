@@ -8,8 +8,8 @@ from itertools import chain, repeat
 import pytest
 import torch
 
-from longvis_bench.measure.clock import HostClock, clock_for
-from longvis_bench.measure.timing import measure_latency
+from longvis_bench.measure.latency.clock import HostClock, clock_for
+from longvis_bench.measure.latency.timing import measure_latency
 
 
 class FakeClock:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from longvis_bench.columns import BY_NAME, null_reason
 from longvis_bench.errors import LongvisError
-from longvis_bench.planning import SweepConfig
 from longvis_bench.records import Cell, Row, Settings, TimingRecord, TrainLength
-from longvis_bench.series import shared_conditions
-from longvis_bench.session import restate, start
-from longvis_bench.tables import summary_markdown
+from longvis_bench.report.columns import BY_NAME, null_reason
+from longvis_bench.report.grouping import shared_conditions
+from longvis_bench.report.summary import summary_markdown
+from longvis_bench.sweep.plan import SweepConfig
+from longvis_bench.sweep.session import restate, start
 
 LENGTH = TrainLength(images=126689, epochs=320)
 

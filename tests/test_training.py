@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from longvis_bench.data import Split
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.loader import epoch_order
+from longvis_bench.data.protocol import Split
 from longvis_bench.errors import CheckpointError, LongvisError, UnknownName, Unsupported
 from longvis_bench.measure.accuracy import measure_accuracy
-from longvis_bench.registry import Registry, Variant
+from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.augment import BatchAugment, shifted
+from longvis_bench.training.jobs import Options, keep, start_training
 from longvis_bench.training.loop import Job, Progress, TrainReport, synchronised, train
 from longvis_bench.training.recipe import ATLAS, QUICK, Recipe, read_recipe
-from longvis_bench.training.session import Options, keep, start_training
-from longvis_bench.weights import load_weights
+from longvis_bench.weights.matching import load_weights
 
 TINY = """
 import torch

@@ -16,17 +16,17 @@ import torch
 from typer.testing import CliRunner
 
 import longvis_bench as lv
-from longvis_bench.card_folders import _plug_in_folder
-from longvis_bench.checkpoints import read_tensors
 from longvis_bench.cli.app import app
 from longvis_bench.cli.progress import line
 from longvis_bench.errors import CardError, CheckpointError
-from longvis_bench.plots import write_plots
 from longvis_bench.records import Cell, Row
-from longvis_bench.store import RunDirectory
-from longvis_bench.tables import summary_csv, summary_markdown
-from longvis_bench.texts import clean, has_controls
-from longvis_bench.weights import read_metadata
+from longvis_bench.registry.discovery import _plug_in_folder
+from longvis_bench.report.plots.cost import write_plots
+from longvis_bench.report.summary import summary_csv, summary_markdown
+from longvis_bench.runs.directory import RunDirectory
+from longvis_bench.text import clean, has_controls
+from longvis_bench.weights.matching import read_metadata
+from longvis_bench.weights.reading import read_tensors
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -191,7 +191,7 @@ def test_names_of_tensors_are_only_names(tmp_path: Path) -> None:
     """A name is looked up in the model; no file is ever called by it."""
     from safetensors.torch import save_file
 
-    from longvis_bench.weights import load_weights
+    from longvis_bench.weights.matching import load_weights
 
     model = torch.nn.Linear(2, 2)
     state = dict(model.state_dict())

@@ -18,11 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from longvis_bench.backbones import mambavision, upstream
+from longvis_bench.backbones import mambavision
+from longvis_bench.backbones import mambavision_upstream as upstream
 from longvis_bench.errors import IllegalSize, MissingDependency
-from longvis_bench.ops.selective_scan import backend_for, selective_scan
-from longvis_bench.registry import Registry
-from longvis_bench.weights import load_weights
+from longvis_bench.ops.selective_scan.operator import backend_for, selective_scan
+from longvis_bench.registry.registry import Registry
+from longvis_bench.weights.matching import load_weights
 
 NANO = Registry().find("mambavision-n").arguments
 HAS_PACKAGE = all(importlib.util.find_spec(name) is not None for name in ("mambavision", "einops"))

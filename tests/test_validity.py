@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from longvis_bench.errors import InvalidOutput, Unsupported
-from longvis_bench.measure.validity import TOLERANCE, canary, check_logits, check_validity
+from longvis_bench.measure.validity.checks import TOLERANCE, canary, check_logits, check_validity
 
 Plant = Callable[[str, int], "AbstractContextManager[object]"]
 

@@ -21,15 +21,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from longvis_bench.cards import WeightsEntry
-from longvis_bench.checkpoints import read_tensors
-from longvis_bench.data import open_data
+from longvis_bench.data.protocol import open_data
 from longvis_bench.errors import CheckpointError
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
-from longvis_bench.registry import Registry, Variant
+from longvis_bench.registry.card import WeightsEntry
+from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.recipe import RECIPES
-from longvis_bench.weight_files import sha256_file
-from longvis_bench.weights import (
+from longvis_bench.weights.matching import (
     MOST_NAMED,
     load_weights,
     match_weights,
@@ -37,6 +35,8 @@ from longvis_bench.weights import (
     save_weights,
     store_weights,
 )
+from longvis_bench.weights.reading import read_tensors
+from longvis_bench.weights.resolving import sha256_file
 
 
 def case(value: object) -> str:

@@ -10,8 +10,8 @@ from math import ceil
 
 import pytest
 
-from longvis_bench.measure.flops import count_variant
-from longvis_bench.registry import Registry
+from longvis_bench.measure.flops.counter import count_variant
+from longvis_bench.registry.registry import Registry
 
 CLASSES = 1000
 SIZES = (224, 1024, 2048, 4096)

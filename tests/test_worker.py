@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from longvis_bench.measure.cell import _time_apart, measure_cell
 from longvis_bench.records import Cell, Request, Row, Settings
-from longvis_bench.worker import _time_apart, measure_cell
 
 FAMILIES = Path(__file__).parent / "families"
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -118,7 +118,7 @@ def test_steps_apart_keep_to_the_budget(budget: float, steps: int) -> None:
 
 
 def test_shipped_weights_give_an_accuracy(tmp_path: Path) -> None:
-    from longvis_bench.registry import Registry
+    from longvis_bench.registry.registry import Registry
 
     variant = Registry().find("vit-n")
     entry = variant.shipped_weights("digits", 256)
@@ -190,8 +190,8 @@ def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
 
 
 def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
-    from longvis_bench.cell_validity import _skip_reference
-    from longvis_bench.draft import Draft
+    from longvis_bench.measure.row_builder import Draft
+    from longvis_bench.measure.validity.policy import _skip_reference
 
     draft = Draft(request().model_copy(update={"settings": Settings()}))
     row = measure_cell(request())
@@ -250,8 +250,8 @@ def test_a_smaller_batch_of_the_same_model_is_a_result(gigantic: Callable[..., R
 
 
 def test_what_was_measured_is_not_risked_for_its_check() -> None:
-    from longvis_bench.cell_validity import _too_late
-    from longvis_bench.draft import Draft
+    from longvis_bench.measure.row_builder import Draft
+    from longvis_bench.measure.validity.policy import _too_late
 
     draft = Draft(request())
     draft.values["timing"] = measure_cell(request()).timing

@@ -37,12 +37,12 @@ from timm.layers.mlp import Mlp
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from longvis_bench import sizes
-from longvis_bench.arguments import check_atlas, check_atlas_depths
-from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
-from longvis_bench.ops.in_place import GELU, BatchNorm2d
+from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.windows import cut, join
-from longvis_bench.sizes import Scale
+from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.arguments import check_atlas, check_atlas_depths
+from longvis_bench.sizes.plan import Scale
 
 if TYPE_CHECKING:
     from jaxtyping import Float

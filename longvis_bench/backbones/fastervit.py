@@ -32,8 +32,8 @@ from typing import Any
 
 from torch import nn
 
-from longvis_bench import sizes
-from longvis_bench.backbones.timm import LinspaceOnCpu
+from longvis_bench.backbones.building import LinspaceOnCpu
+from longvis_bench.sizes import plan as sizes
 
 DERIVED = ("relative_coords_table", "relative_position_index", "relative_bias")
 """Buffers of the package's position modules; all follow from weights and window size."""

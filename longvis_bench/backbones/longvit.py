@@ -30,12 +30,12 @@ from timm.layers.drop import DropPath
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
-from longvis_bench import sizes
-from longvis_bench.arguments import check_longvit
-from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.dilated_attention import dilated_attention
-from longvis_bench.ops.in_place import GELU
-from longvis_bench.sizes import LONGVIT_RATIOS
+from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.inplace_layers import GELU
+from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.arguments import check_longvit
+from longvis_bench.sizes.plan import LONGVIT_RATIOS
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -35,12 +35,12 @@ from timm.layers.drop import DropPath
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
-from longvis_bench import sizes
-from longvis_bench.arguments import check_mambavision
-from longvis_bench.ops.checkpointing import Blocks, set_grad_checkpointing
-from longvis_bench.ops.in_place import GELU, BatchNorm2d
-from longvis_bench.ops.selective_scan import selective_scan
+from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
+from longvis_bench.ops.selective_scan.operator import selective_scan
 from longvis_bench.ops.windows import cut, join, pad_to_whole
+from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.arguments import check_mambavision
 
 if TYPE_CHECKING:
     from jaxtyping import Float

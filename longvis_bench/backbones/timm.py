@@ -11,7 +11,7 @@ Stochastic depth is 0 unless asked for, in every family: the published rates bel
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -20,35 +20,13 @@ from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from longvis_bench import sizes
+from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import CardError, IllegalSize, UnknownName
-from longvis_bench.sizes import near_multiples
+from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.plan import near_multiples
 
 HUB = "hf-hub:"
-
-
-class LinspaceOnCpu(TorchFunctionMode):
-    """Make `torch.linspace` on the CPU whatever the default device.
-
-    Models of timm's school compute their stochastic depth rates as
-    `[x.item() for x in torch.linspace(...)]`, and a tensor on the meta device has no items.  These few
-    numbers are all that ever leaves the default device while a model is built.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Pin one function, leave the rest."""
-        pinned = dict(kwargs or {})
-        if func is torch.linspace:
-            pinned.setdefault("device", "cpu")
-        return func(*args, **pinned)
 
 
 def convnext(

@@ -30,10 +30,10 @@ from longvis_bench.cli.options import shard as parse_shard
 from longvis_bench.cli.running import run_session, show_ending
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
-from longvis_bench.registry import split_names
+from longvis_bench.registry.registry import split_names
 
 if TYPE_CHECKING:
-    from longvis_bench.sweep import Outcome
+    from longvis_bench.sweep.execute import Outcome
 
 
 def bench(
@@ -104,7 +104,7 @@ def bench(
 ) -> None:
     """Measure models at resolutions: accuracy, throughput, memory and FLOPs, one row a cell."""
     from longvis_bench.cli.progress import Progress, show_plan
-    from longvis_bench.session import start
+    from longvis_bench.sweep.session import start
 
     given = {
         "models": None if models is None else tuple(split_names(models)),
@@ -155,7 +155,7 @@ def bench(
 
 def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a TOML file, or the resolved ones of a run.json."""
-    from longvis_bench.invocations import read_replay
+    from longvis_bench.sweep.run_file import read_replay
 
     if path is None:
         return {}
@@ -175,7 +175,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     """The table and where everything went; with --json the rows and nothing else on standard output."""
     from rich.console import Console
 
-    from longvis_bench.tables import terminal_table
+    from longvis_bench.report.summary import terminal_table
 
     if as_json:
         for row in outcome.rows:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from longvis_bench.cli.options import ModelsDirs
-from longvis_bench.registry import Registry
-from longvis_bench.texts import clean
+from longvis_bench.registry.registry import Registry
+from longvis_bench.text import clean
 
 if TYPE_CHECKING:
-    from longvis_bench.conformance import Result
+    from longvis_bench.adapters.conformance import Result
 
 
 def check(
@@ -29,7 +29,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check.")] = False,
 ) -> None:
     """Check that a model keeps the adapter contract; exit code 1 if it does not."""
-    from longvis_bench.conformance import check_model, smallest_size
+    from longvis_bench.adapters.conformance import check_model, smallest_size
 
     variant = Registry(models_dir or ()).find(name)
     variant.require_packages()

@@ -11,7 +11,7 @@ from longvis_bench import units
 
 def doctor() -> None:
     """Say what this machine can run, and how to add what is missing; exit code 1 if something needed is."""
-    from longvis_bench.diagnosis import examine
+    from longvis_bench.cli.diagnosis import examine
 
     console = Console(highlight=False, soft_wrap=True)
     findings = examine()

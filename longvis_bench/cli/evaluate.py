@@ -25,10 +25,10 @@ from longvis_bench.cli.options import (
     window_bounds,
 )
 from longvis_bench.cli.running import run_session, show_ending
-from longvis_bench.registry import split_names
+from longvis_bench.registry.registry import split_names
 
 if TYPE_CHECKING:
-    from longvis_bench.sweep import Outcome
+    from longvis_bench.sweep.execute import Outcome
 
 NO_TIMEOUT_S = 1e7
 """Held-out images may be many."""
@@ -53,7 +53,7 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of weights on held-out images, with 95 % Wilson intervals, and the worst classes."""
     from longvis_bench.cli.progress import Progress
-    from longvis_bench.session import start
+    from longvis_bench.sweep.session import start
 
     options = {
         "models": tuple(split_names(models)),
@@ -77,9 +77,9 @@ def evaluate(
 
 def _show(outcome: Outcome) -> None:
     """The accuracies, the worst classes of each, and where everything went."""
-    from longvis_bench.accuracy_tables import worst_classes
-    from longvis_bench.predictions import read_answers
-    from longvis_bench.tables import ACCURACY, terminal_table
+    from longvis_bench.report.accuracy_tables import worst_classes
+    from longvis_bench.report.summary import ACCURACY, terminal_table
+    from longvis_bench.runs.predictions import read_answers
 
     console = Console(highlight=False)
     console.print(terminal_table(outcome.rows, console.width, ACCURACY))

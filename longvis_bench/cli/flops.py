@@ -12,10 +12,10 @@ from rich.table import Table
 
 from longvis_bench import units
 from longvis_bench.cli.options import ModelsDirs
-from longvis_bench.registry import Registry
+from longvis_bench.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from longvis_bench.measure.flops import Count
+    from longvis_bench.measure.flops.counter import Count
 
 
 def flops(
@@ -29,8 +29,8 @@ def flops(
     models_dir: ModelsDirs = None,
 ) -> None:
     """MACs and FLOPs of one image by module and operator, the ledger, and fvcore's second opinion."""
-    from longvis_bench.measure.flops import count_variant
-    from longvis_bench.measure.second_opinion import compare
+    from longvis_bench.measure.flops.counter import count_variant
+    from longvis_bench.measure.flops.fvcore_check import compare
 
     variant = Registry(models_dir or ()).find(name)
     result = count_variant(variant, res, classes)

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from longvis_bench.errors import HarnessFault, LongvisError
-from longvis_bench.texts import clean
+from longvis_bench.text import clean
 
 P = ParamSpec("P")
 

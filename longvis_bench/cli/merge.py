@@ -16,7 +16,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="Directory of the merged run; must hold no run yet.")],
 ) -> None:
     """Merge runs of one environment; of a cell in several, the row of the run named last counts."""
-    from longvis_bench.merging import merge_runs
+    from longvis_bench.runs.merge import merge_runs
 
     found = merge_runs(runs, out)
     console = Console(highlight=False)

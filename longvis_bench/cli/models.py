@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.card_folders import FoundCard
-from longvis_bench.cards import Card, Published
 from longvis_bench.cli.options import ModelsDirs
 from longvis_bench.errors import UnknownName
-from longvis_bench.registry import Registry
+from longvis_bench.registry.card import Card, Published
+from longvis_bench.registry.discovery import FoundCard
+from longvis_bench.registry.registry import Registry
 
 
 def models(

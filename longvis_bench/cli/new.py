@@ -12,7 +12,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Lower-case name of the model and its folder.")],
 ) -> None:
     """Write ./models/NAME/ with a card, a small model and its test; `longvis check NAME` passes at once."""
-    from longvis_bench.scaffold import write_model
+    from longvis_bench.adapters.scaffold import write_model
 
     folder = write_model(name)
     console = Console(highlight=False, soft_wrap=True)

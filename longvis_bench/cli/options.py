@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from longvis_bench.data import DataSpec
+from longvis_bench.data.protocol import DataSpec
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import TrainLength
 

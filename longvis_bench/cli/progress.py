@@ -18,11 +18,11 @@ from rich.text import Text
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.stats import median
-from longvis_bench.texts import clean
+from longvis_bench.text import clean
 
 if TYPE_CHECKING:
-    from longvis_bench.planning import Planned
-    from longvis_bench.session import Session
+    from longvis_bench.sweep.plan import Planned
+    from longvis_bench.sweep.session import Session
 
 LAST_ROWS = 6
 SHOW_CURSOR = b"\x1b[?25h"

@@ -31,14 +31,14 @@ def report(
 
     Of a cell measured twice in the same environment with the same code, the row of the run named last counts.
     """
-    from longvis_bench.accuracy_tables import worst_classes
-    from longvis_bench.comparing import compare, sentences
-    from longvis_bench.memory_table import memory_table
-    from longvis_bench.merging import read_runs, side_by_side
-    from longvis_bench.overhead import overhead_table
-    from longvis_bench.predictions import read_answers
-    from longvis_bench.session import restate, write_derived
-    from longvis_bench.tables import terminal_table
+    from longvis_bench.report.accuracy_tables import worst_classes
+    from longvis_bench.report.breakdowns import memory_table
+    from longvis_bench.report.overhead import overhead_table
+    from longvis_bench.report.significance import compare, sentences
+    from longvis_bench.report.summary import terminal_table
+    from longvis_bench.runs.merge import read_runs, side_by_side
+    from longvis_bench.runs.predictions import read_answers
+    from longvis_bench.sweep.session import restate, write_derived
 
     found = read_runs(runs, one_a_cell=True)
     rows = side_by_side(found)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from longvis_bench.cli.progress import Progress
-    from longvis_bench.session import Session
-    from longvis_bench.sweep import Outcome
+    from longvis_bench.sweep.execute import Outcome
+    from longvis_bench.sweep.session import Session
 
 
 def run_session(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from longvis_bench import units
 from longvis_bench.cli.options import Classes, Data, Device, ModelsDirs, Threads, Window, data_spec
-from longvis_bench.registry import Registry, split_names
+from longvis_bench.registry.registry import Registry, split_names
 from longvis_bench.stats import wilson
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def train(
     models_dir: ModelsDirs = None,
 ) -> None:
     """Train models, one recipe for all, and keep their weights in the store; the same command goes on."""
+    from longvis_bench.training.jobs import Options, is_main_process, keep, start_training
     from longvis_bench.training.loop import train as train_one
     from longvis_bench.training.recipe import read_recipe
-    from longvis_bench.training.session import Options, is_main_process, keep, start_training
 
     registry = Registry(models_dir or ())
     variants = [registry.find(name) for name in split_names(models)]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from longvis_bench.data import BrokenImage
+from longvis_bench.data.protocol import BrokenImage
 from longvis_bench.errors import DataError
 
 Window = tuple[float, float]

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longvis_bench.data import Split
+from longvis_bench.data.protocol import Split
 
 if TYPE_CHECKING:
     import numpy as np

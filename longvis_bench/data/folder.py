@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from longvis_bench.data import BROKEN_SHARE, BrokenImage, Normalisation, Split, too_many_broken
+from longvis_bench.data.protocol import BROKEN_SHARE, BrokenImage, Normalisation, Split, too_many_broken
 from longvis_bench.errors import DataError, UnknownName
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from longvis_bench.data import BrokenImage, LoadableData, Split
+from longvis_bench.data.protocol import BrokenImage, LoadableData, Split
 from longvis_bench.errors import DataError
 
 Augment = Callable[[Image.Image], Image.Image]

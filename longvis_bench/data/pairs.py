@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longvis_bench.data import Split
+from longvis_bench.data.protocol import Split
 from longvis_bench.errors import IllegalSize
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longvis_bench.data import BROKEN_SHARE, ImageData, too_many_broken
+from longvis_bench.data.protocol import BROKEN_SHARE, ImageData, too_many_broken
 from longvis_bench.errors import DataError
-from longvis_bench.measure.validity import check_logits
-from longvis_bench.predictions import Predictions
+from longvis_bench.measure.validity.checks import check_logits
 from longvis_bench.records import AccuracyRecord
+from longvis_bench.runs.predictions import Predictions
 
 TOP = 5
 

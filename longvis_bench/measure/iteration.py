@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longvis_bench.errors import Unsupported
-from longvis_bench.measure.validity import check_shape
+from longvis_bench.measure.validity.checks import check_shape
 from longvis_bench.records import Cell
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longvis_bench.ops.observed import ATTENTION, note
+from longvis_bench.ops.kernel_trace import ATTENTION, note
 
 aten = torch.ops.aten
 

@@ -11,8 +11,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from longvis_bench import units
-from longvis_bench.canvas import COLOURS, DPI, GREY, INK, OTHER_COLOURS, PALE, WIDTH, printable, style
-from longvis_bench.layout import spread
+from longvis_bench.report.plots.layout import spread
+from longvis_bench.report.plots.style import (
+    COLOURS,
+    DPI,
+    GREY,
+    INK,
+    OTHER_COLOURS,
+    PALE,
+    WIDTH,
+    printable,
+    style,
+)
 from longvis_bench.stats import wilson
 from longvis_bench.training.loop import TrainReport
 

@@ -34,15 +34,15 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from longvis_bench.data import LoadableData
 from longvis_bench.data.loader import Batch, Loader
+from longvis_bench.data.protocol import LoadableData
 from longvis_bench.errors import LongvisError, Unsupported
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
-from longvis_bench.registry import Variant
+from longvis_bench.registry.registry import Variant
 from longvis_bench.training.augment import BatchAugment, picture_augment
 from longvis_bench.training.checkpoint import Checkpoint, Place, read_checkpoint, save_checkpoint
 from longvis_bench.training.recipe import Recipe
-from longvis_bench.weights import load_weights, round_weights
+from longvis_bench.weights.matching import load_weights, round_weights
 
 WATCHED_IMAGES = 128
 DIVERGED = 10.0

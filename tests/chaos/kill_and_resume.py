@@ -30,7 +30,7 @@ from pathlib import Path
 import psutil
 
 import longvis_bench as lv
-from longvis_bench.store import ROWS, TORN, read_rows
+from longvis_bench.runs.directory import ROWS, TORN, read_rows
 
 ROOT = Path(lv.__file__).parent.parent
 FAMILIES = Path(__file__).parent.parent / "families"

@@ -360,7 +360,7 @@ def exact_scan(
     **_: Any,
 ) -> Tensor:
     """mamba-ssm's interface over our reference, in float64."""
-    from longvis_bench.ops.selective_scan import reference
+    from longvis_bench.ops.selective_scan.operator import reference
 
     return reference(*(t.double() for t in (x, delta, A, B, C, D, delta_bias))).to(x.dtype)
 

@@ -197,8 +197,8 @@ def transient(case: Any, contender: str, checkouts: dict[str, Path]) -> int:
     """Bytes of the second call above weights and input; in this process, which has run nothing else."""
     import torch
 
-    from longvis_bench.measure.heap import tight_heap
-    from longvis_bench.measure.memory import PeakMemory
+    from longvis_bench.measure.memory.allocator import tight_heap
+    from longvis_bench.measure.memory.peak import PeakMemory
 
     call = case.build(contender, checkouts)
     torch.nn.functional.conv2d(torch.ones(1, 3, 32, 32), torch.ones(8, 3, 3, 3))  # starts threads and oneDNN

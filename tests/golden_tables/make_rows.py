@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longvis_bench import records as r
-from longvis_bench.quality import notes_for
+from longvis_bench.row_warnings import notes_for
 
 # family, implementation, params, MACs and seconds at 256 px, exponents of MACs, seconds, memory; right of 128
 FAMILIES = [

@@ -1,0 +1,1 @@
+"""What a new adapter passes (`conformance`) and starts from (`scaffold`)."""

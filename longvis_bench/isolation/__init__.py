@@ -1,0 +1,1 @@
+"""One process per cell: forked, watched, ended, and its end classified."""

@@ -1,0 +1,304 @@
+"""The process that forks one worker a cell: `python -m longvis_bench.isolation.fork_server`.
+
+It imports torch and timm once, runs no tensor operation and never touches CUDA, so that a fork of it is a
+fresh process with the imports already done.  It reads one JSON request a line from standard input and answers
+one JSON line a request on standard output; every worker has its own session and log file.
+
+Nothing outlives its cell: the server is the subreaper of all that its workers start, ends the whole tree at
+the time limit, at the memory limit and after each cell, and ends itself with everything when its standard
+input closes, which is what happens when the parent dies, however it dies.
+
+It imports nothing of ours before it has tied its life to its parent's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_FIRST_FOR_OOM_KILLER = "1000"
+_MEMORY_TICK_S = 0.02
+"""How often the memory of a cell with a limit is looked at."""
+_CPU_DATA_LIMIT = 1.0
+"""Private memory a cell on the CPU may map above what it starts with, in memory limits: what two looks at it
+cannot miss, since an allocation beyond fails at once."""
+
+
+def main() -> None:
+    """Serve requests until standard input closes; with `--once`, be the worker of one request."""
+    if sys.argv[1:] == ["--once"]:
+        _work(json.loads(sys.stdin.readline()))
+        return
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _hung_up(0):  # the parent died before the line above, which says nothing of the past
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    _import_heavy()
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from here on a closed standard input says it, and the tree is ended too
+    _answer(answers, {"ready": os.getpid()})
+    requests = _Lines(0)
+    while (line := requests.next()) is not None:
+        request = json.loads(line)
+        if "run" not in request:
+            continue
+        ended = _run(request, requests, answers)
+        if requests.closed:
+            break
+        _answer(answers, ended)
+    _kill_descendants()
+    os._exit(0)  # at once: the parent may be dead, and torch takes a while to leave in good order
+
+
+def _hung_up(descriptor: int) -> bool:
+    """Whether the other end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+def _import_heavy() -> None:
+    """What nearly every worker needs, imported and read before the first fork."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+    import longvis_bench.measure.cell  # noqa: F401
+    from longvis_bench.data.digits import read_scans
+    from longvis_bench.registry.registry import preload
+
+    preload()
+    read_scans()
+
+
+class _Lines:
+    """Lines of a file descriptor, readable with select: no buffering that select does not see."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.closed = False
+        self._buffer = b""
+
+    def next(self) -> str | None:
+        """The next line, or None once the other end has closed."""
+        while b"\n" not in self._buffer:
+            if not self.read():
+                return None
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line.decode()
+
+    def read(self) -> bool:
+        """Take in what is there; False at the end of the stream."""
+        chunk = os.read(self.descriptor, 65536)
+        self.closed = not chunk
+        self._buffer += chunk
+        return bool(chunk)
+
+    def take_cancel(self) -> bool:
+        """Whether a cancel request has come in; it is taken out."""
+        before, self._buffer = self._buffer, self._buffer.replace(b'{"cancel": true}\n', b"")
+        return before != self._buffer
+
+
+def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, Any]:
+    """Fork a worker, wait for its end or bring it about; the fields of `endings.Ended`."""
+    start, server = monotonic(), os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(answers)
+        _be_worker(request, requests.descriptor, server)
+    seen = _watch(pid, start + request["timeout_s"], request.get("memory_limit_bytes"), requests)
+    _kill_tree(pid)
+    _, status = os.waitpid(pid, 0)
+    _kill_descendants()
+    code = os.waitstatus_to_exitcode(status)
+    ended = {"exit_code": code} if code >= 0 else {"signal": -code}
+    return {**ended, **seen, "seconds": monotonic() - start}
+
+
+def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines) -> dict[str, Any]:
+    """Wait for the worker, one of its limits, or word from the parent: what was seen, as `Ended` names it."""
+    child = os.pidfd_open(pid)
+    try:
+        while True:
+            left = deadline - monotonic()
+            if left <= 0:
+                return {"timed_out": True}
+            held = 0 if memory_limit is None else held_bytes([pid, *_below(pid)])
+            if memory_limit is not None and held > memory_limit:
+                return {"memory_bytes": held}
+            wait = left if memory_limit is None else min(left, _MEMORY_TICK_S)
+            ready, _, _ = select.select([child, requests.descriptor], [], [], wait)
+            if child in ready:
+                return {}
+            if requests.descriptor in ready:
+                requests.read()
+                if requests.closed or requests.take_cancel():
+                    return {"cancelled": True}
+    finally:
+        os.close(child)
+
+
+def held_bytes(processes: list[int]) -> int:
+    """What processes hold that the kernel cannot take back: resident, less file-backed pages, and swapped."""
+    return sum(_held_by(pid) for pid in processes)
+
+
+def _held_by(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = (line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")))
+    return sum(int(field[1]) * 1024 for field in fields)
+
+
+def _limit_data(limit: int | None, device: str) -> None:
+    """Let allocations far beyond the limit fail at once: between two looks a process could take gigabytes.
+
+    Only on the CPU: drivers of accelerators map more than they use.
+    """
+    if limit is None or device != "cpu":
+        return
+    import resource
+
+    lines = Path("/proc/self/status").read_text().splitlines()
+    now = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    bound = now + int(_CPU_DATA_LIMIT * limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+
+
+def _be_worker(request: dict[str, Any], requests: int, server: int) -> None:
+    """The forked child: never returns."""
+    code = 1
+    try:
+        os.setsid()
+        _die_with(server)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        offer_to_oom_killer()
+        _redirect(Path(request["log"]), requests)
+        _limit_data(request.get("memory_limit_bytes"), request["run"]["cell"]["device"])
+        _work(request)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _work(request: dict[str, Any]) -> None:
+    """Measure, and leave the row, or the traceback of a fault of ours, for the parent."""
+    import traceback
+
+    from longvis_bench.measure.cell import measure_cell
+    from longvis_bench.records import Request
+
+    result = Path(request["result"])
+
+    def publish(row: Any, name: str = ".sofar") -> None:
+        partial = result.with_suffix(".partial")
+        partial.write_text(row.to_json(), encoding="utf-8")
+        partial.replace(result.with_suffix(name))
+
+    try:
+        publish(measure_cell(Request.model_validate(request["run"]), publish), result.suffix)
+    except Exception:
+        result.with_suffix(".fault").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def _redirect(log: Path, requests: int) -> None:
+    """Standard output and error to the cell's log, standard input to nothing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, requests)
+
+
+def offer_to_oom_killer() -> None:
+    """Let the kernel end this process, and what it starts, before any other of the machine."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_FOR_OOM_KILLER)
+    except OSError:
+        return
+
+
+def _kill_tree(pid: int) -> None:
+    """The worker's process group and everything below it; harmless where it has ended."""
+    for victim in [*_below(pid), pid]:
+        _kill(victim)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _kill_descendants() -> None:
+    """End and reap whatever is still below this server, processes that left their session included."""
+    while below := _below(os.getpid()):
+        for victim in below:
+            _kill(victim)
+        for victim in below:
+            try:
+                os.waitpid(victim, 0)
+            except ChildProcessError:
+                continue
+
+
+def _below(pid: int) -> list[int]:
+    """All descendants of a process, children first."""
+    found = []
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    for child in children:
+        found += [child, *_below(child)]
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _die_with(parent: int) -> None:
+    """End when the parent does, also where it has ended already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _answer(descriptor: int, message: dict[str, Any]) -> None:
+    os.write(descriptor, (json.dumps(message) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,441 @@
+"""Run a cell in a process of its own and say how it ended.
+
+On Linux a server (`server.py`) forks one worker a cell; elsewhere each cell is a new interpreter.  Whatever
+happens to a worker, `Runner.run` returns a row: the worker's own if it finished one, else what it had
+published so far with a status read from the evidence (`endings.py`).  Two things are no result of a cell and
+are raised instead: a disk that takes no files, and a fault of our own measuring code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
+
+from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
+from longvis_bench.files import PACKAGE
+from longvis_bench.isolation.exit_status import Ended, classify_ending, oom_evidence, read_oom_counters
+from longvis_bench.phases import finished
+from longvis_bench.privacy import without_paths
+from longvis_bench.records import Request, Row
+from longvis_bench.runs.directory import cannot_write
+
+if TYPE_CHECKING:
+    import psutil
+
+TICK_S = 0.2
+"""How often a waiting runner calls `on_tick`."""
+LOG_LINES = 20
+ANSWER_GRACE_S = 30.0
+"""How long after a cell's time limit the server may keep silent before it is ended itself."""
+PROBE_BYTES = 64 * 1024
+"""What a disk must still take for a worker's missing result to be no fault of the disk."""
+MARK = "LONGVIS_SWEEP"
+"""Environment variable that every process of a sweep inherits, by which orphans are found."""
+
+
+class Runner:
+    """Runs cells one after another, each in its own process.  Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._launcher: _ForkServer | _Spawn = _ForkServer() if can_fork() else _Spawn()
+
+    def __enter__(self) -> Runner:
+        self._launcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._launcher.stop()
+
+    @property
+    def forks(self) -> bool:
+        """False where every cell pays for its own imports."""
+        return isinstance(self._launcher, _ForkServer)
+
+    def run(self, request: Request, on_tick: Callable[[], object] = lambda: None) -> Row:
+        """Measure one cell.
+
+        Arguments:
+            request: the cell, and where its files are.
+            on_tick: called several times a second while waiting.
+
+        Returns:
+            A complete row, whatever became of the process.
+
+        Raises:
+            KeyboardInterrupt: after the worker has been ended; `interrupted_row` makes its row.
+            RunDirectoryError: the disk takes no more files.
+            HarnessFault: our own code failed; nothing is known of the cell.
+        """
+        sent = monotonic()
+        request = request.model_copy(update={"sent": sent})
+        before = read_oom_counters()
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="longvis-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise _no_room(error) from error
+        with folder:
+            files = _Files(Path(folder.name))
+            wanted = request.predictions_path and files.predictions_path
+            ended = self._launcher.run(
+                request.model_copy(update={"predictions_path": wanted}), files, on_tick
+            )
+            oom_file = oom_evidence(before, read_oom_counters())
+            row = files.result()
+            complete = row is not None
+            if row is None:
+                row = _unfinished(request, files, ended, oom_file)
+            files.deliver_predictions(request.predictions_path)
+            tail = files.log_tail() if row.status in ("crashed", "error", "timeout", "invalid") else ""
+        overhead = finished(row.overhead_s, sent=sent, ended=monotonic(), complete=complete)
+        return _without_paths(row.model_copy(update={"log_tail": tail, "overhead_s": overhead}))
+
+
+def can_fork() -> bool:
+    """Whether cells can be forked from a process that has the imports done: Linux, with pidfd."""
+    return sys.platform == "linux" and hasattr(os, "fork") and hasattr(os, "pidfd_open")
+
+
+def _unfinished(request: Request, files: _Files, ended: Ended, oom_file: str | None) -> Row:
+    """The row of a worker that left no result: what it had published, and how it ended."""
+    if not ended.cancelled:
+        files.probe()
+        fault = files.fault()
+        if fault is not None:
+            raise HarnessFault(fault)
+    started = files.so_far() or _empty_row(request)
+    status, reason = classify_ending(ended, request.settings, oom_file, files.log_tail())
+    return started.model_copy(update={"status": status, "reason": reason})
+
+
+def _no_room(error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"cannot write to the folder for temporary files {tempfile.gettempdir()}: {error.strerror or error}; "
+        "free some space or set TMPDIR, then give the same command again: rows written so far are kept."
+    )
+
+
+def interrupted_row(request: Request) -> Row:
+    """The row of a cell that was ended on request; it is planned again on resume."""
+    return _empty_row(request).model_copy(update={"status": "skipped", "reason": "interrupted"})
+
+
+def _empty_row(request: Request) -> Row:
+    return Row(
+        key=request.key,
+        attempt=request.attempt,
+        machine=request.machine,
+        code=request.code,
+        cell=request.cell,
+        settings=request.settings,
+        status="error",
+        reason="not finished",
+    )
+
+
+def _without_paths(row: Row) -> Row:
+    return row.model_copy(
+        update={
+            "reason": None if row.reason is None else without_paths(row.reason),
+            "log_tail": without_paths(row.log_tail),
+            "null_reasons": {name: without_paths(text) for name, text in row.null_reasons.items()},
+        }
+    )
+
+
+class _Files:
+    """The files a worker and its runner meet in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.result_path = folder / "row.json"
+        self.log_path = folder / "log.txt"
+        self.predictions_path = folder / "predictions.npz"
+
+    def result(self) -> Row | None:
+        """The finished row, if there is one."""
+        return _read_row(self.result_path)
+
+    def so_far(self) -> Row | None:
+        """The row as last published."""
+        return _read_row(self.result_path.with_suffix(".sofar"))
+
+    def fault(self) -> str | None:
+        """The traceback of a fault of ours, where the worker left one."""
+        try:
+            return self.result_path.with_suffix(".fault").read_text(encoding="utf-8") or None
+        except OSError:
+            return None
+
+    def probe(self) -> None:
+        """See whether a worker could have left a result here.
+
+        Raises:
+            RunDirectoryError: it could not.
+        """
+        try:
+            self.result_path.with_suffix(".probe").write_bytes(bytes(PROBE_BYTES))
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def deliver_predictions(self, target: Path | None) -> None:
+        """Move the predictions, if there are any, to the run's directory, whole or not at all.
+
+        Raises:
+            RunDirectoryError: it takes no more files.
+        """
+        if target is None or not self.predictions_path.exists():
+            return
+        partial = target.with_name(target.name + ".new")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.predictions_path, partial)
+            partial.replace(target)
+        except OSError as error:
+            raise cannot_write(target.parent.parent, error) from error
+
+    def log_tail(self) -> str:
+        """The last lines the worker printed."""
+        try:
+            size = self.log_path.stat().st_size
+            with self.log_path.open("rb") as file:
+                file.seek(max(0, size - 8192))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_LINES:])
+
+
+def _read_row(path: Path) -> Row | None:
+    try:
+        return Row.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _message(request: Request, files: _Files) -> dict[str, Any]:
+    return {
+        "run": request.model_dump(mode="json"),
+        "result": str(files.result_path),
+        "log": str(files.log_path),
+        "timeout_s": request.settings.timeout_s,
+        "memory_limit_bytes": request.settings.memory_limit_bytes,
+    }
+
+
+def _command(*arguments: str) -> list[str]:
+    """A fresh interpreter that finds this package, and nothing of the working directory before it."""
+    path = f"import sys; sys.path.append({str(PACKAGE.parent)!r})"
+    code = f"{path}; from longvis_bench.isolation.fork_server import main; main()"
+    return [sys.executable, "-P", "-c", code, *arguments]
+
+
+class _ForkServer:
+    """The parent's end of `server.py`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._mark = uuid4().hex
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            _command(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, MARK: self._mark},
+        )
+        self._ready = False
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(BrokenPipeError):  # it is dead, and what was still to be sent is moot
+            _pipe(process.stdin).close()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _pipe(process.stdout).close()
+        if process.returncode != 0:
+            _end_marked(self._mark)
+
+    def run(self, request: Request, files: _Files, on_tick: Callable[[], object]) -> Ended:
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self.start()
+        assert self._process is not None
+        if not self._ready:
+            self._wait(self._process, on_tick)
+            self._ready = True
+        start = monotonic()
+        try:
+            self._send(self._process, _message(request, files))
+            answer = self._wait(self._process, on_tick, request.settings.timeout_s + ANSWER_GRACE_S)
+        except KeyboardInterrupt:
+            self._send(self._process, {"cancel": True})
+            self._wait(self._process, lambda: None, ANSWER_GRACE_S)
+            raise
+        return Ended(**answer) if answer is not None else self._lost(start, request)
+
+    def _lost(self, start: float, request: Request) -> Ended:
+        """The server ended, or was ended for its silence, and with it the worker and all that it started."""
+        assert self._process is not None
+        seconds, process = monotonic() - start, self._process
+        self.stop()
+        late = seconds > request.settings.timeout_s
+        return Ended(server_exit=process.returncode, timed_out=late, seconds=seconds)
+
+    def _send(self, process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
+        pipe = _pipe(process.stdin)
+        try:
+            pipe.write((json.dumps(message) + "\n").encode())
+            pipe.flush()
+        except BrokenPipeError:
+            return  # it has ended, which waiting for its answer will show
+
+    def _wait(
+        self, process: subprocess.Popen[bytes], on_tick: Callable[[], object], patience_s: float | None = None
+    ) -> Any:
+        """The server's next answer; None if the server itself has ended, or had to be."""
+        pipe, start = _pipe(process.stdout), monotonic()
+        while not _readable(pipe, TICK_S):
+            on_tick()
+            if process.poll() is not None and not _readable(pipe, 0):
+                break  # a process it left behind holds the pipe open
+            if patience_s is not None and monotonic() - start > patience_s:
+                process.kill()
+        line = pipe.readline() if _readable(pipe, 0) else b""
+        if not line and not self._ready:
+            raise LongvisError("the worker process could not start; what it printed says why.")
+        return json.loads(line) if line else None
+
+
+def _readable(pipe: IO[bytes], seconds: float) -> bool:
+    return bool(select.select([pipe], [], [], seconds)[0])
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
+
+
+class _Spawn:
+    """Where there is no fork: a new interpreter a cell, ended with its children by psutil."""
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+    def run(self, request: Request, files: _Files, on_tick: Callable[[], object]) -> Ended:
+        start = monotonic()
+        seen: dict[str, Any] = {}
+        with files.log_path.open("wb") as log:
+            process = subprocess.Popen(
+                _command("--once"), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+            )
+        with process:
+            _pipe(process.stdin).write((json.dumps(_message(request, files)) + "\n").encode())
+            _pipe(process.stdin).close()
+            try:
+                while not seen and not _ends_within(process, TICK_S):
+                    on_tick()
+                    seen = _limits_passed(process.pid, start, request)
+            finally:
+                _end_tree(process.pid)
+        code = process.returncode
+        ended = {"exit_code": code} if code >= 0 else {"signal": -code}
+        return Ended(**{**ended, **seen, "seconds": monotonic() - start})
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _limits_passed(pid: int, start: float, request: Request) -> dict[str, Any]:
+    """Which limit a spawned cell has passed, as `Ended` names it; empty while there is none."""
+    settings = request.settings
+    if monotonic() - start > settings.timeout_s:
+        return {"timed_out": True}
+    if settings.memory_limit_bytes is not None:
+        held = sum(_resident_bytes(member) for member in _family(pid))
+        if held > settings.memory_limit_bytes:
+            return {"memory_bytes": held}
+    return {}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process and its descendants, children first."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _end_tree(pid: int) -> None:
+    for member in _family(pid):
+        _end(member)
+
+
+def _end_marked(mark: str) -> None:
+    """End what a server that died before its workers left behind, processes of other sessions included.
+
+    They are waited for, and looked for again: one that starts another program shows no mark for a moment.
+    """
+    import psutil
+
+    for _ in range(3):
+        left = [process for process in psutil.process_iter() if _has_mark(process, mark)]
+        for process in left:
+            _end(process)
+        psutil.wait_procs(left, timeout=1)
+        if not left:
+            return
+
+
+def _has_mark(process: psutil.Process, mark: str) -> bool:
+    import psutil
+
+    try:
+        return process.environ().get(MARK) == mark
+    except psutil.Error:
+        return False
+
+
+def _end(process: psutil.Process) -> None:
+    import psutil
+
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,212 @@
+"""What an exception inside a cell says about the cell: status and one sentence with advice.
+
+By type where torch has one, else by the words that torch, CUDA and their libraries print.  An exception that
+our own measuring code raised is no result at all: `is_ours` tells, and the sweep says "internal error".
+"""
+
+from __future__ import annotations
+
+import errno
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from traceback import FrameSummary
+
+from longvis_bench.errors import (
+    IllegalSize,
+    InvalidOutput,
+    LongvisError,
+    MissingDependency,
+    Unsupported,
+)
+from longvis_bench.files import PACKAGE
+from longvis_bench.records import Status
+
+DEVICE_OOM = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_INSUFFICIENT_RESOURCES",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "MPS backend out of memory",
+    "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+)
+HOST_OOM = (
+    "can't allocate memory",
+    "not enough memory: you tried to allocate",
+    "std::bad_alloc",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "UR_RESULT_ERROR_OUT_OF_HOST_MEMORY",
+)
+"""Words for running out of memory where there is no exception type for it."""
+INDEX_LIMIT = (
+    "canUse32BitIndexMath",
+    "32-bit index math",
+    "32bit index",
+    "INT_MAX",
+    "2**31",
+    "int32_t::max",
+    "without overflow",
+    "integer out of range",
+)
+"""Words for a tensor with more elements than a kernel's 32-bit indices reach."""
+NOT_SUPPORTED = (
+    "not implemented for",
+    "is not currently implemented for the",
+    "is not currently supported on the",
+    "doesn't support float64",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_ARCH_MISMATCH",
+    "no kernel image is available",
+    "only supports Ampere GPUs or newer",
+    "out of resource: shared memory",
+)
+"""Words for an operator, dtype or size that a backend has no kernel for."""
+_MODELS = ("backbones", "ops")
+"""Our folders whose code is a model's: what they raise is the cell's."""
+_TOOLS = ("pydantic", "numpy", "psutil")
+_LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+
+
+def classify(error: BaseException) -> tuple[Status, str]:
+    """Status and one sentence, with advice, for an exception that ended a cell."""
+    if isinstance(error, LongvisError):
+        return _own_status(error), text_of(error)
+    for link in _chain(error):
+        found = _by_evidence(link)
+        if found is not None:
+            return found
+    return "error", _described(error)
+
+
+def _own_status(error: LongvisError) -> Status:
+    for kind, status in _OWN.items():
+        if isinstance(error, kind):
+            return status
+    return "error"
+
+
+_OWN: dict[type[LongvisError], Status] = {
+    IllegalSize: "illegal_size",
+    MissingDependency: "missing_dependency",
+    Unsupported: "unsupported",
+    InvalidOutput: "invalid",
+}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from: compilers wrap what their kernels raise."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        yield link
+        seen.add(id(link))
+        link = link.__cause__
+
+
+def _by_evidence(error: BaseException) -> tuple[Status, str] | None:
+    message = text_of(error)
+    first = _first_line(message)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        sentence = str(MissingDependency(package, "the model", f"python -m pip install {package}"))
+        return "missing_dependency", sentence
+    if _is_torch_oom(error) or _says(message, DEVICE_OOM):
+        return "oom", f"the device ran out of memory: {first}; try a smaller batch or bf16."
+    if isinstance(error, MemoryError) or _is_enomem(error) or _says(message, HOST_OOM):
+        detail = f": {first}" if first else ""
+        return "host_oom", f"this machine ran out of memory{detail}; try a smaller batch or resolution."
+    if not isinstance(error, RuntimeError | TypeError | ValueError):
+        return None
+    if _says(message, INDEX_LIMIT):
+        return "unsupported", (
+            f"a tensor is too large for 32-bit indices: {first}; try a smaller batch or resolution."
+        )
+    if isinstance(error, NotImplementedError) or _says(message, NOT_SUPPORTED):
+        return "unsupported", f"{first or type(error).__name__}; try another dtype, device or torch."
+    return None
+
+
+def _is_torch_oom(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def _is_enomem(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOMEM
+
+
+def _says(message: str, words: tuple[str, ...]) -> bool:
+    return any(word in message for word in words)
+
+
+def text_of(error: BaseException) -> str:
+    """The exception's message, also where its `__str__` raises."""
+    try:
+        return str(error)
+    except Exception as inner:
+        return f"(its message cannot be read: {type(inner).__name__})"
+
+
+def _first_line(message: str) -> str:
+    return message.strip().splitlines()[0].rstrip(".;") if message.strip() else ""
+
+
+def _described(error: BaseException) -> str:
+    """Type, message and the user's frame: `ValueError: no such mode (net.py:12, in forward)`."""
+    frame = users_frame(error)
+    place = f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})" if frame else ""
+    message = _first_line(text_of(error))
+    return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
+
+
+def users_frame(error: BaseException) -> FrameSummary | None:
+    """The innermost frame of the model's own file, else the innermost that is not torch's."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    own = [frame for frame in frames if not _is_library(frame)]
+    outside = [frame for frame in frames if "torch" not in Path(frame.filename).parts]
+    return next(reversed(own or outside or frames), None)
+
+
+def _is_library(frame: FrameSummary) -> bool:
+    path = Path(frame.filename).resolve()
+    return frame.filename.startswith("<") or any(path.is_relative_to(root) for root in (PACKAGE, *_LIBRARIES))
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether our measuring code itself raised this: a fault of ours, never a cell's status.
+
+    True where no frame is a model's and the innermost is in this package, or in a general tool it called, and
+    the exception is neither raised on purpose nor evidence of a limit of the machine.  No RuntimeError is
+    ours: torch raises its own from native code that leaves no frame, and this package raises none.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, LongvisError | RuntimeError) or any(map(_is_models, frames)):
+        return False
+    if classify(error)[0] != "error":
+        return False
+    while frames and _is_tool(frames[-1]):
+        frames.pop()
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
+
+
+def _is_tool(frame: FrameSummary) -> bool:
+    """Whether a frame is of the standard library or of a general tool, none that runs models."""
+    path = Path(frame.filename).resolve()
+    in_packages = next((root for root in _LIBRARIES[1:] if path.is_relative_to(root)), None)
+    if in_packages is not None:
+        return path.relative_to(in_packages).parts[0] in _TOOLS
+    return frame.filename.startswith("<frozen ") or path.is_relative_to(_LIBRARIES[0])
+
+
+def _is_models(frame: FrameSummary) -> bool:
+    """Whether a frame is of a model's code: the user's, or ours under backbones and ops."""
+    path = Path(frame.filename).resolve()
+    if path.is_relative_to(PACKAGE):
+        return path.relative_to(PACKAGE).parts[0] in _MODELS
+    return not _is_library(frame)

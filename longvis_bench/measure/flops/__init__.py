@@ -1,0 +1,1 @@
+"""MACs and FLOPs: the counter, its formulas, and fvcore beside it."""

@@ -1,0 +1,276 @@
+"""MACs and FLOPs of one forward of one image, counted on the meta device by dispatch.
+
+Every operator that reaches the dispatcher is on one of three lists: it has a formula (matrix products and
+convolutions, attention of every backend, selective scan), it is known to do no matmul-kind arithmetic, or it
+is unknown and named in the ledger.  Nothing is put on the free list by default.
+
+A MAC is one multiply-add; FLOPs = 2 x MACs.  The selective scan is no matmul and stands in a column of its
+own: 9 x B x L x D x N (state-spaces/mamba, issue 110).  Nothing is allocated: meta tensors have shapes only.
+
+The formulas and the lists are in `formulas.py`; FlexAttention, which refuses the meta device, is answered by
+`flex_attention.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from longvis_bench.errors import Unsupported
+from longvis_bench.measure.flops import flex_attention
+from longvis_bench.measure.flops.flex_attention import FlexCall
+from longvis_bench.measure.flops.formulas import SCAN, SHAPES, by_name, formula_for, is_free, scan_flops
+from longvis_bench.ops.to_meta import on_meta
+from longvis_bench.records import CountRecord
+from longvis_bench.registry.registry import Variant
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a forward costs; see the module's docstring for the definitions."""
+
+    params: int
+    macs: int
+    scan_flops: int
+    coverage: float | None
+    """Output elements of operators with a formula / (those + unknown), 0-1; None where neither ran."""
+    by_operator: dict[str, int]
+    """MACs by operator."""
+    by_module: dict[str, int]
+    """MACs by module path, each path's sum over all that it holds; "" is the model."""
+    ledger: Ledger
+    largest_output: int
+    """Elements of the largest tensor any operator made, with unfused attention: its scores, often."""
+
+    @property
+    def flops(self) -> int:
+        """2 x MACs."""
+        return 2 * self.macs
+
+    def share(self, macs: int) -> float | None:
+        """A part of all MACs, 0-1; None for a model that does none."""
+        return macs / self.macs if self.macs else None
+
+    def to_record(self) -> CountRecord:
+        """The part of it that a row stores."""
+        return CountRecord(
+            params=self.params,
+            macs=self.macs,
+            flops=self.flops,
+            scan_flops=self.scan_flops,
+            coverage=self.coverage,
+            unknown=dict(self.ledger.unknown),
+        )
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every operator that ran, on the list it is on: name -> calls (unknown: output elements)."""
+
+    formula: Counter[str] = field(default_factory=Counter)
+    free: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    flex: list[FlexCall] = field(default_factory=list)
+    """Calls of FlexAttention, with their dense and their masked MACs; the count has the masked ones."""
+
+    @property
+    def flex_dense(self) -> int:
+        """MACs of all calls of FlexAttention, had they no masks."""
+        return sum(call.dense for call in self.flex)
+
+    @property
+    def flex_masked(self) -> int:
+        """MACs in the blocks that the masks leave; dense ones where a density is unknown."""
+        return sum(call.masked for call in self.flex)
+
+    @property
+    def flex_unknown(self) -> int:
+        """Masks whose density is unknown."""
+        return sum(call.density is None for call in self.flex)
+
+
+def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
+    """Count one image through a model in eval mode.
+
+    Arguments:
+        model: on any device; a copy of its shapes is counted.
+        resolution: pixels per side.
+        in_chans: channels of the input.
+
+    Raises:
+        Unsupported: the model does not run on the meta device.
+    """
+    return _count(on_meta(model), resolution, in_chans)
+
+
+def _count(shadow: nn.Module, resolution: int, in_chans: int) -> Count:
+    """Count a model on the meta device that nobody else uses: it is put into eval mode."""
+    counter = _Counter()
+    image = torch.empty(1, in_chans, resolution, resolution, device="meta")
+    try:
+        with torch.no_grad(), _Paths(shadow.eval()) as counter.paths, _as_written(counter), counter:
+            shadow(image)
+    except NotImplementedError as error:
+        raise Unsupported(f"the model does not run on the meta device: {error}") from error
+    return counter.result(sum(p.numel() for p in shadow.parameters()))
+
+
+@contextmanager
+def _as_written(counter: _Counter) -> Iterator[None]:
+    """Run the forward as it is written: nothing compiled, no fused encoder layers, FlexAttention by shapes.
+
+    The encoder's fast path makes nested tensors of padded batches, whose sizes depend on values.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(flex_attention.watched(counter.book_flex, counter.pause))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
+    """Count a registered model, built on the meta device: nothing is allocated, whatever its size.
+
+    Arguments:
+        variant: from the registry.
+        resolution: pixels per side.
+        num_classes: width of the logits.
+    """
+    with torch.device("meta"):
+        model = variant.build(resolution=resolution, num_classes=num_classes)
+    return _count(model, resolution, in_chans=3)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the formulas of all operators that are dispatched while it is active."""
+
+    paths: _Paths | None = None
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators: Counter[str] = Counter()
+        self.modules: Counter[str] = Counter()
+        self.scan_flops = 0
+        self.covered = 0
+        self.largest = 0
+        self.ledger = Ledger()
+        self._paused = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        name = func._overloadpacket._qualified_op_name
+        known = name == SCAN or formula_for(name) is not None or is_free(name)
+        if not known and func._can_decompose():
+            with self:
+                decomposed = func.decompose(*args, **kwargs)
+            if decomposed is not NotImplemented:
+                return decomposed
+        result = SHAPES[name](by_name(func, args, kwargs)) if name in SHAPES else func(*args, **kwargs)
+        self._book(name, func, args, kwargs, result)
+        return result
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Count nothing inside."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def book_flex(self, call: FlexCall, output: Tensor) -> None:
+        """Book a call of FlexAttention, which is no operator of the dispatcher."""
+        self.ledger.flex.append(call)
+        self.largest = max(self.largest, output.numel())
+        self._book_macs(flex_attention.NAME, call.masked, output.numel())
+
+    def _book(
+        self, name: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        outputs = sum(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))
+        self.largest = max(self.largest, outputs)
+        formula = formula_for(name)
+        if formula is not None:
+            macs = formula(by_name(func, args, kwargs), result)
+            if macs is None:
+                self.ledger.unknown[name] += outputs
+            else:
+                self._book_macs(name, macs, outputs)
+        elif name == SCAN:
+            self.scan_flops += scan_flops(by_name(func, args, kwargs))
+            self._cover(name, outputs)
+        elif is_free(name):
+            self.ledger.free[name] += 1
+        else:
+            self.ledger.unknown[name] += outputs
+
+    def _book_macs(self, name: str, macs: int, outputs: int) -> None:
+        self._cover(name, outputs)
+        self.operators[name] += macs
+        for path in self.paths.here() if self.paths else ():
+            self.modules[path] += macs
+
+    def _cover(self, name: str, outputs: int) -> None:
+        self.ledger.formula[name] += 1
+        self.covered += outputs
+
+    def result(self, params: int) -> Count:
+        every = self.covered + self.ledger.unknown.total()
+        return Count(
+            params=params,
+            macs=self.operators.total(),
+            scan_flops=self.scan_flops,
+            coverage=self.covered / every if every else None,
+            by_operator=dict(self.operators.most_common()),
+            by_module=dict(self.modules),
+            ledger=self.ledger,
+            largest_output=self.largest,
+        )
+
+
+class _Paths:
+    """Which module of a model is running, by its path in the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._running: list[str] = []
+
+    def __enter__(self) -> _Paths:
+        self._hooks = (
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, module: nn.Module, inputs: object) -> None:
+        here = self._running[-1] if self._running else ""
+        self._running.append(self._names.get(id(module), here))
+
+    def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
+        self._running.pop()
+
+    def here(self) -> list[str]:
+        """The running module's path and all that hold it, outermost first: "", "blocks", "blocks.0"."""
+        parts = self._running[-1].split(".") if self._running and self._running[-1] else []
+        return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]

@@ -1,0 +1,1 @@
+"""Latency: one sample, when to stop, and what disturbed it."""

@@ -1,0 +1,84 @@
+"""Latency: seconds of one iteration in the steady state, as raw samples and a verdict.
+
+One iteration is one batch that already lies on the device.  The first iteration never counts: it allocates,
+picks algorithms (cuDNN's autotune, oneDNN's kernels) and fills caches; its duration is a column of its own,
+and so is that of compiling, which happens before.  Warm-up then ends where the last samples show no trend;
+the samples of that window count, found flat in hindsight.  Sampling stops when the 95 % interval of the
+median is narrow enough (`stats.should_stop`) or the cell's budget, warm-up included, is spent.
+
+Statistics are derived on reading (`stats.py`); the samples are what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from longvis_bench.measure.latency.clock import Clock, Iteration
+from longvis_bench.records import TimingRecord
+from longvis_bench.stats import is_flat, is_precise, should_stop
+
+WINDOW = 5
+"""Samples that must show no trend for the warm-up to be over."""
+MIN_SAMPLES = 6
+"""Fewer give no interval of the median, so no verdict but `budget`."""
+WARMUP_SHARE = 0.5
+"""Share of the budget after which a warm-up that never became flat is cut off."""
+
+
+def measure_latency(
+    iteration: Iteration,
+    clock: Clock,
+    *,
+    budget_s: float,
+    precision: float = 0.02,
+    look: Callable[[], object] = lambda: None,
+) -> TimingRecord:
+    """Time an iteration until its median is known to `precision` or the budget is spent.
+
+    Arguments:
+        iteration: runs one batch; called at least twice, whatever the budget.
+        clock: obtains one sample, in seconds.
+        budget_s: seconds for warm-up and samples together.
+        precision: wanted half-width of the median's 95 % interval, as a share of the median.
+        look: called after the first iteration and between any two others.
+
+    Returns:
+        Warm-up and counted samples in seconds, and a verdict: `stable` (precise enough), `noisy` (budget
+        spent before), or `budget` (budget spent with fewer than 6 samples).
+    """
+    start = clock.now()
+    taken = [clock.time(iteration)]
+    warm = None
+    while True:
+        look()
+        taken.append(clock.time(iteration))
+        spent = clock.now() - start
+        if warm is None:
+            warm = _end_of_warmup(taken, spent, budget_s)
+        samples = taken[warm or 1 :]
+        if warm is not None and should_stop(samples, precision):
+            return _record(taken, warm, "stable")
+        if spent >= budget_s:
+            return _record(taken, warm or 1, _late_verdict(samples, precision))
+
+
+def _late_verdict(samples: list[float], precision: float) -> str:
+    """The verdict when the budget ends between two looks of the stop rule."""
+    if len(samples) < MIN_SAMPLES:
+        return "budget"
+    return "stable" if is_precise(samples, precision) else "noisy"
+
+
+def _end_of_warmup(taken: list[float], spent: float, budget_s: float) -> int | None:
+    """How many of the samples are warm-up, or None while that is not yet known."""
+    if len(taken) > WINDOW and is_flat(taken[-WINDOW:]):
+        return len(taken) - WINDOW
+    if spent >= WARMUP_SHARE * budget_s and len(taken) > WINDOW:
+        return len(taken) - WINDOW
+    return None
+
+
+def _record(taken: list[float], warm: int, verdict: str) -> TimingRecord:
+    return TimingRecord.model_validate(
+        {"samples_s": taken[warm:], "warmup_s": taken[:warm], "verdict": verdict}
+    )

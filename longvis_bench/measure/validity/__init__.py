@@ -1,0 +1,1 @@
+"""Validity: whether the outputs can be believed, and what finding out may cost."""

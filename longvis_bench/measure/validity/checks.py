@@ -1,0 +1,269 @@
+"""Validity: whether a cell's logits can be believed.
+
+Three questions: are the logits finite and of the promised shape; are an image's logits the same alone and in
+a batch; and are they those of a reference, the same weights in higher precision (float32; float64 for
+float32) with unfused attention.  Where the reference cannot be run, the model's operators are recomputed at
+sampled rows and windows instead (`sampling.py`), and the record says so; where not even that is possible the
+verdict is `not checked`, with the reason, never `ok`.
+
+A fourth question is asked where a tensor may be past 2^31 elements, whatever else is: what 32-bit indices
+give there.  Where nobody can tell, the cell is unsupported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from longvis_bench.errors import InvalidOutput, Unsupported
+from longvis_bench.measure.validity.operator_sampling import Samples, sample_operators
+from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
+from longvis_bench.records import ValidityRecord, Verdict
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+"""Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
+
+
+def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
+    """The logits, if they are a tensor of the promised shape; costs nothing on the device.
+
+    Raises:
+        InvalidOutput: they are not; the message says what was promised and what came.
+    """
+    if not isinstance(logits, Tensor):
+        raise InvalidOutput(
+            f"the model returned {type(logits).__name__}, not a tensor of logits; return that alone."
+        )
+    if tuple(logits.shape) != (batch, num_classes):
+        raise InvalidOutput(
+            f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}): "
+            "one row of logits for each image, whatever ran before."
+        )
+    return logits
+
+
+NOT_FINITE = "the reference itself is not finite"
+
+
+def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
+    """The logits, if they are finite and of the promised shape.
+
+    Raises:
+        InvalidOutput: they are not; the message says what was promised and what came.
+    """
+    logits = check_shape(logits, batch, num_classes)
+    if not torch.isfinite(logits).all():
+        share = 1 - torch.isfinite(logits).double().mean().item()
+        raise InvalidOutput(
+            f"{share:.0%} of the logits are NaN or infinite; try fp32 or bf16, or other weights."
+        )
+    return logits
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check of validity found."""
+
+    record: ValidityRecord
+    unchecked: tuple[str, ...] = ()
+    """Operators with a tensor past 2^31 elements whose result nobody looked at, with that tensor's shape."""
+
+    def require(self, model: str) -> None:
+        """Refuse a result that is wrong, or whose correctness nobody could look at.
+
+        Raises:
+            InvalidOutput: it is wrong.
+            Unsupported: an index may have overflowed.
+        """
+        record = self.record
+        if record.verdict == "invalid":
+            error = max(record.reference_error or 0.0, record.batch_error or 0.0)
+            raise InvalidOutput(
+                f"the logits differ by {error:.1e} of their size from {record.reference} "
+                f"or from the same image in a batch (accepted: {record.tolerance}); try fp32, "
+                f"and `longvis check {model}` for the cause."
+            )
+        refuse_unchecked(self.unchecked)
+
+
+def refuse_unchecked(operators: tuple[str, ...]) -> None:
+    """A cell with such operators has no result: its time may be that of a wrong answer.
+
+    Raises:
+        Unsupported: there is one.
+    """
+    if operators:
+        raise Unsupported(
+            f"tensors past 2^31 elements, where 32-bit indices overflow, meet operators whose results cannot "
+            f"be checked: {', '.join(operators)}; try a smaller batch or resolution."
+        )
+
+
+@contextmanager
+def canary(dtype: torch.dtype, limit: int = INT32_ELEMENTS) -> Iterator[None]:
+    """Look at tensors past 2^31 elements, and at nothing else, in what runs inside.
+
+    Arguments:
+        dtype: what runs inside is in.
+        limit: elements from which on an index may overflow.
+
+    Raises:
+        InvalidOutput: an operator is wrong there.
+        Unsupported: an operator cannot be looked at there.
+    """
+    samples = Samples(_higher(dtype), limit=limit, everything=False)
+    with samples:
+        yield
+    if samples.error > TOLERANCE[dtype]:
+        raise InvalidOutput(
+            f"{samples.worst} is wrong by {samples.error:.1e} of its size in a tensor past 2^31 elements; "
+            "try a smaller batch or resolution."
+        )
+    refuse_unchecked(samples.unchecked)
+
+
+@torch.inference_mode()
+def check_validity(
+    model: nn.Module,
+    images: Tensor,
+    num_classes: int,
+    *,
+    measured: Tensor | None = None,
+    other: Tensor | None = None,
+    skip_reference: str | None = None,
+    sample: bool = False,
+    limit: int = INT32_ELEMENTS,
+) -> Checked:
+    """Compare a model's logits with themselves in a batch and with a reference.
+
+    Arguments:
+        model: in eval mode, on the device and in the dtype that was measured.
+        images: (batch, channels, height, width), what was measured, on the same device, in the same dtype.
+        num_classes: width of the logits.
+        measured: the logits that the measured iteration gave for them; None: the model is run again.
+        other: (1, channels, height, width), for a batch of two where one image was measured; None: the batch
+            is not checked then.
+        skip_reference: why the reference is not to be run, e.g. for want of memory; then its operators are
+            compared at sampled places.
+        sample: sample the operators even where the reference runs, because a tensor may be past the limit.
+        limit: elements from which on an index may overflow.
+
+    Raises:
+        InvalidOutput: logits are not finite or have another shape.
+    """
+    logits = check_logits(model(images) if measured is None else measured, len(images), num_classes)
+    alone = logits if len(images) == 1 else check_logits(model(images[:1]), 1, num_classes)
+    pair = None if other is None or len(images) > 1 else torch.cat([images, other])
+    together = logits if len(images) > 1 else None
+    compared, error = _with_reference(model, images[:1], alone, skip_reference)
+    unchecked: tuple[str, ...] = ()
+    if sample or (error is None and compared != NOT_FINITE):
+        # the pair serves both purposes, but for tensors near the limit, which it would bring past it
+        batch = images if sample or pair is None else pair
+        looked = _look(model, batch, limit)
+        compared, unchecked = f"{looked.told}; whole model {compared}", looked.unchecked
+        if looked.logits is not None:
+            seen = check_logits(looked.logits, len(batch), num_classes)
+            together = seen if batch is pair else together
+            difference = 0.0 if batch is pair else _relative(logits, seen)
+            error = None if looked.error is None else max(error or 0.0, looked.error, difference)
+        elif sample:
+            unchecked = (f"all of the model ({looked.told})",)
+    if pair is not None and together is None:
+        together = check_logits(model(pair), 2, num_classes)
+    batch_error = None if together is None else _relative(alone, together[:1])
+    return Checked(_record(images.dtype, compared, error, batch_error, unchecked), unchecked)
+
+
+def _record(
+    dtype: torch.dtype,
+    compared: str,
+    error: float | None,
+    batch_error: float | None,
+    unchecked: tuple[str, ...],
+) -> ValidityRecord:
+    """The verdict on what was found."""
+    tolerance = TOLERANCE[dtype]
+    wrong = max(batch_error or 0.0, error or 0.0) > tolerance
+    verdict: Verdict = "invalid" if wrong else "not checked" if error is None or unchecked else "ok"
+    if unchecked:
+        compared += f"; not checked past 2^31 elements: {', '.join(unchecked)}"
+    return ValidityRecord(
+        verdict=verdict,
+        reference=compared,
+        reference_error=error,
+        batch_error=batch_error,
+        tolerance=tolerance,
+    )
+
+
+def _with_reference(
+    model: nn.Module, image: Tensor, alone: Tensor, skip: str | None
+) -> tuple[str, float | None]:
+    """What an image's logits were compared with, or why with nothing, and how far they are from it."""
+    dtype = _higher(image.dtype)
+    if skip is not None:
+        return skip, None
+    try:
+        reference = _reference_logits(model, image, dtype)
+    except (RuntimeError, NotImplementedError, TypeError) as problem:
+        return f"the reference does not run: {str(problem).splitlines()[0]}", None
+    if not torch.isfinite(reference).all():
+        return NOT_FINITE, None
+    return f"{_name(dtype)}, unfused attention", _relative(alone, reference)
+
+
+class _Look(NamedTuple):
+    """What a forward under observation gave."""
+
+    told: str
+    """What was sampled, or why nothing."""
+    error: float | None = None
+    """The largest of an operator; None where none was sampled."""
+    logits: object = None
+    unchecked: tuple[str, ...] = ()
+
+
+def _look(model: nn.Module, images: Tensor, limit: int) -> _Look:
+    """Run a forward and compare its operators at sampled places."""
+    try:
+        samples, logits = sample_operators(model, images, _higher(images.dtype), limit=limit)
+    except (RuntimeError, NotImplementedError, TypeError) as problem:
+        return _Look(f"operators cannot be sampled: {str(problem).splitlines()[0]}")
+    if not samples.kinds:
+        return _Look("no operator can be sampled", None, logits, samples.unchecked)
+    return _Look(samples.describe(), samples.error, logits, samples.unchecked)
+
+
+def _reference_logits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    reference = copy.deepcopy(model).to(dtype)
+    eager: Any = torch.compiler.set_stance("force_eager")
+    with eager, sdpa_kernel(SDPBackend.MATH), _no_autocast(images.device.type):
+        return reference(images.to(dtype))  # type: ignore[no-any-return]
+
+
+def _no_autocast(device: str) -> Any:
+    make: Callable[..., Any] = torch.autocast
+    return make(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
+
+
+def _higher(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float32 else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _relative(value: Tensor, reference: Tensor) -> float:
+    """Max |a - b| / max |b|, in float64."""
+    value, reference = value.double(), reference.double()
+    scale = reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return ((value - reference).abs().max() / scale).item()

@@ -1,0 +1,238 @@
+"""The operators a forward runs, recomputed in higher precision on a sample of their rows and windows.
+
+Where a whole model in float64 would take too long or too much memory, its operators can still be checked:
+each is recomputed from the inputs it had, at the first, the last and a random place of its output; kernels
+that multiply with plain products (`sampled_kernels.py`), all others on slices (`sampled_slices.py`).
+Those that cannot be recomputed are named.
+
+The same samples are the canary for 32-bit indices: in a tensor past 2^31 elements more of them are taken,
+where such indices overflow.  An operator with such a tensor that cannot be sampled, or that nobody saw run,
+leaves the cell unsupported: its time is no result.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from longvis_bench.errors import InvalidOutput
+from longvis_bench.measure.flops.formulas import by_name
+from longvis_bench.measure.validity.recompute_elementwise import (
+    SLICES,
+    NotSampled,
+    is_batch_norm_in_place,
+    is_elementwise,
+    prepare_batch_norm,
+    prepare_elementwise,
+)
+from longvis_bench.measure.validity.recompute_matmul import KERNELS, Call, Pair
+from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS, is_past
+
+OTHER = "other operators"
+SMALLEST_SCALE = 1e-30
+"""Values below it are compared with it: kernels may flush such numbers to zero."""
+_MOVES_NOTHING = ("as_strided_", "_unsafe_view", "_reshape_alias", "resize_", "set_", "detach_", "lift_fresh")
+"""Operators that give another view of the same elements; those of torch's own list of views are not here."""
+_UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+_PROBLEMS = (NotSampled, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What a recomputation raises that does not understand a call."""
+
+
+class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Recompute samples of every operator that runs while it is active.
+
+    Arguments:
+        dtype: of the recomputation.
+        limit: elements from which on an index may overflow; tests bring it down.
+        everything: sample all operators, not only those with a tensor past the limit.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, limit: int = INT32_ELEMENTS, everything: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype, self.limit, self.everything = dtype, limit, everything
+        self.kinds: Counter[str] = Counter()
+        """Calls that were sampled, by kind."""
+        self.error = 0.0
+        """Largest difference / largest element of the reference, over all calls."""
+        self.worst = ""
+        """The operator that gave it."""
+        self.unsampled: set[str] = set()
+        """Operators that were not sampled."""
+        self.past_limit = 0
+        """Sampled calls with a tensor past the limit."""
+        self._unchecked: dict[str, str] = {}
+        self._unfilled: dict[int, str] = {}
+        """Address -> new memory past the limit that nothing was seen to fill yet."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        short = func._overloadpacket.__name__
+        if func.is_view or short in _MOVES_NOTHING:
+            return func(*args, **kwargs)
+        inputs = _tensors((args, kwargs))
+        # what writes in place destroys what it is recomputed from
+        mutable = func._schema.is_mutable
+        compare = self._prepare(func, args, kwargs, inputs) if mutable else None
+        result = func(*args, **kwargs)
+        past = any(is_past(t, self.limit) for t in (*inputs, *_tensors(result)))
+        self._follow_unfilled(inputs if mutable else [], [] if mutable else _tensors(result))
+        if short in _UNFILLED:
+            if past:
+                self._unfilled[result.untyped_storage().data_ptr()] = _described(func, result)
+        elif _tensors(result) and (past or (self.everything and inputs)):
+            if not mutable:
+                compare = self._prepare(func, args, kwargs, inputs)
+            self._sample(func, compare, args, kwargs, result, past)
+        return result
+
+    def _follow_unfilled(self, written: list[Tensor], made: list[Tensor]) -> None:
+        """An operator that is seen filled a tensor; or its memory is in use again, and none ever did."""
+        for tensor in written:
+            self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+        for tensor in made:
+            gone = self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+            if gone is not None:
+                self._unchecked[gone] = gone
+
+    def _prepare(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
+    ) -> Callable[[Tensor], list[Pair]] | None:
+        """What will compare an operator that may overwrite its input; None: another, or of no interest."""
+        if not inputs or not (is_elementwise(func) or is_batch_norm_in_place(func)):
+            return None
+        if (
+            not self.everything
+            and not any(is_past(t, self.limit) for t in inputs)
+            and func._schema.is_mutable
+        ):
+            return None
+        try:
+            if is_batch_norm_in_place(func):
+                named = by_name(func, args, kwargs)
+                return prepare_batch_norm(Call(func, named, named["out"], self.dtype, self.limit))
+            return prepare_elementwise(func, args, kwargs, self.dtype, self.limit)
+        except _PROBLEMS:
+            return None
+
+    def _sample(
+        self,
+        func: Any,
+        compare: Callable[[Tensor], list[Pair]] | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        past: bool,
+    ) -> None:
+        name = func._overloadpacket._qualified_op_name
+        out = result[0] if isinstance(result, tuple | list) else result
+        kind, recompute = KERNELS.get(name) or (OTHER, SLICES.get(name))
+        try:
+            if compare is not None:
+                pairs = compare(out)
+            elif recompute is not None and not func._schema.is_mutable:
+                pairs = recompute(Call(func, by_name(func, args, kwargs), out, self.dtype, self.limit))
+            else:
+                raise NotSampled
+            self._compare(name, pairs, name in KERNELS)
+        except _PROBLEMS:
+            self.unsampled.add(name)
+            if past:
+                self._unchecked[name] = _described(func, (args, kwargs, result))
+            return
+        self.kinds[kind] += 1
+        self.past_limit += past
+
+    def _compare(self, name: str, pairs: list[Pair], is_kernel: bool) -> None:
+        """Book the error of a call: a kernel's place by place, others' relative to all that was looked at."""
+        found = [self._difference(name, given, right, is_kernel) for given, right in pairs if right.numel()]
+        if not is_kernel and found:
+            found = [(max(found)[0], max(scale for _, scale in found))]
+        error = max((difference / scale for difference, scale in found), default=0.0)
+        if error > self.error:
+            self.error, self.worst = error, name
+
+    def _difference(self, name: str, given: Tensor, right: Tensor, is_kernel: bool) -> tuple[float, float]:
+        """Largest difference and largest value, where there are numbers to compare with.
+
+        There are none in masked rows, nor (other operators than kernels) past what the dtype holds.
+        """
+        shown = right.isfinite() if is_kernel else right.to(given.dtype).isfinite()
+        if (is_kernel and not shown.all()) or not shown.any():
+            return 0.0, 1.0
+        given, right = given[shown], right[shown].double()
+        if not given.isfinite().all():
+            raise InvalidOutput(
+                f"{name} gave NaN or infinity where {_name(self.dtype)} gives numbers; try fp32 or bf16."
+            )
+        floor = max(torch.finfo(given.dtype).tiny, SMALLEST_SCALE) if given.is_floating_point() else 1.0
+        return float((given.double() - right).abs().max()), max(float(right.abs().max()), floor)
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Operators with a tensor past the limit whose result nobody looked at, with that tensor's shape."""
+        return tuple(sorted({*self._unchecked.values(), *self._unfilled.values()}))
+
+    def describe(self) -> str:
+        """What was compared, for `validity_reference`."""
+        kinds = ", ".join(f"{calls} {kind}" for kind, calls in sorted(self.kinds.items(), key=_is_other))
+        canary = f", {self.past_limit} past 2^31 elements" if self.past_limit else ""
+        left = f"; not sampled: {', '.join(sorted(self.unsampled))}" if self.unsampled else ""
+        return f"{_name(self.dtype)} at sampled rows and windows of {kinds or 'no operators'}{canary}{left}"
+
+
+def sample_operators(
+    model: nn.Module,
+    images: Tensor,
+    dtype: torch.dtype,
+    *,
+    limit: int = INT32_ELEMENTS,
+    everything: bool = True,
+) -> tuple[Samples, Tensor]:
+    """Run one forward and compare its operators at sampled places.
+
+    Arguments:
+        model: in eval mode, on the device and in the dtype that was measured; a compiled one runs its Python
+            code, whose kernels can be seen.
+        images: (batch, channels, height, width) on the same device, in the same dtype.
+        dtype: of the recomputation.
+        limit: elements from which on an index may overflow.
+        everything: sample all operators, not only those with a tensor past the limit.
+
+    Returns:
+        The samples, and the logits of that forward.
+
+    Raises:
+        InvalidOutput: an operator gave NaN or infinity where the recomputation gives numbers.
+    """
+    samples = Samples(dtype, limit=limit, everything=everything)
+    eager: Any = torch.compiler.set_stance("force_eager")
+    # not in inference mode, where operators arrive whole instead of as the kernels that run
+    with eager, torch.inference_mode(False), torch.no_grad(), samples:
+        logits = model(images)
+    return samples, logits
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _described(func: Any, tree: object) -> str:
+    """An operator and the shape of the largest tensor in its call."""
+    largest = max(_tensors(tree), key=lambda t: t.numel())
+    return f"{func._overloadpacket._qualified_op_name} {tuple(largest.shape)}"
+
+
+def _is_other(item: tuple[str, int]) -> bool:
+    return item[0] == OTHER
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,396 @@
+"""Selective scan on the CPU, compiled by numba: no compiler is needed, its wheel carries LLVM.
+
+Shapes and equations are in `selective_scan.py`.  The work is cut into tasks of one image and at most `WIDTH`
+channels.  Within a task, every innermost loop runs over channels: the recurrence couples steps of one channel
+only, so these loops become vector instructions.  What takes the time is one exponential a step, channel and
+state; LLVM knows no vector form of libm's, so `_exp2` is one.  Softplus and D x are part of the loop over
+steps, and inputs are read where they lie, whatever their strides: nothing as large as x is made but outputs.
+
+Tasks are shared among as many threads as torch uses.  They are plain Python threads (the kernels release the
+GIL): numba's own threading layers do not survive a fork, ours are made in the process that first needs them.
+
+Float32 inside, half precision included; float64 goes to the torch backend.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longvis_bench.ops.selective_scan.operator import Backend, Gradients
+
+WIDTH = 64
+"""Channels of a task: fills vector registers often, and keeps a task's states in the L2 cache."""
+
+PIECES = 4
+"""Into how many a thread's share of the tasks is cut; a thread that is ahead takes over another's, as torch's
+threads keep spinning for a while after an operation, and take a core from ours."""
+
+_ROWS = 12
+_BIAS, _SKIP, _STEP, _X, _DRIVE, _SIGMOID, _Y, _G, _DRIVEN, _D_STEP, _D_SKIP, _D_BIAS = (
+    WIDTH * i for i in range(_ROWS)
+)
+"""Places in `rows`, a task's one array of what has a number a channel: of two, LLVM would not know whether
+they overlap.  Delta's bias, D; of one step dt, x, dt x, the slope of softplus, y, its gradient and the sum of
+dh B; gradients."""
+
+_LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+
+_SHIFT = np.float32(3 * 2**22 + 127)
+"""Added to a float32 below 2^22, it leaves the nearest whole number, plus 127, in the lowest bits."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+
+
+def _compiled(function: Function) -> Function:
+    """Compile at the first call, and keep the machine code on disk where some directory is writable.
+
+    `contract` allows fused multiply-add and nothing else: sums keep their order, nan and inf their meaning.
+    """
+    njit: Any = numba.njit
+    try:
+        compiled: Function = njit(function, cache=True, fastmath={"contract"}, **_OPTIONS)
+    except RuntimeError:  # no directory to keep it in
+        compiled = njit(function, fastmath={"contract"}, **_OPTIONS)
+    return compiled
+
+
+def _inlined(function: Function) -> Function:
+    """Compile as part of the callers, with their meaning of sums."""
+    njit: Any = numba.njit
+    inlined: Function = njit(function, inline="always", **_OPTIONS)
+    return inlined
+
+
+def _called(*fastmath: str) -> Callable[[Function], Function]:
+    """Compile once for all callers, with a meaning of sums of its own."""
+    njit: Any = numba.njit
+    decorator: Callable[[Function], Function] = njit(fastmath=set(fastmath), **_OPTIONS)
+    return decorator
+
+
+def _bits_as_float(context: Any, bits: Any) -> Any:
+    """Numba's typing and code of `_float_of_bits`, the float32 that 32 bits are."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), generate
+
+
+def _float_as_bits(context: Any, number: Any) -> Any:
+    """Numba's typing and code of `_bits_of_float`, the 32 bits that a float32 is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), generate
+
+
+_float_of_bits: Any = intrinsic(_bits_as_float)
+_bits_of_float: Any = intrinsic(_float_as_bits)
+
+
+@_inlined
+def _exp2(x: np.float32) -> np.float32:
+    """2^x for x <= 0 to about one unit in the last place: 2^k 2^f with k whole and |f| <= 1/2.
+
+    2^f is a polynomial fitted for the least largest relative error, 9.2e-8.  Below -126 the result is that
+    at -126.
+    """
+    x = max(x, np.float32(-126.0))
+    shifted = x + _SHIFT
+    f = x - (shifted - _SHIFT)
+    p = np.float32(0.00132647367)
+    p = p * f + np.float32(0.00967151256)
+    p = p * f + np.float32(0.0555073372)
+    p = p * f + np.float32(0.240222421)
+    p = p * f + np.float32(0.693146978)
+    p = p * f + np.float32(1.0)
+    return np.float32(p * _float_of_bits(_bits_of_float(shifted) << np.int32(23)))
+
+
+@_inlined
+def _softplus(x: np.float32) -> tuple[np.float32, np.float32]:
+    """log(1 + exp(x)) and its slope, the logistic function of x.
+
+    Of e = exp(-|x|) in (0, 1], log(1 + e) = 2 artanh(r) with r = e / (2 + e); the series of artanh is cut off
+    where r = 1/3 leaves 1e-8.
+    """
+    e = _exp2(-abs(x) * _LOG2_E)
+    r = e / (np.float32(2) + e)
+    z = r * r
+    p = np.float32(2 / 13)
+    p = p * z + np.float32(2 / 11)
+    p = p * z + np.float32(2 / 9)
+    p = p * z + np.float32(2 / 7)
+    p = p * z + np.float32(2 / 5)
+    p = p * z + np.float32(2 / 3)
+    p = p * z + np.float32(2)
+    small = np.float32(1) / (np.float32(1) + e)
+    return max(x, np.float32(0)) + p * r, small if x >= 0 else e * small
+
+
+@_inlined
+def _read(
+    rows: Any, place: int, array: Any, strides: Any, image: int, start: int, t: int, lanes: int
+) -> None:
+    """Put a step's channels into the rows, from an array of (batch, channels, length) with these strides."""
+    first = image * strides[0] + start * strides[1] + t * strides[2]
+    for i in range(lanes):
+        rows[place + i] = array[first + i * strides[1]]
+
+
+@_called("contract")
+def _read_step(
+    rows: Any, x: Any, xs: Any, delta: Any, ds: Any, image: int, start: int, t: int, lanes: int
+) -> None:
+    """Put x_t, dt_t, dt_t x_t and the slope of dt_t into the rows."""
+    _read(rows, _X, x, xs, image, start, t, lanes)
+    _read(rows, _STEP, delta, ds, image, start, t, lanes)
+    for i in range(lanes):
+        step, slope = _softplus(rows[_STEP + i] + rows[_BIAS + i])
+        rows[_STEP + i], rows[_SIGMOID + i] = step, slope
+        rows[_DRIVE + i] = step * rows[_X + i]
+
+
+@_called("contract")
+def _begin(rows: Any, state: Any, rate: Any, skip: Any, bias: Any, start: int, lanes: int) -> None:
+    """Begin a task: states of zero, A / ln 2, D and delta's bias."""
+    states = state.shape[0]
+    for n in range(states):
+        for i in range(lanes):
+            state[n, i] = state[n, 2 * WIDTH + i] = np.float32(0)
+            state[n, WIDTH + i] = rate[(start + i) * states + n] * _LOG2_E
+    for i in range(lanes):
+        rows[_BIAS + i], rows[_SKIP + i] = bias[start + i], skip[start + i]
+        rows[_D_BIAS + i] = rows[_D_SKIP + i] = np.float32(0)
+
+
+@_compiled
+def _forward(first, last, sizes, x, xs, delta, ds, rate, b, bs, c, cs, skip, bias, y):  # type: ignore[no-untyped-def]
+    """Tasks first ... last - 1 of the scan.
+
+    sizes: channels, length, states.  All arrays are flat; x, delta, b and c are followed by their strides for
+    (batch, channels or states, length); rate: (channels, states); y: (batch, length, channels).
+    """
+    channels, length, states = sizes
+    chunks = -(-channels // WIDTH)
+    rows, state = np.zeros(_ROWS * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
+    for task in range(first, last):
+        image, start = task // chunks, task % chunks * WIDTH
+        lanes = min(WIDTH, channels - start)
+        _begin(rows, state, rate, skip, bias, start, lanes)
+        for t in range(length):
+            _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
+            for i in range(lanes):
+                rows[_Y + i] = rows[_SKIP + i] * rows[_X + i]
+            for n in range(states):
+                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
+                s = state[n]
+                for i in range(lanes):
+                    s[i] = _exp2(rows[_STEP + i] * s[WIDTH + i]) * s[i] + rows[_DRIVE + i] * bn
+                    rows[_Y + i] += cn * s[i]
+            for i in range(lanes):
+                y[(image * length + t) * channels + start + i] = rows[_Y + i]
+
+
+@_called("contract", "reassoc")
+def _step_back(
+    rows: Any, s: Any, k: Any, bn: np.float32, cn: np.float32, lanes: int
+) -> tuple[np.float32, np.float32]:
+    """One step of one state backwards; the gradients of B and C, summed in whatever order is fastest."""
+    d_b = d_c = np.float32(0)
+    for i in range(lanes):
+        before, decay = k[i], k[WIDTH + i]
+        dh = s[i] + rows[_G + i] * cn
+        s[i] = dh * decay
+        d_exponent = s[i] * before
+        rows[_DRIVEN + i] += dh * bn
+        rows[_D_STEP + i] += d_exponent * s[WIDTH + i]
+        s[2 * WIDTH + i] += d_exponent * rows[_STEP + i]
+        d_b += dh * rows[_DRIVE + i]
+        d_c += rows[_G + i] * (decay * before + rows[_DRIVE + i] * bn)
+    return d_b, d_c
+
+
+@_compiled
+def _backward(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    sizes,
+    g,
+    gs,
+    x,
+    xs,
+    delta,
+    ds,
+    rate,
+    b,
+    bs,
+    c,
+    cs,
+    skip,
+    bias,
+    d_x,
+    d_delta,
+    d_shared,
+    d_b,
+    d_c,
+):
+    """Tasks first ... last - 1 of the gradients; states are made anew, and kept with their decays.
+
+    Arrays are those of `_forward`, with g, the gradient of y, laid out as x; d_x, d_delta: as y; d_shared:
+    (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, tasks of an image, length,
+    states).  What has no length or image is summed by the caller.
+    """
+    channels, length, states = sizes
+    chunks = -(-channels // WIDTH)
+    rows, state = np.zeros(_ROWS * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
+    kept = np.zeros((length, states, 2 * WIDTH), np.float32)
+    for task in range(first, last):
+        image, start = task // chunks, task % chunks * WIDTH
+        lanes = min(WIDTH, channels - start)
+        _begin(rows, state, rate, skip, bias, start, lanes)
+        for t in range(length):
+            _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
+            for n in range(states):
+                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                s, k = state[n], kept[t, n]
+                for i in range(lanes):
+                    decay = _exp2(rows[_STEP + i] * s[WIDTH + i])
+                    k[i], k[WIDTH + i] = s[i], decay
+                    s[i] = decay * s[i] + rows[_DRIVE + i] * bn
+        for n in range(states):
+            for i in range(lanes):
+                state[n, i] = np.float32(0)
+        for t in range(length - 1, -1, -1):
+            _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
+            _read(rows, _G, g, gs, image, start, t, lanes)
+            for i in range(lanes):
+                rows[_DRIVEN + i] = rows[_D_STEP + i] = np.float32(0)
+            for n in range(states):
+                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
+                s, k = state[n], kept[t, n]
+                place = (task * length + t) * states + n
+                d_b[place], d_c[place] = _step_back(rows, s, k, bn, cn, lanes)
+            for i in range(lanes):
+                d_step = rows[_D_STEP + i] * _LN_2 + rows[_DRIVEN + i] * rows[_X + i]
+                rows[_D_STEP + i] = d_step * rows[_SIGMOID + i]
+                rows[_D_BIAS + i] += rows[_D_STEP + i]
+                rows[_D_SKIP + i] += rows[_G + i] * rows[_X + i]
+                rows[_DRIVEN + i] = rows[_DRIVEN + i] * rows[_STEP + i] + rows[_G + i] * rows[_SKIP + i]
+            place = (image * length + t) * channels + start
+            for i in range(lanes):
+                d_delta[place + i] = rows[_D_STEP + i]
+            for i in range(lanes):
+                d_x[place + i] = rows[_DRIVEN + i]
+        place = image * (states + 2) * channels + start
+        for n in range(states):
+            for i in range(lanes):
+                d_shared[place + n * channels + i] = state[n, 2 * WIDTH + i]
+        for i in range(lanes):
+            d_shared[place + states * channels + i] = rows[_D_SKIP + i]
+            d_shared[place + (states + 1) * channels + i] = rows[_D_BIAS + i]
+
+
+def forward(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """Run the scan: (batch, channels, length)."""
+    batch, channels, length = x.shape
+    y = x.new_empty(batch, length, channels, dtype=torch.float32)
+    _run(_forward, x, A, *_inputs(x, delta, A, B, C, D, delta_bias), _flat(y))
+    return y.to(x.dtype).mT
+
+
+def backward(
+    grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Gradients:
+    """Gradients of all seven inputs."""
+    (batch, channels, length), states = x.shape, A.shape[1]
+    empty = partial(torch.empty, dtype=torch.float32)
+    d_x, d_delta = empty(batch, length, channels), empty(batch, length, channels)
+    d_b, d_c = (empty(batch, -(-channels // WIDTH), length, states) for _ in range(2))
+    d_shared = empty(batch, states + 2, channels)
+    given = (*_strided(grad), *_inputs(x, delta, A, B, C, D, delta_bias))
+    _run(_backward, x, A, *given, *map(_flat, (d_x, d_delta, d_shared, d_b, d_c)))
+    shared = d_shared.sum(0)
+    return (
+        d_x.to(x.dtype).mT,
+        d_delta.to(delta.dtype).mT,
+        shared[:states].mT.to(A.dtype, copy=True, memory_format=torch.contiguous_format),
+        d_b.sum(1).to(B.dtype).mT,
+        d_c.sum(1).to(C.dtype).mT,
+        shared[states].to(D.dtype, copy=True),
+        shared[states + 1].to(delta_bias.dtype, copy=True),
+    )
+
+
+def _inputs(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> tuple[Any, ...]:
+    """The seven inputs as the kernels take them."""
+    sequences = (*_strided(x), *_strided(delta), _flat(A), *_strided(B), *_strided(C))
+    return (*sequences, _flat(D), _flat(delta_bias))
+
+
+def _strided(t: Tensor) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+    """The memory of a tensor from its first number to its last, as float32, and its strides."""
+    t = t.detach().float()
+    span = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    flat = torch.as_strided(t, (span if t.numel() else 0,), (1,))
+    return flat.numpy(), t.stride()
+
+
+def _flat(t: Tensor) -> NDArray[np.float32]:
+    """Number after number, as float32."""
+    return t.detach().float().contiguous().view(-1).numpy()
+
+
+def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, *arrays: Any) -> None:
+    """Share the tasks among the threads; the caller is one of them."""
+    batch, channels, length = x.shape
+    tasks = batch * -(-channels // WIDTH)
+    threads = min(torch.get_num_threads(), tasks)
+    if tasks == 0:
+        return
+    sizes = (channels, length, A.shape[1])
+    # one iterator for all threads: each takes the next piece, under the GIL
+    pieces = min(tasks, PIECES * threads if threads > 1 else 1)
+    bounds = pairwise([tasks * i // pieces for i in range(pieces + 1)])
+
+    def work() -> None:
+        for low, high in bounds:
+            kernel(low, high, sizes, *arrays)
+
+    pool = _pool(os.getpid(), threads)
+    others = [pool.submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: a fork starts with none and gets its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="longvis-scan")
+
+
+BACKEND = Backend(forward, backward)

@@ -1,0 +1,228 @@
+"""The selective scan of Mamba (arXiv:2312.00752, algorithm 2) as a torch operator, `longvis::selective_scan`.
+
+For every image b and channel d a state of N numbers runs along the sequence,
+
+    dt_t = softplus(delta_t + delta_bias)
+    h_t  = exp(dt_t A) h_{t-1} + dt_t B_t x_t          h_0 = 0, elementwise in N
+    y_t  = <C_t, h_t> + D x_t
+
+Shapes, here and in every backend:
+
+    x, delta, y   (batch, channels, length)
+    A             (channels, states), negative
+    B, C          (batch, states, length)
+    D, delta_bias (channels,)
+
+In memory, outputs of three dimensions lie token after token, whatever the inputs do: as a Linear wants them.
+
+The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
+shape), autograd (the backward is an operator too and computes the states anew instead of keeping them),
+autocast (float32, as mamba-ssm) and a formula for torch's FLOPs counter.  Which code runs is decided by the
+device and dtype, or by `use_backend`; ask `backend_for`, and `ops/observed.py` for what ran.  FLOPs of rows
+are counted in `measure/flops.py`: 9 x batch x length x channels x states.
+
+`reference` is the slow form that the backends are tested against.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from longvis_bench.errors import MissingDependency, UnknownName
+from longvis_bench.ops.kernel_trace import SCAN, note
+
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Those of x, delta, A, B, C, D, delta_bias."""
+
+_INPUTS = "Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor delta_bias"
+
+
+class Backend(NamedTuple):
+    """Code that runs the scan."""
+
+    forward: Callable[..., Tensor]
+    """The seven inputs -> y."""
+    backward: Callable[..., Gradients]
+    """The gradient of y, then the seven inputs -> the seven gradients."""
+
+
+class Source(NamedTuple):
+    """Where a backend is found; it is imported when it first runs."""
+
+    module: str
+    package: str
+    """The package it needs."""
+    devices: frozenset[str]
+    """Device types it is the default of, if that package is installed."""
+
+    def runs(self, kind: str, dtype: torch.dtype) -> bool:
+        """Whether it is the default there; what is not plain torch works in float32."""
+        return kind in self.devices and dtype != torch.float64 and _is_installed(self.package)
+
+
+MAMBA_SSM = "mamba_ssm"
+
+SOURCES = {
+    "numba": Source("longvis_bench.ops.selective_scan.numba_backend", "numba", frozenset({"cpu"})),
+    "mamba-ssm": Source("longvis_bench.ops.selective_scan.mamba_ssm_backend", MAMBA_SSM, frozenset({"cuda"})),
+    "triton": Source("longvis_bench.ops.selective_scan.triton_backend", "triton", frozenset({"cuda"})),
+    "torch": Source("longvis_bench.ops.selective_scan.torch_backend", "torch", frozenset()),
+}
+"""Backends by name, for a device the first that is installed; `torch` runs on every device."""
+
+_forced: str | None = None
+
+
+def backend_for(device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """Name of the backend that runs on a device now: the one of `use_backend`, else the device's own.
+
+    Float64 always runs in `torch`.
+    """
+    if _forced is not None and dtype != torch.float64:
+        return _forced
+    kind = torch.device(device).type
+    return next((name for name, source in SOURCES.items() if source.runs(kind, dtype)), "torch")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every scan inside with one backend.
+
+    Raises:
+        UnknownName: there is no such backend.
+        MissingDependency: the package it needs is not installed.
+    """
+    global _forced
+    if name not in SOURCES:
+        raise UnknownName("scan backend", name, SOURCES)
+    package = SOURCES[name].package
+    if not _is_installed(package):
+        install = (
+            f"pip install {package.replace('_', '-')}" if package == MAMBA_SSM else f"pip install {package}"
+        )
+        raise MissingDependency(package, f"the scan backend {name}", install)
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    """Whether it can be had; a package of compiled code counts only if it loads on this machine."""
+    if importlib.util.find_spec(package) is None:
+        return False
+    if package != MAMBA_SSM:
+        return True
+    try:
+        importlib.import_module(f"{MAMBA_SSM}.ops.selective_scan_interface")
+    except ImportError:
+        return False
+    return True
+
+
+def _backend(x: Tensor) -> Backend:
+    name = backend_for(x.device, x.dtype)
+    note(SCAN, name)
+    backend = importlib.import_module(SOURCES[name].module).BACKEND
+    assert isinstance(backend, Backend)
+    return backend
+
+
+def selective_scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """Run the scan; see the module's docstring for shapes.
+
+    Returns:
+        y (batch, channels, length), in the dtype of x.
+    """
+    out: Tensor = torch.ops.longvis.selective_scan(x, delta, A, B, C, D, delta_bias)
+    return out
+
+
+@torch.library.custom_op("longvis::selective_scan", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
+def _scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    return _backend(x).forward(x, delta, A, B, C, D, delta_bias)
+
+
+@torch.library.custom_op(
+    "longvis::selective_scan_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_INPUTS}) -> ({', '.join(['Tensor'] * 7)})",
+)
+def _scan_backward(
+    grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Gradients:
+    return _backend(x).backward(grad, x, delta, A, B, C, D, delta_bias)
+
+
+@_scan.register_fake
+def _fake_scan(x: Tensor, *parameters: Tensor) -> Tensor:
+    return _token_major(x)
+
+
+@_scan_backward.register_fake
+def _fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(_token_major(t) if t.ndim == 3 else t.new_empty(t.shape) for t in inputs)
+
+
+def _token_major(t: Tensor) -> Tensor:
+    return t.new_empty(t.shape[0], t.shape[2], t.shape[1]).mT
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Gradients:
+    saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+    gradients: Gradients = torch.ops.longvis.selective_scan_backward(grad, *saved)
+    return gradients
+
+
+_scan.register_autograd(_differentiate, setup_context=_save)
+for _device in ("cpu", "cuda"):
+    _scan.register_autocast(_device, torch.float32)
+
+
+@register_flop_formula(torch.ops.longvis.selective_scan)
+def _flops(x: Sequence[int], delta: Sequence[int], A: Sequence[int], *_: Any, **__: Any) -> int:
+    """For torch's own FlopCounterMode: 9 x batch x channels x length x states (shapes are given)."""
+    return 9 * prod(x) * A[1]
+
+
+def reference(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """The definition, one step at a time, in plain torch that autograd can follow (quadratic: for tests)."""
+    dt = F.softplus(delta + delta_bias[:, None])
+    state = x.new_zeros(x.shape[0], x.shape[1], A.shape[1])
+    outputs = []
+    for t in range(x.shape[2]):
+        decay = torch.exp(dt[:, :, t, None] * A)
+        state = decay * state + dt[:, :, t, None] * B[:, None, :, t] * x[:, :, t, None]
+        outputs.append((state * C[:, None, :, t]).sum(-1) + D * x[:, :, t])
+    return torch.stack(outputs, dim=2)
+
+
+def warm_up_scan(device: torch.device | str) -> None:
+    """Run a tiny scan forward and backward, so that a backend's compiler is done before memory is watched."""
+    x, delta = (torch.zeros(1, 2, 4, device=device, requires_grad=True) for _ in range(2))
+    states = torch.zeros(1, 2, 4, device=device)
+    y = selective_scan(
+        x, delta, -torch.ones(2, 2, device=device), states, states, *torch.zeros(2, 2, device=device)
+    )
+    y.sum().backward()  # type: ignore[no-untyped-call]

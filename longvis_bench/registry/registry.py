@@ -1,0 +1,413 @@
+"""Models by name: cards found in four places, variants built on demand.
+
+Cards come from the package itself, from installed plug-ins (entry-point group `longvis_bench.models`), from
+`--models-dir` and from `./models` of the working directory.  Finding a model reads cards only; its code is
+imported when it is built, so listing is instant and a card in somebody's folder runs nothing until the
+user names its model.
+
+A model is named `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`, or
+`path/to/file.py:callable`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
+from longvis_bench.registry.card import Card, Dependency, Implementation, WeightsEntry
+from longvis_bench.registry.discovery import FoundCard, built_in_cards, find_cards
+from longvis_bench.sizes.plan import SizePlan, require_multiple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NAME = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<arguments>.*)\])?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One model that can be built at many resolutions."""
+
+    name: str
+    """As the user may write it, without arguments, e.g. "atlas-s" or "mambavision-s@upstream"."""
+    family: str
+    variant: str
+    implementation: Implementation
+    factory: str
+    folder: Path
+    """Where a relative factory or weight file is looked up."""
+    origin: str
+    """Where the card was found, for messages and the listing."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """The card's arguments, overridden by the user's."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Only what the user gave in brackets."""
+    requires: tuple[Dependency, ...] = ()
+    card: Card | None = None
+    """None for ad hoc models (`timm:NAME`, `file.py:callable`)."""
+
+    @property
+    def full_name(self) -> str:
+        """The name that finds this variant again, the user's arguments in brackets."""
+        inside = ",".join(f"{key}={value!r}" for key, value in sorted(self.overrides.items()))
+        return f"{self.name}[{inside}]" if inside else self.name
+
+    def plan(self, resolution: int) -> SizePlan:
+        """What is done to reach `resolution`, in pixels.
+
+        Raises:
+            IllegalSize: the model cannot take it; the message names legal sizes near it.
+        """
+        if self.card is None:
+            return SizePlan(reach="built for the size")
+        rule = self.card.resolution
+        if rule.plan is not None:
+            return self._ask_plan(rule.plan, resolution)
+        _require_rule(resolution, self)
+        return SizePlan(reach="built for the size")
+
+    def _ask_plan(self, reference: str, resolution: int) -> SizePlan:
+        try:
+            plan = _load(reference, self.folder)(resolution, **self.arguments)
+        except LongvisError:
+            raise
+        except Exception as error:
+            raise CardError(f"{self.full_name} cannot be planned with these arguments: {error}.") from error
+        if not isinstance(plan, SizePlan):
+            raise CardError(f"{reference} of {self.name} returned no SizePlan.")
+        return plan
+
+    def check_factory(self) -> None:
+        """Look, without running it, whether the factory is there and takes the user's arguments.
+
+        Raises:
+            CardError: it is not, or it does not.
+            UnknownName: timm has no such model.
+        """
+        if self.origin == "timm":
+            from longvis_bench.backbones.timm import require_known
+
+            require_known(self.variant)
+            return
+        source = self.source_file()
+        if source is not None:
+            _check_source(source, self.factory.rpartition(":")[2], self)
+
+    def source_file(self) -> Path | None:
+        """The file the factory stands in; None where it has none."""
+        target = self.factory.rpartition(":")[0]
+        if target.endswith(".py"):
+            return self.folder / target
+        try:
+            spec = importlib.util.find_spec(target)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None:
+            raise CardError(f"the factory's module {target} cannot be found.")
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+    def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
+        """Build the model on the current default device, with fresh weights.
+
+        Returns:
+            A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
+
+        Raises:
+            MissingDependency: a package it needs is not installed.
+            IllegalSize: it cannot take the resolution.
+            CardError: its factory is not there, cannot be called so, or returns no module.
+        """
+        from torch import nn
+
+        self.require_packages()
+        arguments = {**self.arguments, **self.plan(resolution).arguments}
+        factory = self.load_factory()
+        _check_call(factory, self, arguments)
+        model = factory(resolution=resolution, num_classes=num_classes, in_chans=in_chans, **arguments)
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise CardError(
+                f"the factory {self.factory} of {self.name} returned {kind}, not a torch.nn.Module."
+            )
+        return model
+
+    def load_factory(self) -> Callable[..., Any]:
+        """Import what builds the model; a second time costs nothing.
+
+        Raises:
+            MissingDependency, CardError: see `build`.
+        """
+        return _load(self.factory, self.folder)
+
+    def require_packages(self) -> None:
+        """Raise MissingDependency for the first package that is not installed."""
+        for need in self.requires:
+            if importlib.util.find_spec(need.module) is None:
+                raise MissingDependency(need.module, self.name, need.install)
+
+    def shipped_weights(self, dataset: str, resolution: int) -> WeightsEntry | None:
+        """The weight file that ships for this data set and resolution, if any."""
+        if self.card is None or self.overrides:
+            return None
+        for entry in self.card.weights:
+            wanted = (self.variant, dataset, resolution)
+            if entry.file and (entry.variant, entry.dataset, entry.resolution) == wanted:
+                return entry
+        return None
+
+
+def _require_rule(resolution: int, variant: Variant) -> None:
+    from longvis_bench.errors import IllegalSize
+
+    assert variant.card is not None
+    rule = variant.card.resolution
+    require_multiple(resolution, rule.multiple_of, variant.family, rule.minimum)
+    if rule.maximum is not None and resolution > rule.maximum:
+        largest = rule.maximum // rule.multiple_of * rule.multiple_of
+        raise IllegalSize(resolution, f"{variant.family} takes at most {largest} px", [largest])
+
+
+def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[str, Any]) -> None:
+    """Say which argument a factory does not take before calling it, instead of a TypeError from inside."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(resolution=0, num_classes=0, in_chans=0, **arguments)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        message = (
+            f"the factory {variant.factory} of {variant.name} cannot be called: {error}; it takes {takes}."
+        )
+        raise CardError(message) from error
+
+
+def _check_source(file: Path, name: str, variant: Variant) -> None:
+    """Find a callable in a file by parsing it, and compare its parameters with the user's arguments."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"the factory's file {file} does not exist.") from error
+    except (SyntaxError, ValueError) as error:
+        raise CardError(f"the factory's file {file.name} is not valid Python: {error}.") from error
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if name not in functions:
+        if not any(name in ast.dump(node) or "'*'" in ast.dump(node) for node in tree.body):
+            raise CardError(f"{file.name} has no callable named {name!r}.")
+        return
+    signature = functions[name].args
+    takes = [argument.arg for argument in (*signature.args, *signature.kwonlyargs)]
+    unknown = [] if signature.kwarg else [key for key in variant.overrides if key not in takes]
+    if unknown:
+        own = [key for key in takes if key not in ("resolution", "num_classes", "in_chans")]
+        raise UnknownName(f"argument of {variant.name}", unknown[0], own)
+
+
+def _load(reference: str, folder: Path) -> Callable[..., Any]:
+    """The callable behind `module:name` or `file.py:name`."""
+    target, _, attribute = reference.rpartition(":")
+    module = _load_file(folder / target) if target.endswith(".py") else _load_module(target)
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        raise CardError(f"{target} has no callable named {attribute!r}.") from None
+    if not callable(found):
+        raise CardError(f"{reference} is not callable.")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_module(name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise CardError(f"the factory's module {name} cannot be found.") from error
+        raise MissingDependency(error.name or name, name, f"python -m pip install {error.name}") from error
+
+
+def _load_file(path: Path) -> object:
+    name = "longvis_user_" + re.sub(r"\W", "_", str(path.resolve()))
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise CardError(f"the factory's file {path} does not exist.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class Registry:
+    """All cards in reach, and the variants they declare.
+
+    Arguments:
+        models_dirs: folders given by the user, each holding `<family>/card.toml`.
+        working_dir: whose `models/` folder is listed too; None for the current directory.
+    """
+
+    def __init__(self, models_dirs: Sequence[Path] = (), working_dir: Path | None = None) -> None:
+        self.models_dirs = tuple(models_dirs)
+        self.working_dir = working_dir or Path.cwd()
+        self._cards: dict[str, FoundCard] = {}
+        self._variants: dict[str, FoundCard] = {}
+        for found in find_cards(self.models_dirs, self.working_dir):
+            self._add(found)
+
+    @property
+    def cards(self) -> list[FoundCard]:
+        """Every card, by family name."""
+        return [self._cards[family] for family in sorted(self._cards)]
+
+    def _add(self, found: FoundCard) -> None:
+        family = found.card.family
+        known = self._cards.get(family)
+        if known is not None:
+            if known.card == found.card:
+                return
+            raise CardError(
+                f"two different cards claim the family {family!r}: {known.folder} and {found.folder}."
+            )
+        for name in found.card.variants:
+            if name in self._variants:
+                other = self._variants[name].folder
+                raise CardError(f"two cards claim the variant {name!r}: {other} and {found.folder}.")
+        self._cards[family] = found
+        self._variants.update(dict.fromkeys(found.card.variants, found))
+
+    def names(self) -> list[str]:
+        """Every name that `find` knows, other implementations included."""
+        names = list(self._variants)
+        for name, found in self._variants.items():
+            names += [f"{name}@{other}" for other in found.card.implementations]
+        return sorted(names)
+
+    def find(self, name: str) -> Variant:
+        """The variant behind a name as the user wrote it.
+
+        Raises:
+            UnknownName: nothing answers to it; near misses are named.
+        """
+        match = _NAME.match(name.strip())
+        if match is None:
+            raise UnknownName("model", name, self.names())
+        overrides = _parse_arguments(name, match["arguments"] or "")
+        variant = self._find_base(match["base"].strip())
+        return replace(variant, arguments={**variant.arguments, **overrides}, overrides=overrides)
+
+    def _find_base(self, base: str) -> Variant:
+        if base.startswith("timm:"):
+            return _timm_variant(base)
+        if ".py:" in base:
+            return _file_variant(base, self.working_dir)
+        name, _, implementation = base.partition("@")
+        found = self._variants.get(name)
+        if found is None:
+            hint = "run `longvis models` to see them all, or write timm:NAME or path/to/file.py:callable."
+            raise UnknownName("model", base, self.names(), hint)
+        return _card_variant(found, name, implementation)
+
+
+def _card_variant(found: FoundCard, name: str, implementation: str) -> Variant:
+    card = found.card
+    factory, requires, chosen = card.factory, card.requires, card.implementation
+    if implementation and implementation != card.implementation:
+        others = {str(key): entry for key, entry in card.implementations.items()}
+        if implementation not in others:
+            raise UnknownName(f"implementation of {name}", implementation, [card.implementation, *others])
+        entry = others[implementation]
+        factory, requires = entry.factory, entry.requires
+        chosen = implementation  # type: ignore[assignment]
+    return Variant(
+        name=name if chosen == card.implementation else f"{name}@{chosen}",
+        family=card.family,
+        variant=name,
+        implementation=chosen,
+        factory=factory,
+        folder=found.folder,
+        origin=found.origin,
+        arguments=dict(card.variants[name].arguments),
+        requires=requires,
+        card=card,
+    )
+
+
+def _timm_variant(base: str) -> Variant:
+    return Variant(
+        name=base,
+        family="timm",
+        variant=base.removeprefix("timm:"),
+        implementation="timm",
+        factory="longvis_bench.backbones.timm:build_any",
+        folder=Path(),
+        origin="timm",
+        arguments={"name": base.removeprefix("timm:")},
+    )
+
+
+def _file_variant(base: str, working_dir: Path) -> Variant:
+    path, _, attribute = base.rpartition(":")
+    file = (working_dir / path).resolve()
+    if not file.is_file():
+        raise UnknownName("model file", path, [], "the file does not exist.")
+    return Variant(
+        name=base,
+        family="user",
+        variant=f"{file.stem}:{attribute}",
+        implementation="user",
+        factory=f"{file.name}:{attribute}",
+        folder=file.parent,
+        origin=path,
+    )
+
+
+def _parse_arguments(name: str, text: str) -> dict[str, Any]:
+    """`window_order=official,window=8` -> a dict; values are Python literals, else plain strings."""
+    arguments: dict[str, Any] = {}
+    for part in split_names(text):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise UnknownName("model", name, [], "arguments read model[key=value,key=value].")
+        try:
+            arguments[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            arguments[key.strip()] = value.strip()
+    return arguments
+
+
+def split_names(text: str) -> list[str]:
+    """Split at commas that stand outside brackets: `a[x=1,y=2],b` -> `["a[x=1,y=2]", "b"]`."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def preload() -> None:
+    """Read the built-in cards and import their factories' modules, so that forks of this process need not.
+
+    A card that cannot be read, or a package that is missing, is the matter of the cell that needs it.
+    """
+    with suppress(LongvisError):
+        for found in built_in_cards():
+            with suppress(LongvisError, ImportError):
+                _load(found.card.factory, found.folder)

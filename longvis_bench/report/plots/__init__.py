@@ -1,0 +1,1 @@
+"""Figures: shared style and layout, one module per kind of figure."""

@@ -1,0 +1,135 @@
+"""Figures of accuracy against distance: one panel a model, so that seven of them stay readable.
+
+Behind each model's curve those of the others are drawn in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from longvis_bench import units
+from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
+from longvis_bench.records import Row
+from longvis_bench.report.accuracy_by_distance import DistanceCurve
+from longvis_bench.report.grouping import names
+from longvis_bench.report.plots.style import (
+    GREY,
+    PALE,
+    WIDTH,
+    Look,
+    empty,
+    fit,
+    looks,
+    printable,
+    short,
+    style,
+)
+from longvis_bench.stats import wilson
+
+COLUMNS = 3
+LEFT, RIGHT, TOP, BOTTOM = 0.6, 0.15, 0.9, 0.78
+"""Inches around all panels."""
+PANEL, ACROSS, DOWN = 1.2, 0.16, 0.34
+"""Inches of a panel's height, and between panels."""
+LIMIT = local_limit(len(KINDS))
+LINES = ((CHANCE, (0, (1, 2))), (LIMIT, (0, (4, 2))))
+"""Of chance, and of a sum of local scores; with their dashes."""
+LINES_IN_WORDS = (
+    f"dots: chance; dashes: the most of a sum of local scores, {units.percent(LIMIT)}; bars: 95 % intervals"
+)
+
+
+def distance_figures(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> dict[str, Figure]:
+    """A figure for each size, by name; none where there are no curves.
+
+    Arguments:
+        rows: all that are shown; they decide how a model is called and looks.
+        curves: of those rows.
+    """
+    sizes = sorted({curve.row.cell.resolution for curve in curves})
+    with style():
+        return {
+            f"accuracy-distance-{size}": _figure(
+                rows, [curve for curve in curves if curve.row.cell.resolution == size]
+            )
+            for size in sizes
+        }
+
+
+def _figure(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> Figure:
+    lines = ceil(len(curves) / COLUMNS)
+    height = TOP + lines * PANEL + (lines - 1) * DOWN + BOTTOM
+    size = curves[0].row.cell.resolution
+    figure = empty(height, f"Accuracy against distance, {size} px", [curve.row for curve in curves])
+    called, look = names(rows), looks(rows)
+    width = (WIDTH - LEFT - RIGHT - (COLUMNS - 1) * ACROSS) / COLUMNS
+    low = min(0.4, *(_interval(curve)[0] for curve in curves))
+    for place, curve in enumerate(curves):
+        line, column = divmod(place, COLUMNS)
+        left, bottom = LEFT + column * (width + ACROSS), height - TOP - PANEL - line * (PANEL + DOWN)
+        axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, PANEL / height))
+        _axes(axes, size, low, first=column == 0, last=place + COLUMNS >= len(curves))
+        for other in curves:
+            _line(axes, other, PALE)
+        _draw(axes, curve, look[called[curve.row.key]])
+        _name(axes, curve, called[curve.row.key])
+    figure.text(LEFT / WIDTH, 0.3 / height, "pixels between the two digits", fontsize=10)
+    figure.text(0.1 / WIDTH, 0.09 / height, LINES_IN_WORDS, fontsize=8.5, color=GREY)
+    return figure
+
+
+def _interval(curve: DistanceCurve) -> tuple[float, float]:
+    """The lowest and the highest end of a curve's intervals."""
+    ends = [wilson(share.hits, share.trials) or (0.0, 1.0) for share in curve.shares]
+    return min(end[0] for end in ends), max(end[1] for end in ends)
+
+
+def _axes(axes: Axes, size: int, low: float, *, first: bool, last: bool) -> None:
+    axes.set_xlim(0, size)
+    axes.set_ylim(low - 0.02, 1.02)
+    axes.set_xticks([size // 4, size // 2, 3 * size // 4])
+    ticks = [tick / 10 for tick in range(0, 11, 2) if tick / 10 >= low]
+    axes.set_yticks(ticks, [units.percent(tick).replace(".0", "") for tick in ticks])
+    axes.tick_params(labelsize=8.5, labelleft=first, labelbottom=last, length=2)
+    for height, dashes in LINES:
+        axes.axhline(height, color=GREY, linewidth=0.9, linestyle=dashes, zorder=1)
+
+
+def _line(axes: Axes, curve: DistanceCurve, colour: str, zorder: float = 1.5) -> None:
+    axes.plot(
+        [share.centre for share in curve.shares],
+        [share.hits / share.trials for share in curve.shares],
+        color=colour,
+        linewidth=1.2,
+        zorder=zorder,
+    )
+
+
+def _draw(axes: Axes, curve: DistanceCurve, look: Look) -> None:
+    """The curve with its 95 % Wilson intervals."""
+    _line(axes, curve, look.colour, 3)
+    for share in curve.shares:
+        ends = wilson(share.hits, share.trials)
+        assert ends is not None
+        axes.vlines([share.centre], *ends, color=look.colour, linewidth=1.1, alpha=0.5, zorder=2)
+    axes.plot(
+        [share.centre for share in curve.shares],
+        [share.hits / share.trials for share in curve.shares],
+        look.marker,
+        color=look.colour,
+        markersize=4.5,
+        zorder=4,
+    )
+
+
+def _name(axes: Axes, curve: DistanceCurve, name: str) -> None:
+    """Above the panel: who it is, and its accuracy over all distances."""
+    hits = sum(share.hits for share in curve.shares)
+    trials = sum(share.trials for share in curve.shares)
+    axes.set_title(units.percent(hits / trials), loc="right", fontsize=8.5, color=GREY, pad=4)
+    text = axes.text(0, 1.04, printable(short(name)), transform=axes.transAxes, fontsize=9, va="bottom")
+    fit(text, 1.0)

@@ -1,0 +1,1 @@
+"""A run on disk: its directory, lock, schema migrations, predictions, and merging."""

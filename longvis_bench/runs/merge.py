@@ -1,0 +1,156 @@
+"""Rows of several runs: merged where they are of one environment, side by side in any case.
+
+The rule for duplicates, in both: within a run the last row of a key counts; of a key in several runs, the row
+of the run named last.  What is left out is counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longvis_bench import units
+from longvis_bench.errors import RunDirectoryError
+from longvis_bench.records import Environment, Row, digest
+from longvis_bench.runs.directory import (
+    PREDICTIONS,
+    ROWS,
+    RunDirectory,
+    cannot_write,
+    check_environment,
+    current,
+    has_torn_tail,
+    latest,
+    read_rows,
+    read_run,
+)
+from longvis_bench.sweep.session import write_derived
+
+
+class RunRows(NamedTuple):
+    """The rows of a run that count, and what was left out of it."""
+
+    path: Path
+    rows: tuple[Row, ...]
+    earlier: int
+    """Rows that later ones of the same run replace."""
+    torn: bool
+    """Whether it ends in an unfinished line."""
+    replaced: int
+    """Rows that a later run replaces, having the same keys."""
+
+    @property
+    def sentence(self) -> str:
+        """How many rows count, and what became of the others."""
+        left_out = [
+            f"{self.earlier} replaced by later rows of the run" if self.earlier else "",
+            f"{self.replaced} replaced by a run named later" if self.replaced else "",
+            "an unfinished line not read" if self.torn else "",
+        ]
+        detail = "; ".join(filter(None, left_out))
+        return f"{self.path}: {units.several(len(self.rows), 'row')}{f' ({detail})' if detail else ''}"
+
+
+def read_runs(runs: Sequence[Path], *, one_a_cell: bool) -> list[RunRows]:
+    """The rows of runs, each key once.
+
+    Arguments:
+        runs: directories, or files of rows.
+        one_a_cell: leave out rows of older code where a run holds newer ones of the same cell.
+
+    Raises:
+        RunDirectoryError: one of them cannot be read.
+    """
+    lines = [read_rows(run) for run in runs]
+    chosen = [current(rows) if one_a_cell else latest(rows) for rows in lines]
+    owner = {row.key: number for number, rows in enumerate(chosen) for row in rows}
+    found = []
+    for number, (run, read, rows) in enumerate(zip(runs, lines, chosen, strict=True)):
+        kept = tuple(row for row in rows if owner[row.key] == number)
+        found.append(
+            RunRows(run, kept, len(read) - len(rows), has_torn_tail(run), replaced=len(rows) - len(kept))
+        )
+    return found
+
+
+def side_by_side(runs: Sequence[RunRows]) -> list[Row]:
+    """All rows of runs, those of each machine under a name of its own.
+
+    Where two runs of one machine hold the same cell, measured in another environment or with other code, the
+    run's name is added to the machine's.
+    """
+    places = Counter(_place(row) for run in runs for row in run.rows)
+    ambiguous = {row.machine for run in runs for row in run.rows if places[_place(row)] > 1}
+    names = _short_names([run.path for run in runs])
+    return [
+        row.model_copy(update={"machine": f"{row.machine} ({name})"}) if row.machine in ambiguous else row
+        for run, name in zip(runs, names, strict=True)
+        for row in run.rows
+    ]
+
+
+def _place(row: Row) -> str:
+    return digest([row.machine, row.cell.model_dump(mode="json")])
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as tell them apart."""
+    folders = [(path if path.is_dir() else path.parent).resolve() for path in paths]
+    for parts in range(1, max(len(folder.parts) for folder in folders)):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(set(folders)):
+            return names
+    return [folder.name for folder in folders]
+
+
+def merge_runs(runs: Sequence[Path], out: Path) -> list[RunRows]:
+    """Merge the latest rows of runs into a new run directory, with predictions, tables and plots.
+
+    Arguments:
+        runs: directories; where a key is in several, the row of the last one counts.
+        out: made where it does not exist; must hold no rows.
+
+    Returns:
+        What was kept of each run, and what was not.
+
+    Raises:
+        RunDirectoryError: a run cannot be read, environments differ, or `out` is taken.
+    """
+    if (out / ROWS).exists():
+        raise RunDirectoryError(f"{out} holds a run already; choose another --out.")
+    files = [_run_file(run) for run in runs]
+    environment = Environment.model_validate(files[0]["environment"])
+    for run, file in zip(runs, files, strict=True):
+        advice = "only runs of one environment are merged, `longvis report` shows any side by side"
+        check_environment(run, file, environment, advice)
+    found = read_runs(runs, one_a_cell=False)
+    invocations = [invocation for file in files for invocation in file["invocations"]]
+    with RunDirectory(out) as directory:
+        directory.write_run({**files[0], "invocations": invocations, "merged": [run.name for run in runs]})
+        for part in found:
+            for row in part.rows:
+                _copy_predictions(part.path, out, row.key)
+                directory.append(row)
+    write_derived(out)
+    return found
+
+
+def _copy_predictions(run: Path, out: Path, key: str) -> None:
+    source = run / PREDICTIONS / f"{key}.npz"
+    if not source.exists():
+        return
+    try:
+        (out / PREDICTIONS).mkdir(exist_ok=True)
+        shutil.copyfile(source, out / PREDICTIONS / source.name)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+
+
+def _run_file(path: Path) -> Mapping[str, Any]:
+    run = read_run(path)
+    if run is None:
+        raise RunDirectoryError(f"{path} holds no run.json: give the directory of a longvis run.")
+    return run

@@ -1,0 +1,298 @@
+"""Run a plan: each cell once, each row kept, the same command again resumes.
+
+A cell whose key has a final row is not run again.  After a device or host ran out of memory, larger sizes of
+the same model are skipped with that reason, and planned anew when that row is retried.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+from longvis_bench import units
+from longvis_bench.errors import HarnessFault, RunDirectoryError
+from longvis_bench.isolation.runner import Runner, interrupted_row
+from longvis_bench.measure.batch_search import measure_best_batch
+from longvis_bench.records import ACCEPTED, Cell, Row, Status, digest
+from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
+from longvis_bench.sweep.plan import Plan, Planned
+from longvis_bench.sweep.run_file import Invocation, record
+
+INTERRUPTED = "interrupted"
+AFTER_OOM = "a smaller size of this model ran out of memory"
+NO_FORK = "This system cannot fork: every cell starts a new interpreter, which takes some seconds each."
+
+
+class Reporter(Protocol):
+    """Told what happens, as it happens; the progress display is one."""
+
+    def note(self, sentence: str) -> None:
+        """Something the user should know, before or while cells run."""
+
+    def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
+        """A sweep starts: the cells to run, and the rows already there."""
+
+    def start(self, planned: Planned) -> None:
+        """A cell starts."""
+
+    def tick(self) -> None:
+        """Called several times a second."""
+
+    def finish(self, row: Row) -> None:
+        """A row was stored."""
+
+    def end(self) -> None:
+        """The sweep is over, however it ended."""
+
+
+class Silent:
+    """The reporter of Python callers: quiet but for what they should know, which is logged as a warning."""
+
+    def note(self, sentence: str) -> None:
+        """See Reporter."""
+        logging.getLogger("longvis_bench").warning(sentence)
+
+    def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
+        """See Reporter."""
+
+    def start(self, planned: Planned) -> None:
+        """See Reporter."""
+
+    def tick(self) -> None:
+        """See Reporter."""
+
+    def finish(self, row: Row) -> None:
+        """See Reporter."""
+
+    def end(self) -> None:
+        """See Reporter."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to."""
+
+    rows: tuple[Row, ...]
+    """One row a cell of the plan, as far as they were run."""
+    path: Path
+    was_complete: bool
+    """Nothing had to be run."""
+    interrupted: bool
+    faults: tuple[HarnessFault, ...] = ()
+    """Faults of our own; their cells have no row, and the same command tries them again."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every row is a result, 1 where a cell failed, 130 after an interrupt, 70 for our faults."""
+        if self.interrupted:
+            return 130
+        if self.faults:
+            return 70
+        return 0 if all(row.status in ACCEPTED for row in self.rows) else 1
+
+
+def run_sweep(
+    plan: Plan,
+    path: Path,
+    *,
+    invocation: Invocation,
+    reporter: Reporter | None = None,
+    retry: Collection[Status] = (),
+    only_missing: bool = False,
+) -> Outcome:
+    """Run what is missing of a plan into a run directory.
+
+    Arguments:
+        plan: the cells.
+        path: the run's directory; made where it does not exist.
+        invocation: what was asked, kept in run.json.
+        reporter: told of every step.
+        retry: statuses whose cells are run again.
+        only_missing: a row of older code settles its cell too.
+
+    Raises:
+        RunDirectoryError: the directory cannot be used, or holds rows of another environment.
+    """
+    _refuse_reference(path)
+    with RunDirectory(path) as directory:
+        run = read_run(path)
+        if run is not None:
+            check_environment(path, run, plan.environment)
+        record(directory, run, invocation, plan.environment)
+        sweep = _Sweep(plan, directory, reporter or Silent(), retry, only_missing)
+        interrupted = sweep.run()
+    return Outcome(tuple(sweep.rows()), path, not sweep.to_run, interrupted, tuple(sweep.faults))
+
+
+def _refuse_reference(path: Path) -> None:
+    parts = path.resolve().parts
+    if ("results", "reference") in pairwise(parts):
+        raise RunDirectoryError(
+            f"{path} is a committed reference run and is never written to; choose another."
+        )
+
+
+class _Sweep:
+    """One pass over a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: RunDirectory,
+        reporter: Reporter,
+        retry: Collection[Status],
+        only_missing: bool,
+    ) -> None:
+        self._plan, self._directory, self._reporter = plan, directory, reporter
+        self.faults: list[HarnessFault] = []
+        stored = {row.key: row for row in latest(directory.rows())}
+        self._attempts = {key: row.attempt for key, row in stored.items()}
+        retried = {row.cell.model for row in stored.values() if row.status in retry}
+        skipping = plan.config.skip_after_oom
+        self._rows = {key: row for key, row in stored.items() if _is_final(row, retry, retried, skipping)}
+        if only_missing:
+            self._settle_by_cell()
+        self.to_run = [planned for planned in plan.cells if planned.request.key not in self._rows]
+        self._changes = _changes(self.to_run, stored)
+
+    def _settle_by_cell(self) -> None:
+        """Take rows of the same cell whose keys differ by the code's hash alone; the environment is one."""
+        by_cell = {_identity(row.cell): row for row in self._rows.values()}
+        for planned in self._plan.cells:
+            row = by_cell.get(_identity(planned.cell))
+            if row is not None:
+                self._rows.setdefault(planned.request.key, row)
+
+    def rows(self) -> list[Row]:
+        """The plan's rows that are there, in the plan's order."""
+        keys = [planned.request.key for planned in self._plan.cells]
+        return [self._rows[key] for key in keys if key in self._rows]
+
+    def run(self) -> bool:
+        """Run what is missing; True if the user interrupted it."""
+        if not self.to_run:
+            return False
+        try:
+            for change in self._changes:
+                self._reporter.note(change)
+            self._reporter.begin(self.to_run, self.rows())
+            with Runner() as runner:
+                if not runner.forks:
+                    self._reporter.note(NO_FORK)
+                for planned in self.to_run:
+                    self._run_one(planned, runner)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            self._reporter.end()
+        return False
+
+    def _run_one(self, planned: Planned, runner: Runner) -> None:
+        try:
+            self._keep(self._row(planned, runner))
+        except HarnessFault as fault:
+            self.faults.append(fault)
+            self._reporter.note(f"internal error at {_named(planned.cell)}: {fault}; the cell has no row.")
+
+    def _row(self, planned: Planned, runner: Runner) -> Row:
+        request = planned.request.model_copy(
+            update={
+                "attempt": self._attempts.get(planned.request.key, 0) + 1,
+                "predictions_path": self._directory.path / PREDICTIONS / f"{planned.request.key}.npz",
+            }
+        )
+        self._reporter.start(planned)
+        if planned.decided is not None:
+            return planned.decided.model_copy(update={"attempt": request.attempt})
+        after = self._ran_out_of_memory(planned)
+        if after is not None:
+            reason = (
+                f"{AFTER_OOM} ({after.cell.resolution} px, {after.status}); --no-skip runs it all the same."
+            )
+            return interrupted_row(request).model_copy(update={"reason": reason})
+        try:
+            if request.cell.batch_auto:
+                return measure_best_batch(runner.run, request, self._reporter.tick)
+            return runner.run(request, self._reporter.tick)
+        except KeyboardInterrupt:
+            self._keep(interrupted_row(request))
+            raise
+
+    def _keep(self, row: Row) -> None:
+        self._directory.append(row)
+        self._rows[row.key] = row
+        self._reporter.finish(row)
+
+    def _ran_out_of_memory(self, planned: Planned) -> Row | None:
+        """A stored row that says this cell cannot fit: the same condition at a smaller size did not."""
+        if not self._plan.config.skip_after_oom:
+            return None
+        for row in self.rows():
+            if row.status not in ("oom", "host_oom") or row.cell.resolution >= planned.cell.resolution:
+                continue
+            changes = {name: getattr(planned.cell, name) for name in _FREE_AFTER_OOM}
+            if row.cell.model_copy(update=changes) == planned.cell:
+                return row
+        return None
+
+
+_FREE_AFTER_OOM = ("resolution", "round", "weights", "weights_sha256")
+"""Fields in which a cell may differ from one that ran out of memory and still be the same, but larger."""
+
+
+def _changes(to_run: Sequence[Planned], stored: Mapping[str, Row]) -> list[str]:
+    """Which cells were measured here before under another key, and what changed it: a sentence a cause."""
+    before = {_condition(row.cell): row for row in stored.values()}
+    causes: dict[str, list[str]] = {}
+    for planned in to_run:
+        row = before.get(_condition(planned.cell))
+        if row is not None and planned.request.key not in stored:
+            causes.setdefault(_cause(planned, row), []).append(_named(planned.cell))
+    return [
+        f"{units.several(len(names), 'cell')} measured before and now anew, for {cause} changed: "
+        f"{units.listing(names, 4)}."
+        for cause, names in causes.items()
+    ]
+
+
+def _condition(cell: Cell) -> tuple[object, ...]:
+    """What makes two cells the same one to a reader of a table."""
+    return tuple(getattr(cell, name) for name in _CONDITION)
+
+
+_CONDITION = ("model", "resolution", "batch_size", "mode", "dtype", "device", "round")
+
+
+def _cause(planned: Planned, row: Row) -> str:
+    """What differs between a planned cell and a stored row: `the code`, `threads (1 -> 2), the weights`."""
+    old, new = row.cell.model_dump(mode="json"), planned.cell.model_dump(mode="json")
+    differing = [name for name in new if new[name] != old[name]]
+    causes = [f"{name} ({old[name]} -> {new[name]})" for name in differing if not name.startswith("weights")]
+    if any(name.startswith("weights") for name in differing):
+        causes.append("the weights")
+    if row.code != planned.request.code:
+        causes.append("the measuring code" + ("" if differing else " (--only-missing keeps the old rows)"))
+    return ", ".join(causes) or "the environment"
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.model} {cell.resolution} px"
+
+
+def _identity(cell: Cell) -> str:
+    return digest(cell.model_dump(mode="json"))
+
+
+def _is_final(row: Row, retry: Collection[Status], retried: Collection[str], skipping: bool) -> bool:
+    """Whether a stored row settles its cell."""
+    if row.status in retry:
+        return False
+    if row.status != "skipped" or row.reason is None:
+        return True
+    if row.reason == INTERRUPTED:
+        return False
+    return not (row.reason.startswith(AFTER_OOM) and (row.cell.model in retried or not skipping))

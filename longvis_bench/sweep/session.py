@@ -1,0 +1,157 @@
+"""One benchmark from options to finished files: what `longvis bench` and `lv.bench` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from longvis_bench import units
+from longvis_bench.environment import read_environment
+from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
+from longvis_bench.records import Row, Status, TrainLength
+from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
+from longvis_bench.sweep.execute import Outcome, Reporter, run_sweep
+from longvis_bench.sweep.plan import Plan, SweepConfig, make_plan
+from longvis_bench.sweep.run_file import Invocation, invocation_of
+
+RUNS = Path("results/runs")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A checked plan and the directory it goes to."""
+
+    plan: Plan
+    path: Path
+    invocation: Invocation
+    """What was asked, as run.json keeps it."""
+
+    def run(
+        self, *, reporter: Reporter | None = None, retry: Sequence[str] = (), only_missing: bool = False
+    ) -> Outcome:
+        """Run what is missing, then write tables and plots.
+
+        Arguments:
+            reporter: told of every step.
+            retry: statuses whose cells are run again.
+            only_missing: rows of older code settle their cells too.
+
+        Raises:
+            UnknownName: a status to retry is none.
+        """
+        known: tuple[Status, ...] = get_args(Status)
+        for status in retry:
+            if status not in known:
+                raise UnknownName("status", status, known)
+        chosen = tuple(status for status in known if status in retry)
+        outcome = run_sweep(
+            self.plan,
+            self.path,
+            invocation=self.invocation,
+            reporter=reporter,
+            retry=chosen,
+            only_missing=only_missing,
+        )
+        length = self.plan.config.hours_for
+        if length is not None:
+            outcome = replace(outcome, rows=tuple(restate(outcome.rows, length)))
+            write_derived(self.path, restate(current(RunDirectory(self.path).rows()), length))
+        elif not outcome.was_complete or not (self.path / "summary.md").exists():
+            write_derived(self.path)
+        return outcome
+
+
+def start(
+    options: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    fresh: bool = False,
+    machine: str | None = None,
+    command: str | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Session:
+    """Check options and plan; nothing is written yet.
+
+    Arguments:
+        options: fields of SweepConfig.
+        out: the run's directory; by default one named after the configuration.
+        fresh: a new numbered directory instead of continuing.
+        machine: name of this machine in the results.
+        command: the command line, to be kept with the run.
+        shard: (2, 8) is the second of eight parts of the cells, which every machine cuts alike.
+
+    Raises:
+        LongvisError: an option is wrong, or no cell can run.
+    """
+    try:
+        config = SweepConfig.model_validate(dict(options))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise LongvisError(
+            f"{place} = {fault['input']!r} is not possible: {fault['msg'].lower()}."
+        ) from error
+    plan = make_plan(config, read_environment(machine))
+    path = out or RUNS / plan.config.name
+    part = None
+    if shard is not None:
+        part = f"{shard[0]}/{shard[1]}"
+        path = out or path.with_name(f"{path.name}-shard-{shard[0]}-of-{shard[1]}")
+        plan = _shard(plan, *shard)
+    invocation = invocation_of(plan.config, command, part)
+    return Session(plan, fresh_directory(path) if fresh else path, invocation)
+
+
+def _shard(plan: Plan, number: int, parts: int) -> Plan:
+    """Every n-th cell: the plan is sorted by cost, so that the parts cost about the same."""
+    if not 1 <= number <= parts:
+        raise LongvisError(f"there is no shard {number} of {parts}: give 1/{parts} to {parts}/{parts}.")
+    cells = plan.cells[number - 1 :: parts]
+    if not cells:
+        raise LongvisError(
+            f"shard {number}/{parts} is empty: the sweep has {units.several(len(plan.cells), 'cell')}."
+        )
+    return replace(plan, cells=cells)
+
+
+def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
+    """The same rows, with hours of training for another length: that is arithmetic, not measuring."""
+    return [
+        row.model_copy(update={"settings": row.settings.model_copy(update={"hours_for": length})})
+        for row in rows
+    ]
+
+
+def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[Path] = ()) -> None:
+    """Write summary.csv, summary.md, the accuracies by class and plots/ from the rows of a run directory.
+
+    Arguments:
+        path: the run's directory.
+        rows: read from it where not given.
+        runs: further directories in which the rows' predictions may lie.
+    """
+    from longvis_bench.report.accuracy_by_distance import by_distance
+    from longvis_bench.report.per_class import CLASSES, CONFUSION, classes_csv, confusion_csv
+    from longvis_bench.report.plots.cost import write_plots
+    from longvis_bench.report.plots.distance import distance_figures
+    from longvis_bench.report.significance import compare, sentences
+    from longvis_bench.report.summary import summary_csv, summary_markdown
+    from longvis_bench.runs.predictions import read_answers
+
+    directory = RunDirectory(path)
+    rows = current(directory.rows()) if rows is None else rows
+    answers = read_answers(rows, [path, *runs])
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_plots(rows, path / "plots", distance_figures(rows, by_distance(answers)))
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
+    directory.write("summary.csv", summary_csv(rows))
+    directory.write("summary.md", summary_markdown(rows, sentences(rows, compare(answers))))
+    if answers:
+        directory.write(CLASSES, classes_csv(answers))
+        directory.write(CONFUSION, confusion_csv(answers))

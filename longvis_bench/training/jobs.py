@@ -1,0 +1,151 @@
+"""What `longvis train` does, without printing: check everything, then work, then keep.
+
+Names, sizes, packages and devices are checked for all models before the first one is trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from longvis_bench.data.protocol import DataSpec, open_data
+from longvis_bench.environment import resolve_device, usable_cores
+from longvis_bench.errors import CheckpointError, LongvisError
+from longvis_bench.records import digest
+from longvis_bench.registry.registry import Variant
+from longvis_bench.training.curves import write_curves
+from longvis_bench.training.loop import Job, TrainReport
+from longvis_bench.training.recipe import Recipe
+from longvis_bench.weights.matching import store_weights, weights_folder
+from longvis_bench.weights.resolving import check_fit, sha256_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `longvis train` takes beside models, data, size and recipe."""
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    initial: str | None = None
+    """See `initial_weights`."""
+    micro_batch: int | None = None
+    workers: int | None = None
+    """None for none on a CPU, whose cores the model needs, and up to 8 for each GPU."""
+    store: Path | None = None
+    """None for the user's data folder."""
+    checkpoint_s: float = 600.0
+
+
+def start_training(
+    variants: Sequence[Variant], data: str | DataSpec, resolution: int, recipe: Recipe, options: Options
+) -> list[Job]:
+    """The jobs, once everything that can be checked has been.
+
+    Raises:
+        LongvisError: an unknown name or device, an illegal size, a package that is not installed, or weights
+            to start from that belong to another model.
+    """
+    images, place = open_data(data), _prepare(options.device, options.threads)
+    if not variants:
+        raise LongvisError("there is no model to train: name at least one.")
+    for variant in variants:
+        variant.plan(resolution)
+        variant.require_packages()
+    jobs = [
+        Job(
+            variant=variant,
+            data=images,
+            resolution=resolution,
+            recipe=recipe,
+            seed=options.seed,
+            device=place,
+            initial=initial_weights(variant, images.name, options.initial),
+            micro_batch=options.micro_batch,
+            workers=_workers(place) if options.workers is None else options.workers,
+            checkpoint_s=options.checkpoint_s,
+        )
+        for variant in variants
+    ]
+    for job in jobs:
+        if job.initial is not None:
+            check_fit(job.variant, job.initial, [resolution], images.num_classes, whole=False)
+    return [replace(job, checkpoint=_checkpoint(job, options.store)) for job in jobs]
+
+
+def _workers(device: str) -> int:
+    if torch.device(device).type == "cpu":
+        return 0
+    return min(8, max(1, usable_cores() // max(1, torch.cuda.device_count())))
+
+
+def _checkpoint(job: Job, store: Path | None) -> Path:
+    """Where this training's state lies: the same command finds it again, another one does not."""
+    identity = {
+        "model": job.variant.full_name,
+        "data": job.data.name,
+        "resolution": job.resolution,
+        "recipe": job.recipe.model_dump(mode="json"),
+        "seed": job.seed,
+        "initial": sha256_file(job.initial) if job.initial is not None else None,
+        "micro_batch": job.micro_batch,
+    }
+    name = f"unfinished-{job.resolution}-{digest(identity)[:8]}.pt"
+    return weights_folder(job.variant.full_name, store) / name
+
+
+def keep(report: TrainReport, store: Path | None) -> Path:
+    """Put the weights and their curves into the store, and end the checkpoint; the weight file."""
+    job = report.job
+    weights = store_weights(
+        report.model,
+        variant=job.variant.full_name,
+        dataset=job.data.name,
+        resolution=job.resolution,
+        facts=report.facts(),
+        store=store,
+    )
+    write_curves(report, weights)
+    if job.checkpoint is not None:
+        job.checkpoint.unlink(missing_ok=True)
+    return weights
+
+
+def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | None:
+    """The file that training starts from.
+
+    Arguments:
+        variant: the model.
+        dataset: the name of the data set it is trained on.
+        spec: None for fresh weights, a path, or a size in pixels: the weights that ship for that size.
+
+    Raises:
+        CheckpointError: there is no such file, or no weights ship for the size.
+    """
+    if spec is None:
+        return None
+    if not spec.isdigit():
+        path = Path(spec)
+        if not path.is_file():
+            raise CheckpointError(f"the weight file {path} does not exist.")
+        return path
+    entry = variant.shipped_weights(dataset, int(spec))
+    if entry is None or entry.file is None:
+        raise CheckpointError(f"no weights ship for {variant.name} on {dataset} at {spec} px to start from.")
+    return variant.folder / entry.file
+
+
+def _prepare(device: str, threads: int | None) -> str:
+    """The device to run on; sets the number of CPU threads."""
+    place = resolve_device(device)
+    torch.set_num_threads(threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return place
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all: the only one, or the first that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"

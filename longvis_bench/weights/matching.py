@@ -1,0 +1,452 @@
+"""Weights fitted to a model, written and kept.  Reading strangers' files is in `checkpoints.py`.
+
+Loading names every tensor it did not take as it was: `LoadReport`.
+
+The store is where `longvis train` leaves its files:
+
+    <store>/<variant>/<dataset>-<resolution>-<first 8 of sha256>.safetensors    and beside it .json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from longvis_bench.errors import CheckpointError
+from longvis_bench.weights.classes import HEAD
+from longvis_bench.weights.reading import plain_names, read_tensors
+
+NATIVE = ("atlas", "longvit", "mambavision")
+"""Families whose authors' checkpoints carry other tensor names than our modules."""
+WRAPPINGS = ("module.", "encoder.", "model.", "backbone.")
+"""Prefixes that the authors' training code puts before the names of a whole model."""
+MOST_NAMED = 5
+"""Tensors named in a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of every tensor of the file and of the model."""
+
+    loaded: tuple[str, ...]
+    """Tensors of the model that took a value from the file, reshaped ones included."""
+    unused: tuple[str, ...] = ()
+    """Tensors of the file that the model has no place for, by their name in the file."""
+    missing: tuple[str, ...] = ()
+    """Tensors of the model that the file does not hold: they keep the value they had."""
+    reshaped: dict[str, str] = field(default_factory=dict)
+    """Tensor of the model -> what was done to fit it, in words."""
+    random: tuple[str, ...] = ()
+    """Tensors of the head that keep the model's own value, because the file's head is for other classes.
+    With any of these, as with any that is missing, accuracy means nothing."""
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], strict: bool = True
+) -> LoadReport:
+    """Give a model the values of a weight file, or say why they do not belong to it.
+
+    Position tables are interpolated to the model's size (bicubic); a classifier for other classes is left out
+    and the model keeps its own.  Nothing is changed in the model unless everything fits.
+
+    Arguments:
+        model: on any device and of any dtype; values are converted.
+        source: a file for `read_tensors`, or tensors by name.  The official layouts of Atlas, LongViT,
+            MambaVision and FasterViT are recognised, and those that timm converts for a model of its own.
+        strict: whether a tensor that the file does not hold is an error.
+
+    Returns:
+        What was loaded, unused, missing and reshaped.
+
+    Raises:
+        CheckpointError: the file cannot be read, or belongs to another model.
+    """
+    if isinstance(source, Mapping):
+        fitted, report = _match(model, source, "the mapping", strict)
+    else:
+        fitted, report = _match(model, read_tensors(source), Path(source).name, strict)
+    model.load_state_dict(fitted, strict=False)
+    return report
+
+
+def match_weights(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str, strict: bool = True
+) -> LoadReport:
+    """What `load_weights` would do; the model stays as it is, and may lie on the meta device.
+
+    Arguments:
+        model: as there.
+        tensors: of the file, as `read_tensors` gives them.
+        name: the file's, for messages.
+        strict: as there.
+
+    Raises:
+        CheckpointError: the weights belong to another model.
+    """
+    return _match(model, tensors, name, strict)[1]
+
+
+def _match(
+    model: nn.Module, source: Mapping[str, Tensor], name: str, strict: bool
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The values that the model's tensors would get, and the report."""
+    given = plain_names(dict(source))
+    tensors, unused = _our_names(model, given)
+    wanted = {key: value for key, value in model.state_dict().items() if key not in _derived(model)}
+    fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
+    absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
+    unfit = absent and (strict or len(absent) == len(wanted))
+    if (misfits or unfit) and (foreign := _official_family(given, but=_native_family(model))):
+        kind = type(model).__name__
+        raise CheckpointError(
+            f"{name} is an official {foreign} checkpoint; the model is of another family, {kind}."
+        )
+    if misfits and len(misfits) >= len(absent):
+        raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
+    if misfits or unfit:
+        raise CheckpointError(_missing_sentence(name, absent, model))
+    if not absent and (deeper := _beyond(tensors, wanted)):
+        raise CheckpointError(_deeper_sentence(name, deeper, model))
+    return fitted, LoadReport(
+        loaded=tuple(fitted),
+        unused=(*unused, *(key for key in tensors if key not in wanted)),
+        missing=absent,
+        reshaped=reshaped,
+        random=tuple(fresh),
+    )
+
+
+def _our_names(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by our module names, and the names of those an official layout holds in vain."""
+    family = _native_family(model)
+    if family is not None and (official := _official(tensors, family)) is not None:
+        within, beside = official
+        renamed, unused = _layout(family).official_names(within)
+        return dict(renamed), [*beside, *unused]
+    if family is None:
+        wanted = model.state_dict().keys()
+        tensors, beside = _unwrapped(tensors, wanted)
+        return _by_timm(model, tensors) if wanted - tensors.keys() else tensors, beside
+    return tensors, []
+
+
+def _unwrapped(tensors: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors without what training code put before the names of a whole model, and the names beside them."""
+    if any(name in wanted for name in tensors):
+        return tensors, []
+    for prefix in WRAPPINGS:
+        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if within:
+            found, beside = _unwrapped(within, wanted)
+            if any(name in wanted for name in found):
+                return found, [*(name for name in tensors if not name.startswith(prefix)), *beside]
+    return tensors, []
+
+
+def _by_timm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The original authors' tensors by timm's names, where timm knows their layout; their shapes stay."""
+    module = type(model).__module__
+    convert = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+    if not module.startswith("timm.") or convert is None:
+        return tensors
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to timm's own developers
+            renamed = dict(convert(dict(tensors), model))
+    except Exception:  # of a layout that it takes for another one
+        return tensors
+    wanted = model.state_dict().keys()
+    if len(wanted & renamed.keys()) <= len(wanted & tensors.keys()):
+        return tensors
+    return {name: tensors[name] if _is_table(name, tensors) else value for name, value in renamed.items()}
+
+
+def _is_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether timm would have resized the tensor: we do, and say so."""
+    return name.endswith(("pos_embed", "relative_position_bias_table")) and name in tensors
+
+
+def _layout(family: str) -> Any:
+    """The module that knows the family's official names."""
+    return importlib.import_module(f"longvis_bench.backbones.{family}")
+
+
+def _official(tensors: Mapping[str, Tensor], family: str) -> tuple[dict[str, Tensor], list[str]] | None:
+    """A family's official tensors without what wraps their names, and the names beside them; None if none."""
+    if _layout(family).is_official(tensors):
+        return dict(tensors), []
+    for prefix in WRAPPINGS:
+        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if within and (found := _official(within, family)) is not None:
+            return found[0], [*(name for name in tensors if not name.startswith(prefix)), *found[1]]
+    return None
+
+
+def _native_family(model: nn.Module) -> str | None:
+    package, _, module = type(model).__module__.rpartition(".")
+    return module if package == "longvis_bench.backbones" and module in NATIVE else None
+
+
+def _derived(model: nn.Module) -> set[str]:
+    """Persistent buffers that the model computes itself: neither saved nor asked of a file."""
+    if not any(type(module).__module__.startswith("fastervit.") for module in model.modules()):
+        return set()
+    from longvis_bench.backbones import fastervit
+
+    return set(fastervit.derived_buffers(model))
+
+
+_Fitted = tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]
+
+
+def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Fitted:
+    """Fit each tensor of the file to the model's shape: values, what was done, fresh heads, misfits."""
+    fitted: dict[str, Tensor] = {}
+    reshaped: dict[str, str] = {}
+    fresh: list[str] = []
+    misfits: list[str] = []
+    for name, target in wanted.items():
+        if name not in tensors:
+            continue
+        value = tensors[name]
+        if value.shape == target.shape:
+            fitted[name] = value
+        elif _is_head(name, value, target):
+            fresh.append(name)
+            reshaped[name] = f"left fresh: {len(value)} classes in the file, {len(target)} in the model"
+        elif (moved := _reshape_positions(name, value, target)) is not None:
+            fitted[name] = moved
+            reshaped[name] = f"interpolated (bicubic) from {_shape(value)} to {_shape(target)}"
+        else:
+            misfits.append(name)
+    return fitted, reshaped, fresh, misfits
+
+
+def _is_head(name: str, value: Tensor, target: Tensor) -> bool:
+    """Whether two tensors are classifiers that differ in their number of classes only."""
+    return HEAD.search(name) is not None and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]
+
+
+def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | None:
+    """A table of positions, interpolated to the model's grid; None if it is none or cannot be."""
+    if name.endswith("relative_position_bias_table"):
+        return _reshape_relative(value, target)
+    if not re.search(r"(^|[._])(pos_embed|position_embeddings?|embed_positions)\b", name):
+        return None
+    if value.ndim != target.ndim or value.shape[-1] != target.shape[-1]:
+        return None
+    (old, prefix), (new, wanted_prefix) = _square(value.shape[-2]), _square(target.shape[-2])
+    if prefix != wanted_prefix:
+        return None
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    table = value.float().reshape(1, *value.shape[-2:])
+    moved: Tensor = resample_abs_pos_embed(table, [new, new], [old, old], num_prefix_tokens=prefix)
+    return moved.reshape(target.shape)
+
+
+def _reshape_relative(value: Tensor, target: Tensor) -> Tensor | None:
+    """Swin's table ((2w-1)^2, heads) for windows of another size."""
+    if value.ndim != 2 or value.shape[1] != target.shape[1]:
+        return None
+    (old, rest), (new, wanted_rest) = _square(len(value)), _square(len(target))
+    if rest or wanted_rest:
+        return None
+    grid = value.float().T.reshape(1, -1, old, old)
+    moved = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return moved.reshape(-1, new * new).T.contiguous()
+
+
+def _square(tokens: int) -> tuple[int, int]:
+    """Side of the largest square grid of `tokens`, and what is left over: class tokens."""
+    side = math.isqrt(tokens)
+    return side, tokens - side * side
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _misfit_sentence(
+    file: str, misfits: list[str], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> str:
+    shapes = [f"{name} ({_shape(tensors[name])}, not {_shape(wanted[name])})" for name in misfits]
+    return (
+        f"{file} holds weights of another variant or size: {len(misfits)} of the model's "
+        f"{len(wanted)} tensors have another shape there: {_some(shapes)}."
+    )
+
+
+def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module) -> str:
+    few = "tensor" if len(missing) == 1 else "tensors"
+    return (
+        f"{file} lacks {len(missing)} {few} of this {type(model).__name__}: {_some(missing)}; "
+        "it belongs to another model or variant, or was saved at a size with fewer parts."
+    )
+
+
+def _beyond(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Tensors for further blocks of kinds that the model has: those of a deeper variant."""
+    kinds = {_kind(name) for name in wanted}
+    return [name for name in tensors if name not in wanted and _kind(name) in kinds]
+
+
+def _kind(name: str) -> str:
+    """The name with its blocks' numbers left out."""
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))
+
+
+def _deeper_sentence(file: str, deeper: list[str], model: nn.Module) -> str:
+    few = "tensor" if len(deeper) == 1 else "tensors"
+    return (
+        f"{file} holds weights of another variant: {len(deeper)} more {few} than this "
+        f"{type(model).__name__} has blocks for: {_some(deeper)}."
+    )
+
+
+def _official_family(tensors: Mapping[str, Tensor], but: str | None) -> str | None:
+    """The family whose authors name their tensors like this."""
+    others = (family for family in NATIVE if family != but)
+    return next((family for family in others if _official(tensors, family) is not None), None)
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model's weights as safetensors: floating tensors in fp16, derived buffers left out.
+
+    A tensor whose values fp16 cannot hold (65504 and more) stays in fp32.  The file appears whole or not at
+    all, and the same weights and metadata give the same bytes.
+
+    Arguments:
+        model: on any device.
+        path: replaced if it is there; its folder is made.
+        metadata: plain values; kept as one JSON string under the key `longvis`.
+
+    Raises:
+        CheckpointError: a value is not finite, or the file cannot be written.
+    """
+    _write(Path(path), _serialised(model, metadata))
+
+
+def _serialised(model: nn.Module, metadata: Mapping[str, Any]) -> bytes:
+    derived = _derived(model)
+    tensors = {name: _half(name, value) for name, value in model.state_dict().items() if name not in derived}
+    return save(tensors, metadata={"longvis": json.dumps(dict(metadata), sort_keys=True)})
+
+
+def round_weights(model: nn.Module) -> None:
+    """Give a model the very values that its file holds or would hold (see `save_weights`).
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    state = {name: _half(name, value) for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
+
+
+def _half(name: str, value: Tensor) -> Tensor:
+    """A copy on the CPU that shares no memory, in fp16 where that holds it."""
+    value = value.detach().to("cpu", copy=True).contiguous()
+    if not value.is_floating_point():
+        return value
+    if not bool(value.isfinite().all()):
+        raise CheckpointError(f"the weights were not saved: {name} holds values that are not finite.")
+    half = value.half()
+    return half if bool(half.isfinite().all()) else value.float()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `save_weights` was told about a file; empty for a file it did not write."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("longvis", "{}")
+        metadata = json.loads(text)
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def default_store() -> Path:
+    """The platform's folder for a user's own data."""
+    from platformdirs import user_data_path
+
+    return user_data_path("longvis-bench", appauthor=False)
+
+
+def store_weights(
+    model: nn.Module,
+    *,
+    variant: str,
+    dataset: str,
+    resolution: int,
+    facts: Mapping[str, Any],
+    store: Path | None = None,
+) -> Path:
+    """Put trained weights into the store, under a name that says what they are, with a card beside them.
+
+    Arguments:
+        model: what was trained.
+        variant: as the user names it; characters that no folder should have become `_`.
+        dataset: name of the training data.
+        resolution: pixels per side it was trained at.
+        facts: recipe, seed, epochs, accuracy and the like; plain values, kept in the card.
+        store: folder; `default_store()` unless given.
+
+    Returns:
+        The weight file.
+    """
+    identity = {"variant": variant, "dataset": dataset, "resolution": resolution}
+    content = _serialised(model, identity)
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = weights_folder(variant, store) / f"{_file_name(dataset)}-{resolution}-{sha256[:8]}.safetensors"
+    _write(path, content)
+    card = {**identity, **facts, "file": path.name, "sha256": sha256}
+    _write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def weights_folder(variant: str, store: Path | None = None) -> Path:
+    """Where the store keeps what belongs to a model."""
+    return (store or default_store()) / _file_name(variant)
+
+
+def _file_name(text: str) -> str:
+    """A name any file system takes."""
+    return re.sub(r"[^\w.@=,-]", "_", text)

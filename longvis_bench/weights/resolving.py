@@ -1,0 +1,199 @@
+"""Which weight file a cell's accuracy is measured with, and whether it belongs to the model.
+
+The user's file (`--weights`), or timm's own (`--pretrained`), else the one that ships for the variant, data
+and size; never the best of several.  What the user names is matched with the model, built without values,
+before anything runs: that takes seconds, and a cell may take hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longvis_bench.data.protocol import FOLDER, ImageData, Normalisation
+from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError, MissingDependency
+from longvis_bench.registry.registry import Variant
+from longvis_bench.weights.classes import HEAD, head_classes, logit_places
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """A file of weights, and what must be known to ask it about the data."""
+
+    path: Path
+    name: str
+    """As rows name it: the file's name, or timm's name of the weights; never a path."""
+    sha256: str
+    classes: int | None = None
+    """Those that it knows."""
+    places: tuple[int, ...] | None = None
+    """See `heads.logit_places`."""
+    resolution: int | None = None
+    """Pixels per side it was trained at, where somebody else than the file says so."""
+    normalisation: Normalisation | None = None
+    """What it wants of a folder's images; None for ImageNet's."""
+
+    def logits(self, data: ImageData) -> int:
+        """Those of the model: as many as the data has classes, or the file's where it knows more."""
+        return data.num_classes if self.places is None or self.classes is None else self.classes
+
+
+def given_weights(
+    variants: Sequence[Variant], data: ImageData, file: Path | None, pretrained: bool
+) -> dict[str, WeightFile]:
+    """What the user names, by the full name of the variant; empty where nothing is named.
+
+    Arguments:
+        variants: all that are asked for.
+        data: whose classes the weights must know.
+        file: --weights.
+        pretrained: --pretrained: timm's weights, from the local cache or that file.
+
+    Raises:
+        CheckpointError: there is no such file, or it knows other classes.
+    """
+    if file is not None and not file.is_file():
+        raise CheckpointError(f"the weight file {file} does not exist.")
+    if file is not None and len(variants) > 1:
+        raise CheckpointError(f"--weights is for one model, and {len(variants)} are asked for.")
+    if pretrained:
+        return {variant.full_name: _of_timm(variant, data, file) for variant in variants}
+    if file is not None:
+        return {variant.full_name: _of_user(file.resolve(), data) for variant in variants}
+    return {}
+
+
+def _of_user(path: Path, data: ImageData) -> WeightFile:
+    known = known_classes(path)
+    places = logit_places(path.name, known, data)
+    return WeightFile(path=path, name=path.name, sha256=sha256_file(path), classes=known, places=places)
+
+
+def _of_timm(variant: Variant, data: ImageData, file: Path | None) -> WeightFile:
+    from longvis_bench.weights.timm_cache import find_pretrained
+
+    found = find_pretrained(variant, file)
+    name = f"timm:{found.name}" if file is None else file.name
+    known = known_classes(found.path)
+    return WeightFile(
+        path=found.path.resolve(),
+        name=name,
+        sha256=sha256_file(found.path),
+        classes=known,
+        places=logit_places(name, known, data),
+        resolution=found.resolution,
+        normalisation=found.normalisation if data.name.startswith(FOLDER) else None,
+    )
+
+
+def known_classes(path: Path) -> int | None:
+    """Classes of the classifier in a weight file of any form; None where it does not tell.
+
+    Raises:
+        CheckpointError: it is no safetensors file and cannot be read.
+    """
+    known = head_classes(path)
+    if known is not None:
+        return known
+    from longvis_bench.weights.reading import read_tensors
+
+    found = {len(tensor) for name, tensor in read_tensors(path).items() if HEAD.search(name) and tensor.ndim}
+    return found.pop() if len(found) == 1 else None
+
+
+def shipped_weights(variant: Variant, dataset: str, resolution: int) -> WeightFile | None:
+    """The file that ships for the variant, data and size; None where none does.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    entry = variant.shipped_weights(dataset, resolution)
+    if entry is None or entry.file is None or entry.sha256 is None:
+        return None
+    path = variant.folder / entry.file
+    if not path.is_file() or sha256_file(path) != entry.sha256:
+        raise CheckpointError(f"the shipped weights {entry.file} are damaged or missing; install again.")
+    return WeightFile(path=path, name=path.name, sha256=entry.sha256)
+
+
+def no_weights(model: str, dataset: str, resolution: int) -> str:
+    """Why there is no accuracy where no file ships, and the command that makes one."""
+    data = f"{FOLDER}PATH" if dataset.startswith(FOLDER) else dataset
+    return (
+        f"no weights ship for {model} on {dataset} at {resolution} px; "
+        f"make them with `longvis train --models {model} --data {data} --res {resolution}`"
+    )
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def check_fit(
+    variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int, *, whole: bool
+) -> None:
+    """Raise where a weight file fits the model at none of the sizes that the model takes.
+
+    Arguments:
+        variant: the model.
+        path: the weight file.
+        resolutions: pixels per side.
+        num_classes: logits.
+        whole: whether a tensor that would stay random is a fault too.
+
+    Raises:
+        CheckpointError: of another variant or model; at most five tensors are named.
+    """
+    from longvis_bench.weights.reading import read_tensors
+
+    tensors = read_tensors(path)
+    faults = [_fault(variant, path.name, tensors, size, num_classes, whole) for size in resolutions]
+    asked = [fault for fault in faults if not isinstance(fault, IllegalSize)]
+    if asked and all(asked):
+        raise next(fault for fault in asked if fault is not None)
+
+
+def _fault(
+    variant: Variant, name: str, tensors: Mapping[str, Tensor], size: int, num_classes: int, whole: bool
+) -> LongvisError | None:
+    from longvis_bench.weights.matching import MOST_NAMED, match_weights
+
+    try:
+        model = _bare_model(variant, size, num_classes)
+        if model is None:
+            return None
+        report = match_weights(model, tensors, name, strict=whole)
+    except (CheckpointError, IllegalSize) as error:
+        return error
+    if whole and report.random:
+        some = ", ".join(report.random[:MOST_NAMED])
+        return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random.")
+    return None
+
+
+def _bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
+    """The model on the meta device; None where it cannot be built there, which tells nothing."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return variant.build(resolution=resolution, num_classes=num_classes)
+    except (IllegalSize, MissingDependency):
+        raise
+    except Exception:
+        return None
