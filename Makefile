@@ -26,7 +26,7 @@ CASES ?= 10000
 chaos: export LONGVIS_KILLS = $(KILLS)
 chaos: export LONGVIS_CASES = $(CASES)
 chaos:
-	$(PYTHON) -m pytest -m "slow or not slow" -s tests/test_chaos.py tests/test_fuzz.py
+	$(PYTHON) -m pytest -m "slow or not slow" -s tests/chaos
 
 # The long forms of all tests: an hour and more on 2 cores.
 deep: export LONGVIS_KILLS = $(KILLS)

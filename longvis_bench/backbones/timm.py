@@ -2,7 +2,7 @@
 
 The three families are built from timm's classes with the arguments that stand in their cards, so that what
 runs can be read there; the result equals `timm.create_model` of the published name
-(tests/test_backbones_timm.py).
+(tests/backbones/test_timm.py).
 Never with pretrained weights: those are loaded by `weights.py`, and said so in the row.
 
 Stochastic depth is 0 unless asked for, in every family: the published rates belong to recipes.

@@ -1,0 +1,303 @@
+"""The command line: bad input is one sentence with the documented exit code; help texts are golden."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from longvis_bench.cli.app import COMMANDS, app
+from longvis_bench.records import MemoryRecord, Row
+from longvis_bench.runs.directory import RunDirectory
+
+Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
+
+HERE = Path(__file__).parents[1]
+FAMILIES = HERE / "families"
+FINE = ("--models", "moody-fine", "--models-dir", FAMILIES, "--device", "cpu", "--budget", "0.2")
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process: (exit code, standard output, standard error)."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+BAD = [
+    (("bench", "--models", "atlas-xs"), 2, "did you mean"),
+    (("bench", "--models", "vit-n", "--res", "250"), 2, "240, 256"),
+    (("bench", "--models", "atlas-s", "--res", "1536"), 2, "1024, 2048"),
+    (("bench", "--res", "big"), 2, "whole numbers from 1 up"),
+    (("bench", "--batch", "0"), 2, "not '0'"),
+    (("bench", "--batch", "-4"), 2, "not '-4'"),
+    (("bench", "--dtype", "fp8"), 2, "--dtype takes fp32, bf16, fp16, not 'fp8'"),
+    (("bench", "--mode", "sleep"), 2, "--mode takes infer, train"),
+    (("bench", "--device", "tpu"), 2, "unknown device 'tpu'"),
+    (("bench", "--device", "cuda"), 2, "has no cuda device"),
+    (("bench", "--metrics", "speed"), 2, "--metrics takes count"),
+    (("bench", "--budget", "-1"), 2, "budget_s"),
+    (("bench", "--config", "gone.toml"), 2, "cannot read --config"),
+    (("bench", "--models", "vit-n", "--res", "64", "--weights", "gone"), 2, "does not exist"),
+    (("bench", "--models", "mambavision-s@upstream", "--res", "256"), 3, "python -m pip install"),
+    (("bench", "--models", "vit-n", "--retry", "sad"), 2, "unknown status"),
+    (("bench", "--models", "vit-n[depht=3]", "--res", "64"), 2, "did you mean depth"),
+    (("bench", "--models", "mambavision-s[window_size=8]", "--res", "64"), 2, "window_size must be a list"),
+    (("bench", "--models", "timm:resnet5O", "--res", "64"), 2, "did you mean resnet"),
+    (("bench", "--models", "nowhere.py:build", "--res", "64"), 2, "does not exist"),
+    (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "timeout_s"),
+    (("bench", "--models", "vit-n", "--res", str(2**70)), 2, "resolutions"),
+    (("bench", "--models", "vit-n", "--repeats", str(10**9)), 2, "repeats"),
+    (("bench", "--models", "vit-n", "--seed", "-1"), 2, "seed"),
+    (("bench", "--mode", ""), 2, "--mode takes infer, train"),
+    (("bench", "--memory-format", "channels_last,contiguous"), 2, "takes one value"),
+    (("models", "atlsa"), 2, "did you mean atlas"),
+    (("flops", "vit-n", "--res", "250"), 2, "240, 256"),
+    (("report", "x" * 300), 2, "cannot be a path: File name too long"),
+    (("report", "nowhere"), 2, "give the directory of a longvis run"),
+    (("merge", "nowhere", "--out", "x"), 2, "holds no run.json"),
+    (("check", "vit-x"), 2, "did you mean"),
+    (("new", "Bad Name"), 2, "lower-case letters"),
+    (("new", "atlas"), 2, "taken"),
+    (("train", "--models", "vit-q", "--data", "digits", "--res", "64"), 2, "did you mean"),
+    (("eval", "--models", "vit-n", "--weights", "gone", "--data", "digits", "--res", "64"), 2, "gone"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), BAD, ids=lambda value: str(value)[:60])
+def test_bad_input_is_one_sentence(
+    arguments: tuple[str, ...], code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    got, _, stderr = invoke(*arguments)
+    assert got == code, stderr
+    assert words in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert "Traceback" not in stderr
+    assert not Path("results").exists()
+
+
+def test_an_unwritable_results_directory() -> None:
+    Path("file").write_text("")
+    code, _, stderr = invoke("bench", *FINE, "--res", "64", "--out", "file/run")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "cannot write to" in stderr
+
+
+def test_a_run_of_another_schema() -> None:
+    Path("run").mkdir()
+    Path("run/run.json").write_text('{"schema": 99}')
+    code, _, stderr = invoke("bench", *FINE, "--res", "64", "--out", "run")
+    assert code == 2
+    assert "schema 99" in stderr
+
+
+def test_a_card_with_an_unknown_field() -> None:
+    folder = Path("models/own")
+    folder.mkdir(parents=True)
+    (folder / "card.toml").write_text('colour = "red"\n' + (FAMILIES / "moody" / "card.toml").read_text())
+    code, _, stderr = invoke("models")
+    assert code == 2
+    assert "unknown field" in stderr
+
+
+def test_a_fault_of_ours_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import longvis_bench.sweep.session as session
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("our own fault")
+
+    monkeypatch.setattr(session, "start", broken)
+    code, _, stderr = invoke("bench")
+    assert code == 70
+    assert stderr.startswith("error: internal error")
+    assert "Traceback" not in stderr
+    named = stderr.rsplit(" ", 1)[-1].strip().rstrip(".")
+    assert "our own fault" in Path(named + ("" if named.endswith(".txt") else ".txt")).read_text()
+
+
+def test_dry_run_lists_the_cells_and_writes_nothing() -> None:
+    code, out, _ = invoke("bench", "--dry-run", "--device", "cpu")
+    assert code == 0
+    assert "21 cells" in out
+    for family in ("atlas-n", "convnext-n", "fastervit-n", "longvit-n", "mambavision-n", "vit-n", "swin-n"):
+        assert sum(line.startswith(family + "  ") for line in out.splitlines()) == 3
+    assert not Path("results").exists()
+
+
+def test_dry_run_names_illegal_sizes() -> None:
+    _, out, _ = invoke("bench", "--dry-run", *FINE, "--res", "64,72")
+    assert "illegal_size: 72 px is not a legal size" in out
+
+
+def test_a_sweep_end_to_end(longvis: Longvis) -> None:
+    """Table on the terminal, files in the run directory, resume, JSON."""
+    done = longvis("bench", *FINE, "--models", "moody-fine,moody-raises", "--res", "64,72", "--out", "run")
+    assert done.returncode == 1, done.stderr
+    for words in ("moody-fine", "moody-raises", "illegal_size", "error", "a sentence of the model's own"):
+        assert words in done.stdout
+    names = {path.name for path in Path("run").iterdir()}
+    assert {"run.json", "cells.jsonl", "summary.csv", "summary.md", "plots"} <= names
+    assert {path.suffix for path in Path("run/plots").iterdir()} == {".png", ".svg"}
+    assert "[1/4]" in done.stdout
+    again = longvis(
+        "bench", *FINE, "--models", "moody-fine,moody-raises", "--res", "64,72", "--out", "run", "--json"
+    )
+    rows = [Row.model_validate_json(line) for line in again.stdout.splitlines()]
+    assert [row.status for row in rows] == ["ok", "error", "illegal_size", "illegal_size"]
+    assert "add --fresh" in again.stderr
+
+
+def test_report_makes_the_files_again(row: Row) -> None:
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row)
+    code, out, _ = invoke("report", "run")
+    assert code == 0
+    assert "moody-fine" in out
+    assert Path("run/summary.csv").is_file()
+
+
+def test_report_shows_where_the_time_went(row: Row) -> None:
+    seconds = {"start": 0.04, "import": 0.1, "build": 1.0, "time": 5.0, "other": 0.05, "teardown": 0.01}
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row.model_copy(update={"overhead_s": seconds}))
+    code, out, _ = invoke("report", "run", "--overhead")
+    assert code == 0
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    wanted = ["0.0400", "0.100", "0.0500", "0.0100", "0.200", "1.00", "5.00"]
+    assert lines["moody-fine"][2:] == lines["median"][1:] == wanted
+    assert "3.2 % of the time" in out
+    assert not Path("run/summary.csv").exists()
+
+
+def test_time_that_was_not_booked_is_not_known(row: Row) -> None:
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row.model_copy(update={"overhead_s": {"build": 1.0}}))
+    _, out, _ = invoke("report", "run", "--overhead")
+    (line,) = (line for line in out.splitlines() if line.startswith("moody-fine"))
+    assert line.split()[2:] == ["-", "-", "-", "-", "-", "1.00", "-"]
+
+
+def test_report_shows_what_the_peaks_are_made_of(row: Row) -> None:
+    parts = {"weights": 4 << 20, "activations": 10 << 20, "optimizer": 0, "rest": 1 << 19}
+    memory = MemoryRecord(peak_bytes=sum(parts.values()), baseline_bytes=0, source="test", parts_bytes=parts)
+    unknown = row.model_copy(update={"key": "unknown", "memory": None})
+    trained = row.cell.model_copy(update={"mode": "train"})
+    with RunDirectory(Path("run")) as directory:
+        directory.append(unknown)
+        directory.append(row.model_copy(update={"memory": memory}))
+        directory.append(row.model_copy(update={"key": "t", "cell": trained, "memory": memory}))
+    code, out, _ = invoke("report", "run", "--memory")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines() if line.startswith("moody-fine")]
+    assert lines == [["moody-fine", "64", mode, "14.5", "4.0", "10.0", "0.5"] for mode in ("infer", "train")]
+    assert "Nothing in any cell: buffers, gradients, optimizer, input, workspace, library." in out
+    assert "rest: what remains" in out
+    assert not Path("run/summary.csv").exists()
+
+
+def test_config_file_and_flags_over_it() -> None:
+    Path("sweep.toml").write_text('models = ["vit-n"]\nresolutions = [64, 128]\ndevice = "cpu"\n')
+    code, out, _ = invoke("bench", "--config", "sweep.toml", "--res", "32", "--dry-run", "--json")
+    assert code == 0
+    assert [json.loads(line)["resolution"] for line in out.splitlines()] == [32]
+
+
+@pytest.mark.parametrize("text", ['{"config": 3}', "[]", "{"])
+def test_a_config_file_that_is_none(text: str) -> None:
+    Path("run.json").write_text(text)
+    code, _, stderr = invoke("bench", "--config", "run.json")
+    assert (code, stderr.count("\n")) == (2, 1)
+
+
+def test_a_callable_that_is_not_in_the_file() -> None:
+    Path("net.py").write_text("raise SystemExit('planning runs no code')\ndef other(): pass\n")
+    code, _, stderr = invoke("bench", "--models", "net.py:build", "--res", "64", "--dry-run")
+    assert code == 2
+    assert "net.py has no callable named 'build'" in stderr
+
+
+def test_report_into_a_file_is_refused(row: Row) -> None:
+    with RunDirectory(Path("run")) as directory:
+        directory.append(row)
+    Path("file").write_text("")
+    code, _, stderr = invoke("report", "run", "--out", "file")
+    assert (code, stderr.count("\n")) == (2, 1)
+
+
+def test_a_config_file_with_an_unknown_option() -> None:
+    Path("sweep.toml").write_text('model = ["vit-n"]\n')
+    code, _, stderr = invoke("bench", "--config", "sweep.toml")
+    assert code == 2
+    assert "model" in stderr
+
+
+def test_new_then_check() -> None:
+    code, out, _ = invoke("new", "mynet")
+    assert code == 0
+    assert "longvis check mynet" in out
+    code, out, _ = invoke("check", "mynet")
+    assert code == 0, out
+    assert "12 of 12 checks passed" in out
+    code, out, _ = invoke("check", "mynet", "--meta")
+    assert code == 0, out
+    assert "7 of 12 checks passed, 5 not run" in out
+
+
+def test_check_fails_with_exit_code_1() -> None:
+    code, out, _ = invoke("check", "moody-nan", "--models-dir", FAMILIES, "--json")
+    results = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert [result["name"] for result in results if result["passed"] is False] == ["gives finite logits"]
+    assert {result["detail"] for result in results if result["passed"] is None} == {
+        "not run: it needs a model that gives finite logits",
+        "not run: it needs a model that is deterministic in eval",
+    }
+
+
+def test_flops_shows_modules_operators_and_the_ledger() -> None:
+    code, out, _ = invoke("flops", "vit-n", "--res", "256", "--no-second-opinion")
+    assert code == 0
+    for words in ("By module", "blocks.0", "By operator", "aten::bmm", "Ledger", "coverage 100.0 %"):
+        assert words in out
+
+
+def test_models_lists_families_with_their_licences() -> None:
+    code, out, _ = invoke("models")
+    assert code == 0
+    for family in ("atlas", "convnext", "fastervit", "longvit", "mambavision", "vit", "swin"):
+        assert family in out
+    assert out.count("non-commercial") >= 1
+
+
+def test_models_shows_one_in_full() -> None:
+    code, out, _ = invoke("models", "mambavision-s")
+    assert code == 0
+    for words in ("2407.08083", "NVlabs/MambaVision", "non-commercial", "mambavision-l2", "Table"):
+        assert words in out
+
+
+def test_doctor() -> None:
+    code, out, _ = invoke("doctor")
+    assert code == 0, out
+    assert "torch" in out
+    assert "0 broken" in out
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_what_it_was(command: str, longvis: Longvis) -> None:
+    """A change of an option shows in the diff of tests/golden_help/; LONGVIS_GOLDEN=write makes it anew."""
+    done = longvis(*([command] if command else []), "--help")
+    golden = HERE / "golden_help" / f"{command or 'longvis'}.txt"
+    assert done.returncode == 0
+    text = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+    if os.environ.get("LONGVIS_GOLDEN") == "write":
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")

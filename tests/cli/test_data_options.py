@@ -1,0 +1,279 @@
+"""Data through the command line: bad input is one sentence and exit code 2, and no path is stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from typer.testing import CliRunner
+
+from longvis_bench.cli.app import app
+from longvis_bench.data.protocol import open_data
+from longvis_bench.environment import read_environment
+from longvis_bench.measure.accuracy import measure_accuracy
+from longvis_bench.measure.cell import measure_cell
+from longvis_bench.privacy import without_paths
+from longvis_bench.records import Request
+from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.plan import SweepConfig, make_plan
+from longvis_bench.weights.classes import head_classes
+from longvis_bench.weights.matching import load_weights, save_weights, store_weights
+from longvis_bench.weights.resolving import known_classes
+
+Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
+Pictures = Callable[..., Path]
+
+NET = """
+from torch import nn
+def net(*, resolution, num_classes, in_chans=3):
+    return nn.Sequential(nn.Conv2d(in_chans, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, num_classes))
+"""
+BENCH = ("bench", "--models", "vit-n", "--res", "256", "--device", "cpu", "--dry-run")
+TRAIN = ("train", "--models", "vit-n", "--res", "256", "--device", "cpu", "--store", "store")
+EVAL = ("eval", "--models", "vit-n", "--res", "256", "--device", "cpu")
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        ("rm -r val", (), "has no val/: a data set is train/ and val/"),
+        ("rm -r train/cat val/cat", (), "train/ has one class only (dog)"),
+        ("rm val/dog/*", (), "the class dog has no images in val/"),
+        (
+            "echo dogs > list; echo cat >> list",
+            ("--classes", "pets/list"),
+            "unknown class 'dogs': did you mean dog?",
+        ),
+        (
+            "true",
+            ("--classes", "imagenet10"),
+            "unknown list of classes 'imagenet10': did you mean imagenet100?",
+        ),
+        ("true", ("--window", "4,3"), "LO has to be below HI"),
+        ("true", ("--window", "4"), "--window takes two numbers, like 100,4000, not '4'"),
+    ],
+)
+@pytest.mark.parametrize("command", [BENCH, TRAIN, EVAL], ids=lambda words: words[0])
+def test_bad_data_is_one_sentence(
+    spoil: str, options: tuple[str, ...], message: str, command: tuple[str, ...], pictures: Pictures
+) -> None:
+    subprocess.run(spoil, shell=True, check=True, cwd=pictures())
+    assert message in _refused(*command, "--data", "folder:pets", *options)
+
+
+def _refused(*words: str) -> str:
+    """What a command says that must end with one sentence and exit code 2 before anything is done."""
+    done = CliRunner().invoke(app, [*words])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert not Path("results").exists()
+    assert not Path("store").exists()
+    return " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("command", [TRAIN, EVAL])
+def test_train_and_eval_refuse_a_folder_that_is_not_there(command: tuple[str, ...]) -> None:
+    said = _refused(*command, "--data", "folder:gone")
+    assert "there is no folder " in said
+    assert "gone; folder:PATH needs one that holds train/ and val/." in said
+
+
+@pytest.mark.parametrize("command", [TRAIN, EVAL])
+def test_train_and_eval_refuse_a_size_the_model_cannot_take(command: tuple[str, ...]) -> None:
+    said = _refused(*command, "--res", "250")
+    assert "250 px is not a legal size: vit needs a multiple of 16 px; legal sizes near it: 240, 256." in said
+
+
+@pytest.mark.parametrize("command", [BENCH, EVAL])
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_more_or_fewer_classes_than_the_weights_have_are_refused(
+    command: tuple[str, ...], form: str, pictures: Pictures, tmp_path: Path
+) -> None:
+    pictures({"ant": 1, "bee": 1, "cat": 1})
+    head = nn.Sequential()
+    head.add_module("head", nn.Linear(4, 2))
+    if form == "pth":
+        torch.save({"state_dict": head.state_dict()}, tmp_path / "two.pth")
+    else:
+        save_weights(head, tmp_path / "two.safetensors", {})
+    assert known_classes(tmp_path / f"two.{form}") == 2
+    said = _refused(*command, "--data", "folder:pets", "--weights", f"two.{form}")
+    assert f"two.{form} knows 2 classes and folder:pets-" in said
+    assert "has 3: choose weights of this data" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "other", "said"),
+    [
+        ((*EVAL, "--weights"), "vit-n[dim=24,num_heads=2]", "holds weights of another variant or size: "),
+        ((*EVAL, "--weights"), "convnext-n", "lacks "),
+        ((*TRAIN, "--from"), "vit-n[dim=24,num_heads=2]", "holds weights of another variant or size: "),
+        ((*TRAIN, "--from"), "vit-n[depth=6]", "holds weights of another variant: "),
+        ((*BENCH, "--weights"), "vit-n[depth=6]", "holds weights of another variant: "),
+    ],
+)
+def test_weights_of_another_variant_name_at_most_five_tensors(
+    command: tuple[str, ...], other: str, said: str, tmp_path: Path
+) -> None:
+    save_weights(Registry().find(other).build(resolution=256, num_classes=10), tmp_path / "w.safetensors", {})
+    sentence = _refused(*command, "w.safetensors")
+    assert f"error: w.safetensors {said}" in sentence
+    listed = sentence.replace("w.safetensors", "")
+    named = re.findall(r"cls_token|pos_embed|[a-z_]+(?:\.[a-z0-9_]+)+", listed)
+    assert len(named) == 5, named
+    assert " more" in sentence
+
+
+def test_sizes_at_which_a_tensor_would_be_random_are_refused(tmp_path: Path) -> None:
+    small = Registry().find("atlas-n").build(resolution=256, num_classes=10)
+    save_weights(small, tmp_path / "w.safetensors", {"resolution": 256})
+    words = ("eval", "--models", "atlas-n", "--weights", "w.safetensors", "--device", "cpu")
+    assert "w.safetensors lacks " in _refused(*words, "--res", "1024")
+    config = SweepConfig(
+        models=("atlas-n",),
+        resolutions=(256, 1024),
+        weights=tmp_path / "w.safetensors",
+        device="cpu",
+        metrics=("accuracy",),
+    )
+    assert len(make_plan(config, read_environment()).cells) == 2  # where some size fits, it is evaluated
+
+
+def test_an_evaluation_without_any_weights_is_refused() -> None:
+    said = _refused(*EVAL, "--res", "320")
+    assert "no weights ship for vit-n on digits at 320 px; make them with `longvis train" in said
+    assert "or give a file with --weights" in said
+
+
+def test_accuracy_is_that_of_the_shipped_weights_unless_others_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN section 8: never the best of several; nothing at sizes without shipped weights."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    vit = Registry().find("vit-n")
+    torch.manual_seed(0)
+    made = vit.build(resolution=64, num_classes=10)
+    kept = store_weights(made, variant="vit-n", dataset="digits", resolution=256, facts={})
+    assert kept.is_relative_to(tmp_path)
+
+    def plan(*sizes: int, weights: Path | None = None) -> list[Request]:
+        config = SweepConfig(
+            models=("vit-n",), resolutions=sizes, weights=weights, device="cpu", threads=1, images=40
+        )
+        return [planned.request for planned in make_plan(config, read_environment()).cells]
+
+    shipped, none = plan(256, 320)
+    assert shipped.weights_path == vit.folder / "vit-n-digits-256.safetensors"
+    assert (none.weights_path, none.cell.weights) == (None, None)
+    (given,) = plan(64, weights=kept)
+    assert (given.weights_path, given.cell.weights) == (kept.resolve(), kept.name)
+    row = measure_cell(
+        given.model_copy(update={"cell": given.cell.model_copy(update={"metrics": ("accuracy",)})})
+    )
+    load_weights(made, kept)
+    expected = measure_accuracy(made, open_data("digits"), resolution=64, images=40, batch_size=8)
+    assert row.accuracy is not None
+    assert (row.accuracy.weights, row.accuracy.correct_top1) == (kept.name, expected.correct_top1)
+    assert (row.accuracy.trained_resolution, row.notes[-1].code) == (256, "other_resolution")
+
+
+@pytest.mark.slow
+def test_an_official_checkpoint_end_to_end(tmp_path: Path) -> None:
+    """`--weights mambavision_small_1k.pth.tar`: a small one in the authors' names, packed as theirs."""
+    with safe_open(GOLDEN / "mambavision_224px.safetensors", "pt") as file:
+        known = json.loads(file.metadata()["config"])
+        names = [name for name in file.keys() if not name.startswith("expected.")]  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in names}
+    content = {"epoch": 300, "state_dict": tensors, "args": argparse.Namespace(lr=0.1), "metric": 81.2}
+    torch.save(content, tmp_path / "mambavision_small_1k.pth.tar")
+    arguments = ("dim", "in_dim", "depths", "window_size", "mlp_ratio", "num_heads", "layer_scale")
+    inside = ",".join(f"{key}={known[key]!r}" for key in arguments)
+    words = ["--models", f"mambavision-n[{inside}]", "--weights", "mambavision_small_1k.pth.tar"]
+    done = CliRunner().invoke(
+        app, ["eval", *words, "--res", "224", "--images", "20", "--device", "cpu", "--out", "run"]
+    )
+    assert done.exit_code == 0, done.output
+    row = json.loads(Path("run/cells.jsonl").read_text())
+    assert row["size"]["random_tensors"] == []
+    assert (row["accuracy"]["images"], row["accuracy"]["weights"]) == (20, "mambavision_small_1k.pth.tar")
+
+
+def test_head_classes_of_other_files_are_unknown(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"PK not at all safetensors")
+    assert head_classes(tmp_path / "x") is None
+    assert head_classes(tmp_path / "gone") is None
+    save_weights(nn.Linear(2, 2), tmp_path / "y", {})
+    assert head_classes(tmp_path / "y") is None
+
+
+@pytest.mark.parametrize("shape", ["1", "[]", "[[]]", '["two"]', "{}", "[" * 5000])
+def test_head_classes_of_a_header_that_lies_are_unknown(tmp_path: Path, shape: str) -> None:
+    header = f'{{"head.weight": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, 8]}}}}'.encode()
+    (tmp_path / "lies").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    assert head_classes(tmp_path / "lies") is None
+
+
+def test_the_key_follows_the_images_and_not_the_path(pictures: Pictures, tmp_path: Path) -> None:
+    root = pictures()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pets").symlink_to(root)
+
+    def key(path: Path) -> str:
+        config = SweepConfig(models=("vit-n",), resolutions=(256,), data=f"folder:{path}", device="cpu")
+        return make_plan(config, read_environment()).cells[0].request.key
+
+    before = key(root)
+    assert key(tmp_path / "other" / "pets") == before
+    (root / "val" / "cat" / "000.png").unlink()
+    assert key(root) != before
+
+
+def test_a_folder_end_to_end(pictures: Pictures, longvis: Longvis, tmp_path: Path) -> None:
+    root = pictures({"cat": 60, "dog": 60}, val=60)
+    (root / "val" / "cat" / "000.png").write_bytes(b"broken")
+    (tmp_path / "net.py").write_text(NET)
+    model = ("--models", "net.py:net", "--res", "64", "--device", "cpu", "--data", f"folder:{root}")
+    done = longvis("train", *model, "--epochs", "1", "--store", "store")
+    assert done.returncode == 0, done.stderr
+    assert "left out, cannot be read (1): val/cat/000.png" in " ".join(done.stdout.split())
+    weights = next((tmp_path / "store").rglob("*.safetensors"))
+    done = longvis(
+        "bench", *model, "--weights", weights, "--images", "120", "--budget", "0.2", "--out", "run"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads((tmp_path / "run" / "cells.jsonl").read_text())
+    name = open_data(f"folder:{root}").name
+    assert (row["cell"]["data"], row["cell"]["num_classes"]) == (name, 2)
+    assert (row["accuracy"]["images"], row["accuracy"]["broken"]) == (119, ["val/cat/000.png"])
+    stored = "".join(path.read_text() for path in (tmp_path / "run").iterdir() if path.is_file())
+    assert str(tmp_path) not in stored
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["invocations"][0]
+    assert "folder:pets" in run["command"]
+    assert run["cut"] == ["data"]
+
+
+@pytest.mark.parametrize("path", ["/imagenet", "/data/imagenet", "../data/imagenet", "~/imagenet"])
+def test_a_folders_path_is_cut_from_texts(path: str) -> None:
+    assert without_paths(f"longvis bench --data folder:{path} --res 64") == (
+        "longvis bench --data folder:imagenet --res 64"
+    )
+
+
+def test_pairs_are_measured_and_drawn_by_distance(longvis: Longvis, tmp_path: Path) -> None:
+    options = ("--metrics", "accuracy,memory", "--images", "20", "--out", "run")
+    done = longvis("bench", "--models", "longvit-n", "--res", "128,512", "--data", "pairs", *options)
+    assert done.returncode == 0, done.stderr
+    small, row = map(json.loads, (tmp_path / "run" / "cells.jsonl").read_text().splitlines())
+    assert (small["status"], row["status"]) == ("illegal_size", "ok")
+    assert small["reason"].startswith("128 px is not a legal size: pairs is drawn at 256 to 4096 px")
+    assert (row["cell"]["num_classes"], row["accuracy"]["images"]) == (2, 20)
+    assert (tmp_path / "run" / "plots" / "accuracy-distance-512.png").is_file()

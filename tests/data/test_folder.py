@@ -1,0 +1,201 @@
+"""Folders of images: labels, names without paths, resizing, broken files, and bad input in one sentence."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as T
+
+from longvis_bench.data.folder import IMAGENET, Folder
+from longvis_bench.data.protocol import DataSpec, open_data
+from longvis_bench.data.resize import finish, fit
+from longvis_bench.errors import DataError, UnknownName
+
+MEAN, DEVIATION = IMAGENET
+
+Pictures = Callable[..., Path]
+
+
+def test_labels_are_class_names_in_order(pictures: Pictures) -> None:
+    data = Folder(str(pictures({"dog": 3, "cat": 4, "ant": 1})))
+    assert (data.classes, data.num_classes) == (("ant", "cat", "dog"), 3)
+    assert (data.size("train"), data.size("val")) == (8, 6)
+    assert data.batch("train", range(8), 8)[1].tolist() == [0, 1, 1, 1, 1, 2, 2, 2]
+
+
+def test_batch_is_what_torchvision_makes_of_the_file(pictures: Pictures) -> None:
+    root = pictures(size=(30, 44))
+    for resolution in (16, 80):
+        images, _ = Folder(str(root)).batch("train", [1], resolution)
+        picture = Image.open(root / "train" / "cat" / "001.png")
+        cut = T.center_crop(T.resize(picture, [resolution], InterpolationMode.BICUBIC), [resolution])
+        expected = T.normalize(T.to_tensor(cut), list(MEAN), list(DEVIATION))
+        # Pillow and torch round their 8-bit kernels differently
+        assert torch.allclose(images[0], expected, atol=1.5 / 255 / min(DEVIATION))
+
+
+@pytest.mark.parametrize(("size", "resolution"), [((30, 44), 80), ((90, 70), 32), ((33, 33), 33)])
+def test_8_bit_and_float_resizing_agree(size: tuple[int, int], resolution: int) -> None:
+    image = torch.randint(80, 176, (3, *size), dtype=torch.uint8)
+    exact = fit(image.float() / 255, resolution)
+    assert (exact - fit(image, resolution).float() / 255).abs().max() <= 1.5 / 255
+    noise = torch.randint(0, 256, (3, *size), dtype=torch.uint8)  # overshoots, the worst there is
+    difference = (fit(noise.float() / 255, resolution) - fit(noise, resolution).float() / 255).abs()
+    assert difference.mean() < 1 / 255
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = (torch.arange(512) % 2 * 255).to(torch.uint8).expand(1, 512, 512)
+    shrunk = fit(stripes, 32).float()
+    assert (shrunk - 127.5).abs().max() < 4
+
+
+def test_grey_and_16_bit_images_share_a_batch_with_colour() -> None:
+    grey, deep = torch.full((1, 8, 8), 51, dtype=torch.uint8), torch.full((1, 4, 4), 0.2)
+    colour = torch.full((3, 8, 8), 51, dtype=torch.uint8)
+    batch = finish([grey, deep, colour], 8, [0.0] * 3, [1.0] * 3, dtype=torch.bfloat16)
+    assert (batch.shape, batch.dtype) == ((3, 3, 8, 8), torch.bfloat16)
+    assert torch.allclose(batch.float(), torch.tensor(0.2), atol=1e-3)
+
+
+def test_name_holds_no_path_and_follows_the_content(pictures: Pictures, tmp_path: Path) -> None:
+    root = pictures()
+    name = Folder(str(root)).name
+    assert re.fullmatch(r"folder:pets-[0-9a-f]{8}", name)
+    copy = shutil.copytree(root, tmp_path / "elsewhere" / "pets")
+    assert Folder(str(copy)).name == name
+    assert Folder(str(root), window=(0, 10)).name != name
+    (copy / "val" / "cat" / "001.png").write_bytes(b"x")
+    assert Folder(str(copy)).name != name
+
+
+def test_a_list_picks_classes(pictures: Pictures, tmp_path: Path) -> None:
+    root = str(pictures({"ant": 1, "bee": 2, "cat": 3}))
+    (tmp_path / "list.txt").write_text("# two of them\ncat\n\nant # small\n")
+    data = Folder(root, classes=str(tmp_path / "list.txt"))
+    assert (data.classes, data.size("train")) == (("ant", "cat"), 4)
+    assert data.name != Folder(root).name
+
+
+def test_imagenet100_ships(tmp_path: Path) -> None:
+    listed = (Path(__file__).parents[2] / "longvis_bench" / "data" / "imagenet100.txt").read_text().split()
+    assert (len(listed), len(set(listed))) == (100, 100)
+    assert all(re.fullmatch(r"n\d{8}", name) for name in listed)
+    for split in ("train", "val"):
+        for name in [*listed, "n99999999"]:
+            (tmp_path / "imagenet" / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / "imagenet" / split / name / "a.JPEG", "JPEG")
+    data = open_data(DataSpec(f"folder:{tmp_path / 'imagenet'}", "imagenet100"))
+    assert (data.num_classes, data.size("val")) == (100, 100)
+
+
+def test_hidden_files_and_other_suffixes_are_no_images_and_subfolders_count(pictures: Pictures) -> None:
+    root = pictures()
+    before = Folder(str(root)).size("train")
+    for name in (".hidden.png", "notes.txt"):
+        (root / "train" / "cat" / name).write_text("x")
+    (root / "train" / "cat" / "more").mkdir()
+    Image.new("L", (4, 4)).save(root / "train" / "cat" / "more" / "x.TIF", "TIFF")
+    assert Folder(str(root)).size("train") == before + 1
+
+
+def test_broken_files_are_named_counted_and_left_out(pictures: Pictures) -> None:
+    root = pictures({"cat": 150, "dog": 150})
+    (root / "train" / "cat" / "003.png").write_bytes(b"broken")
+    data = Folder(str(root))
+    images, labels = data.batch("train", [2, 3, 4], 8)
+    assert (len(images), labels.tolist()) == (2, [0, 0])
+    assert list(data.broken) == ["train/cat/003.png"]
+    data.batch("train", [3], 8)
+    assert len(data.broken) == 1
+
+
+def test_more_than_one_percent_broken_stops(pictures: Pictures) -> None:
+    root = pictures({"cat": 50, "dog": 50})
+    for number in (1, 2):
+        (root / "train" / "cat" / f"{number:03}.png").write_bytes(b"broken")
+    data = Folder(str(root))
+    data.batch("train", [1], 8)
+    with pytest.raises(DataError, match=r"2 of 100 images cannot be read, more than 1%, .*cat/002\.png"):
+        data.batch("train", [2], 8)
+
+
+def test_a_window_reaches_the_pixels(pictures: Pictures) -> None:
+    root = pictures()
+    for path in root.rglob("*.png"):
+        Image.fromarray(np.full((4, 4), 1500, dtype=np.uint16)).save(path)
+    data = Folder(str(root), window=(1000, 2000))
+    images, _ = data.batch("val", [0], 8)
+    assert torch.allclose(images[0, :, 0, 0], (0.5 - torch.tensor(MEAN)) / torch.tensor(DEVIATION), atol=1e-4)
+
+
+def _without(name: str) -> Callable[[Path], object]:
+    return lambda root: shutil.rmtree(root / name)
+
+
+def _empty(name: str) -> Callable[[Path], object]:
+    def spoil(root: Path) -> None:
+        for path in (root / name).iterdir():
+            path.unlink()
+
+    return spoil
+
+
+def _only(root: Path) -> None:
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "dog")
+
+
+def _flat(root: Path) -> None:
+    for name in ("cat", "dog"):
+        shutil.rmtree(root / "val" / name)
+    (root / "val" / "1.png").write_bytes(b"")
+
+
+BAD: tuple[tuple[Callable[[Path], Any], str], ...] = (
+    (_without("train"), "has no train/: a data set is train/ and val/"),
+    (_without("val"), "has no val/"),
+    (_only, "train/ has one class only (cat)"),
+    (_without("val/dog"), "the class dog has no images in val/"),
+    (_empty("train/cat"), "the class cat has no images in train/"),
+    (_without("train/dog"), "val/ has a class that train/ has not: dog"),
+    (_flat, "val/ has no class folders"),
+    (shutil.rmtree, "there is no folder"),
+)
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD)
+def test_bad_folders(spoil: Callable[[Path], Any], message: str, pictures: Pictures) -> None:
+    root = pictures()
+    spoil(root)
+    with pytest.raises(DataError, match=re.escape(message)):
+        Folder(str(root))
+
+
+def test_bad_options(pictures: Pictures, tmp_path: Path) -> None:
+    root = str(pictures({"cat": 1, "dog": 1}))
+    (tmp_path / "list").write_text("cat\ndogs\n")
+    with pytest.raises(UnknownName, match="unknown class 'dogs': did you mean dog"):
+        Folder(root, classes=str(tmp_path / "list"))
+    (tmp_path / "list").write_text("cat\n")
+    with pytest.raises(DataError, match="has one class only"):
+        Folder(root, classes=str(tmp_path / "list"))
+    with pytest.raises(UnknownName, match="did you mean imagenet100"):
+        Folder(root, classes="imagenet-100")
+    with pytest.raises(DataError, match="LO has to be below HI"):
+        Folder(root, window=(5, 5))
+    with pytest.raises(DataError, match="--classes is for folder:PATH"):
+        open_data(DataSpec("digits", "imagenet100"))
+    with pytest.raises(DataError, match="--window is for folder:PATH"):
+        open_data(DataSpec("digits", window=(0, 1)))
+    with pytest.raises(DataError, match="needs a path"):
+        open_data("folder:")

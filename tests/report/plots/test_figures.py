@@ -1,0 +1,268 @@
+"""Figures: all words are inside and apart, failures are marks, and the same rows give the same bytes."""
+
+import math
+import struct
+import subprocess
+import sys
+from itertools import combinations, pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from longvis_bench.records import Row
+from longvis_bench.report.plots import cost as plots
+from longvis_bench.report.plots import layout
+from longvis_bench.report.plots import style as canvas
+from longvis_bench.runs.directory import read_rows
+
+GOLDEN = Path(__file__).parents[2] / "golden_tables" / "rows.jsonl"
+ROWS = read_rows(GOLDEN)
+NAMES = {"throughput", "latency", "memory", "macs", "accuracy-throughput", "accuracy-macs"}
+
+
+def changed(row: Row, **cell: object) -> Row:
+    return row.model_copy(update={"cell": row.cell.model_copy(update=cell)})
+
+
+LONG = "timm:vit_small_patch16_dinov3.lvd1689m[img_size=1024]"
+RUNS = {
+    "seven models": ROWS,
+    "two models": [row for row in ROWS if row.cell.family in ("atlas", "vit")],
+    "one size": [row for row in ROWS if row.cell.resolution == 256],
+    "one size without accuracy": [row for row in ROWS if row.cell.resolution == 1024],
+    "one row": ROWS[:1],
+    "one oom": ROWS[-1:],
+    "no rows": [],
+    "long names": [changed(row, model=LONG, family="x") if row.cell.family == "vit" else row for row in ROWS],
+    "two batch sizes": [*ROWS, *(changed(row, batch_size=8) for row in ROWS)],
+    "rounds": [*ROWS, *(changed(row, round=1) for row in ROWS)],
+}
+
+
+def texts(figure: Figure) -> list[Text]:
+    found = figure.findobj(Text)
+    return [
+        text for text in found if isinstance(text, Text) and text.get_text().strip() and text.get_visible()
+    ]
+
+
+def words(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in texts(figure))
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_gives_every_figure_with_all_text_inside(run: str) -> None:
+    figures = plots.figures(RUNS[run])
+    assert set(figures) == NAMES
+    for name, figure in figures.items():
+        width, height = figure.bbox.width, figure.bbox.height
+        figure.canvas.draw()
+        for text in texts(figure):
+            box = text.get_window_extent()
+            inside = box.x0 > -3 and box.y0 > -3 and box.x1 < width + 3 and box.y1 < height + 3
+            assert inside, f"{name}: {text.get_text()!r} is cut off"
+
+
+@pytest.mark.parametrize("run", ["seven models", "two models", "one size", "one size without accuracy"])
+def test_no_words_lie_on_others(run: str) -> None:
+    for name, figure in plots.figures(RUNS[run]).items():
+        figure.canvas.draw()
+        boxes = [(text.get_text(), text.get_window_extent().shrunk(0.8, 0.7)) for text in texts(figure)]
+        for (one, box), (other, other_box) in combinations(boxes, 2):
+            assert not box.overlaps(other_box), f"{name}: {one!r} and {other!r} overlap"
+
+
+@pytest.mark.parametrize("name", ["throughput", "latency", "memory"])
+def test_failures_are_marks_with_a_word(name: str) -> None:
+    shown = words(plots.figures(ROWS)[name])
+    for failure in ("vit-n: oom", "longvit-n: timeout", "swin-n: skipped", "fastervit-n: invalid"):
+        assert failure in shown
+    shown = words(plots.figures(RUNS["one size without accuracy"])[name])
+    assert {"oom", "timeout", "skipped"} <= set(shown.splitlines())
+
+
+def test_a_missing_value_is_a_mark_too() -> None:
+    rows = [row.model_copy(update={"memory": None}) if row.key == "vit-512" else row for row in ROWS]
+    assert "vit-n: no value" in words(plots.figures(rows)["memory"])
+
+
+def test_labels_carry_the_exponents() -> None:
+    figures = plots.figures(ROWS)
+    assert "vit-n R^3.6" in words(figures["latency"])
+    assert "vit-n R^-3.6" in words(figures["throughput"])
+    assert "convnext-n R^2.0" in words(figures["macs"])
+
+
+def test_accuracy_names_its_front_and_what_is_not_there() -> None:
+    shown = words(plots.figures(ROWS)["accuracy-throughput"])
+    assert "256 px" in shown
+    assert "No accuracy at 512, 1024 px" in shown
+    lost = [row.model_copy(update={"accuracy": None}) if row.key == "vit-256" else row for row in ROWS]
+    assert "× without top-1: vit-n" in words(plots.figures(lost)["accuracy-macs"])
+
+
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [
+        ("no rows", "there are no rows yet"),
+        ("one oom", "the device ran out of memory"),
+        ("one size without accuracy", "no weights"),
+    ],
+)
+def test_a_figure_without_values_says_why(run: str, why: str) -> None:
+    shown = words(plots.figures(RUNS[run])["accuracy-macs"])
+    assert "Nothing to show" in shown
+    assert why in shown.replace("\n", " ")
+
+
+# Looks --------------------------------------------------------------------------------------------------
+
+
+def test_a_family_looks_the_same_in_every_run_and_no_two_alike() -> None:
+    all_looks, two = canvas.looks(ROWS), canvas.looks(RUNS["two models"])
+    assert {label: all_looks[label] for label in two} == two
+    assert (
+        len({look.colour for look in all_looks.values()})
+        == len({look.marker for look in all_looks.values()})
+        == 7
+    )
+
+
+def test_variants_of_a_family_differ_in_their_line_and_strangers_get_a_look() -> None:
+    rows = [changed(ROWS[0], model=f"atlas-{name}") for name in "nsb"]
+    lines = [look.line for look in canvas.looks(rows).values()]
+    assert len(set(lines)) == 3
+    strangers = [changed(ROWS[0], model=f"m{i}", family=f"f{i}") for i in range(20)]
+    assert len(canvas.looks(strangers)) == 20
+
+
+def test_colours_are_seen_on_white() -> None:
+    for colour in (*canvas.COLOURS.values(), *canvas.OTHER_COLOURS):
+        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        assert 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.45
+
+
+# Files --------------------------------------------------------------------------------------------------
+
+
+def test_files(tmp_path: Path) -> None:
+    written = plots.write_plots(ROWS, tmp_path / "a" / "plots")
+    assert {path.name for path in written} == {f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
+    width, height = struct.unpack(">II", (tmp_path / "a/plots/latency.png").read_bytes()[16:24])
+    assert width == round(canvas.WIDTH * 200)
+    assert height > 600
+    again = plots.write_plots(ROWS, tmp_path / "b")
+    for one, other in zip(written, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), f"{one.name} is not deterministic"
+        assert str(tmp_path).encode() not in one.read_bytes()
+    svg = (tmp_path / "b" / "latency.svg").read_text("utf-8")
+    assert "dc:date" not in svg
+    assert ">vit-n R^3.6</text>" in svg
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a&b",
+    "$x^2$",
+    "a\nb",
+    "\x1b[31m",
+    "\u202e模型\U0001f600",
+    "]]>",
+    '"><x y="',
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_text(name: str, tmp_path: Path) -> None:
+    rows = [
+        changed(row, model=name, family=name) if row.cell.family == "vit" else row
+        for row in RUNS["two models"]
+    ]
+    for path in plots.write_plots(rows, tmp_path):
+        if path.suffix == ".svg":
+            tags = {
+                element.tag.rpartition("}")[2]
+                for element in ElementTree.fromstring(path.read_text("utf-8")).iter()
+            }
+            assert not tags & {"script", "x", "foreignObject", "image"}
+
+
+def test_drawing_changes_nothing_global() -> None:
+    before = dict(matplotlib.rcParams)
+    plots.figures(ROWS[:2])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_is_never_imported() -> None:
+    code = (
+        "import sys, longvis_bench.report.plots.cost as p; p.figures([]);"
+        " assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# Layout -------------------------------------------------------------------------------------------------
+
+places = st.lists(st.floats(-1, 2), max_size=30)
+
+
+@given(places, st.floats(0, 0.3))
+def test_spread_keeps_order_distance_and_bounds(wanted: list[float], gap: float) -> None:
+    found = layout.spread(wanted, gap, 0.0, 1.0)
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in found)
+    room = min(gap, 1 / max(1, len(wanted) - 1))
+    assert all(b - a >= room - 1e-9 for a, b in pairwise(sorted(found)))
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
+    assert [found[i] for i in order] == sorted(found)
+
+
+def test_spread_moves_nothing_without_need_and_shares_where_it_must() -> None:
+    assert layout.spread([0.9, 0.1, 0.5], 0.1, 0, 1) == pytest.approx([0.9, 0.1, 0.5])
+    assert layout.spread([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
+    assert layout.spread([1.0, 1.0, 1.0], 0.2, 0, 1) == pytest.approx([0.6, 0.8, 1.0])
+    assert layout.spread([], 0.2, 0, 1) == []
+
+
+@given(st.floats(1e-6, 1e12), st.floats(1.26, 1e9), st.booleans())
+def test_ticks_are_inside_and_apart(low: float, ratio: float, binary: bool) -> None:
+    ticks = layout.round_numbers(low, low * ratio, binary=binary)
+    assert 2 <= len(ticks) <= 11
+    assert all(low * (1 - 1e-9) <= tick <= low * ratio * (1 + 1e-9) for tick in ticks)
+    assert all(math.log(b / a) >= 0.099 * math.log(ratio) for a, b in pairwise(ticks))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "binary", "ticks"),
+    [
+        (0.004, 0.3, False, [0.01, 0.03, 0.1, 0.3]),
+        (5, 15, False, [6, 8, 10, 12, 14]),
+        (20 << 20, 300 << 20, True, [32 << 20, 64 << 20, 128 << 20, 256 << 20]),
+        (2e6, 3e11, False, [1e7, 1e8, 1e9, 1e10, 1e11]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, binary: bool, ticks: list[float]) -> None:
+    assert layout.round_numbers(low, high, binary=binary) == pytest.approx(ticks)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda ends: (min(ends), max(ends))), max_size=20
+    )
+)
+def test_packed_spans_do_not_touch(spans: list[tuple[float, float]]) -> None:
+    rows = layout.pack(spans)
+    for (one, row), (other, other_row) in combinations(zip(spans, rows, strict=True), 2):
+        assert row != other_row or one[1] < other[0] or other[1] < one[0]
+
+
+def test_the_freest_place_is_taken() -> None:
+    frame, taken = layout.Box(0, 0, 10, 10), layout.Box(5, 5, 6, 6)
+    over, outside, free = layout.Box(5, 5, 7, 6), layout.Box(9, 9, 11, 10), layout.Box(1, 1, 3, 2)
+    assert layout.best_place([over, outside, free], frame, [taken], []) == 2
+    assert layout.best_place([free, free], frame, [], []) == 0
