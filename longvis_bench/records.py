@@ -13,15 +13,14 @@ Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from longvis_bench.data.protocol import DataSpec, Normalisation
+from longvis_bench.hashing import digest
 
 SCHEMA = 2
 
@@ -45,6 +44,23 @@ Status = Literal[
 ]
 ACCEPTED: frozenset[Status] = frozenset({"ok", "oom", "host_oom", "illegal_size", "unsupported", "skipped"})
 """Statuses that are a result; every other one makes the sweep end with exit code 1."""
+
+
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of pixels in 0-1, by channel: what becomes 0 and 1 for the model."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a user says about the data: `--data`, `--classes` and `--window`."""
+
+    data: str
+    classes: str | None = None
+    """A shipped list of classes, or a file of them; None for all."""
+    window: tuple[float, float] | None = None
+    """Pixel values that become black and white, for images of more than 8 bits."""
+    normalisation: Normalisation | None = None
+    """What a weight file wants of a folder's images; None for ImageNet's."""
 
 
 class _Record(BaseModel):
@@ -123,7 +139,7 @@ class Settings(_Record):
     memory_limit_bytes: int | None = Field(None, ge=1)
     """What the cell's processes may hold together; see `server.held_bytes`.  None: what the machine has."""
     hours_for: TrainLength | None = None
-    """What `train_hours` is worked out for; `session.restate` replaces it in rows that are there."""
+    """What `train_hours` is worked out for; `report.write.restate` replaces it in rows that are there."""
 
 
 class Request(_Record):
@@ -343,12 +359,6 @@ class Environment(_Record):
     def hash(self) -> str:
         """Eight characters that differ where any field differs."""
         return digest(self.model_dump(mode="json"))[:8]
-
-
-def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of a value made of plain types."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cell_key(cell: Cell, code: str, environment: str) -> str:

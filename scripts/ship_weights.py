@@ -20,6 +20,7 @@ from typing import Any
 
 from longvis_bench import units
 from longvis_bench.errors import LongvisError
+from longvis_bench.hashing import sha256_file
 from longvis_bench.measure.accuracy import batch_for, measure_accuracy
 from longvis_bench.registry.card import read_card
 from longvis_bench.registry.registry import Registry, Variant
@@ -27,7 +28,6 @@ from longvis_bench.training.jobs import Options, keep, start_training
 from longvis_bench.training.loop import Job, Progress, train
 from longvis_bench.training.recipe import Recipe, read_recipe
 from longvis_bench.weights.matching import load_weights, weights_folder
-from longvis_bench.weights.resolving import sha256_file
 
 END_OF_OURS = ("# The authors' weights", "# Published numbers")
 """Comments of a card before the first of which our own weights stand."""

@@ -16,9 +16,11 @@ def merge(
     out: Annotated[Path, typer.Option(help="Directory of the merged run; must hold no run yet.")],
 ) -> None:
     """Merge runs of one environment; of a cell in several, the row of the run named last counts."""
+    from longvis_bench.report.write import write_derived
     from longvis_bench.runs.merge import merge_runs
 
     found = merge_runs(runs, out)
+    write_derived(out)
     console = Console(highlight=False)
     for run in found:
         console.print(run.sentence, soft_wrap=True, markup=False)

@@ -10,9 +10,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from longvis_bench.data.protocol import DataSpec
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import TrainLength
+from longvis_bench.records import DataSpec, TrainLength
 
 ModelsDirs = Annotated[
     list[Path] | None, typer.Option("--models-dir", help="Further folder of cards; may be given again.")

@@ -36,9 +36,9 @@ def report(
     from longvis_bench.report.overhead import overhead_table
     from longvis_bench.report.significance import compare, sentences
     from longvis_bench.report.summary import terminal_table
+    from longvis_bench.report.write import restate, write_derived
     from longvis_bench.runs.merge import read_runs, side_by_side
     from longvis_bench.runs.predictions import read_answers
-    from longvis_bench.sweep.session import restate, write_derived
 
     found = read_runs(runs, one_a_cell=True)
     rows = side_by_side(found)

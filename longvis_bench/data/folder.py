@@ -22,8 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from longvis_bench.data.protocol import BROKEN_SHARE, BrokenImage, Normalisation, Split, too_many_broken
+from longvis_bench.data.protocol import BROKEN_SHARE, BrokenImage, Split, too_many_broken
 from longvis_bench.errors import DataError, UnknownName
+from longvis_bench.records import Normalisation
 
 if TYPE_CHECKING:
     import torch

@@ -153,7 +153,7 @@ class Pairs:
         changed = {key: value for key, value in vars(self).items() if value != vars(usual)[key]}
         if not changed:
             return "pairs"
-        from longvis_bench.records import digest
+        from longvis_bench.hashing import digest
 
         return f"pairs-{digest(changed)[:8]}"
 

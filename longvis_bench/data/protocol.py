@@ -25,10 +25,10 @@ batch, ranks of several processes, augmentation, and what becomes of broken file
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from longvis_bench.errors import DataError, UnknownName
+from longvis_bench.records import DataSpec
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,6 @@ Split = Literal["train", "val"]
 
 KNOWN = ("digits", "folder:PATH", "pairs")
 FOLDER = "folder:"
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and standard deviation of pixels in 0-1, by channel: what becomes 0 and 1 for the model."""
 BROKEN_SHARE = 0.01
 """More broken files than this share are no accident."""
 
@@ -147,19 +145,6 @@ def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
         f"{count} of {of} images cannot be read, more than {BROKEN_SHARE:.0%}, the last of them {name} "
         f"({why}); repair or remove them."
     )
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What a user says about the data: `--data`, `--classes` and `--window`."""
-
-    data: str
-    classes: str | None = None
-    """A shipped list of classes, or a file of them; None for all."""
-    window: tuple[float, float] | None = None
-    """Pixel values that become black and white, for images of more than 8 bits."""
-    normalisation: Normalisation | None = None
-    """What a weight file wants of a folder's images; None for ImageNet's."""
 
 
 def open_data(spec: str | DataSpec) -> LoadableData:

@@ -21,7 +21,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.records import SCHEMA, Environment, Row, digest
+from longvis_bench.hashing import digest
+from longvis_bench.records import SCHEMA, Environment, Row
 from longvis_bench.runs.lock import Lock
 from longvis_bench.runs.migrations import migrate_row, migrate_run
 

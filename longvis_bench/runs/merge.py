@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from longvis_bench import units
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.records import Environment, Row, digest
+from longvis_bench.hashing import digest
+from longvis_bench.records import Environment, Row
 from longvis_bench.runs.directory import (
     PREDICTIONS,
     ROWS,
@@ -27,7 +28,6 @@ from longvis_bench.runs.directory import (
     read_rows,
     read_run,
 )
-from longvis_bench.sweep.session import write_derived
 
 
 class RunRows(NamedTuple):
@@ -107,7 +107,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def merge_runs(runs: Sequence[Path], out: Path) -> list[RunRows]:
-    """Merge the latest rows of runs into a new run directory, with predictions, tables and plots.
+    """Merge the latest rows of runs, and their predictions, into a new run directory; write nothing derived.
 
     Arguments:
         runs: directories; where a key is in several, the row of the last one counts.
@@ -134,7 +134,6 @@ def merge_runs(runs: Sequence[Path], out: Path) -> list[RunRows]:
             for row in part.rows:
                 _copy_predictions(part.path, out, row.key)
                 directory.append(row)
-    write_derived(out)
     return found
 
 

@@ -15,9 +15,10 @@ from typing import Protocol
 
 from longvis_bench import units
 from longvis_bench.errors import HarnessFault, RunDirectoryError
+from longvis_bench.hashing import digest
 from longvis_bench.isolation.runner import Runner, interrupted_row
 from longvis_bench.measure.batch_search import measure_best_batch
-from longvis_bench.records import ACCEPTED, Cell, Row, Status, digest
+from longvis_bench.records import ACCEPTED, Cell, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
 from longvis_bench.sweep.plan import Plan, Planned
 from longvis_bench.sweep.run_file import Invocation, record

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from longvis_bench.data.protocol import FOLDER, DataSpec, ImageData, open_data
+from longvis_bench.data.protocol import FOLDER, ImageData, open_data
 from longvis_bench.environment import resolve_device, usable_cores
 from longvis_bench.errors import (
     CheckpointError,
@@ -25,10 +25,12 @@ from longvis_bench.errors import (
     Unsupported,
 )
 from longvis_bench.files import PACKAGE
+from longvis_bench.hashing import digest
 from longvis_bench.privacy import without_paths
 from longvis_bench.records import (
     METRICS,
     Cell,
+    DataSpec,
     Dtype,
     Environment,
     MemoryFormat,
@@ -40,7 +42,6 @@ from longvis_bench.records import (
     Status,
     TrainLength,
     cell_key,
-    digest,
 )
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.weights.resolving import WeightFile, check_fit, given_weights, no_weights, shipped_weights

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
-from longvis_bench.data.protocol import DataSpec, open_data
+from longvis_bench.data.protocol import open_data
 from longvis_bench.environment import resolve_device, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
-from longvis_bench.records import digest
+from longvis_bench.hashing import digest, sha256_file
+from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Variant
 from longvis_bench.training.curves import write_curves
 from longvis_bench.training.loop import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
 from longvis_bench.weights.matching import store_weights, weights_folder
-from longvis_bench.weights.resolving import check_fit, sha256_file
+from longvis_bench.weights.resolving import check_fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,15 @@ before anything runs: that takes seconds, and a cell may take hours.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longvis_bench.data.protocol import FOLDER, ImageData, Normalisation
+from longvis_bench.data.protocol import FOLDER, ImageData
 from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError, MissingDependency
+from longvis_bench.hashing import sha256_file
+from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
 from longvis_bench.weights.classes import HEAD, head_classes, logit_places
 
@@ -129,19 +130,6 @@ def no_weights(model: str, dataset: str, resolution: int) -> str:
         f"no weights ship for {model} on {dataset} at {resolution} px; "
         f"make them with `longvis train --models {model} --data {data} --res {resolution}`"
     )
-
-
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def check_fit(

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from longvis_bench.data.protocol import Normalisation
 from longvis_bench.errors import CheckpointError
+from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
 
 HUB = "hf-hub:"

@@ -16,9 +16,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
 from longvis_bench.data.folder import IMAGENET, Folder
-from longvis_bench.data.protocol import DataSpec, open_data
+from longvis_bench.data.protocol import open_data
 from longvis_bench.data.resize import finish, fit
 from longvis_bench.errors import DataError, UnknownName
+from longvis_bench.records import DataSpec
 
 MEAN, DEVIATION = IMAGENET
 

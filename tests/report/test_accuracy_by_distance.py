@@ -16,10 +16,10 @@ from longvis_bench.data.pairs import Pairs, local_limit
 from longvis_bench.records import AccuracyRecord, Cell, Row
 from longvis_bench.report.accuracy_by_distance import BIN_IMAGES, BINS, by_distance
 from longvis_bench.report.plots.distance import distance_figures
+from longvis_bench.report.write import write_derived
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.runs.predictions import Predictions, read_answers
 from longvis_bench.stats import share_by
-from longvis_bench.sweep.session import write_derived
 
 FAMILIES = ("atlas", "convnext", "fastervit", "longvit", "mambavision", "swin", "vit")
 SIZE = 512

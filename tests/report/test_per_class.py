@@ -16,10 +16,10 @@ from longvis_bench.cli.app import app
 from longvis_bench.records import AccuracyRecord, Cell, Row
 from longvis_bench.report.accuracy_tables import SHOWN, worst_classes
 from longvis_bench.report.per_class import by_class, classes_csv, confusion_csv
+from longvis_bench.report.write import write_derived
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.runs.predictions import Answers, Predictions, read_answers
 from longvis_bench.stats import wilson
-from longvis_bench.sweep.session import write_derived
 
 NAMES = ("ant", "bee", "cat")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from longvis_bench.cli.app import app
 from longvis_bench.records import AccuracyRecord, Cell, Row
 from longvis_bench.report.significance import compare, sentences
+from longvis_bench.report.write import write_derived
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.runs.predictions import read_answers
 from longvis_bench.stats import mcnemar
-from longvis_bench.sweep.session import write_derived
 
 LABELS = np.arange(40) % 10
 

@@ -12,11 +12,11 @@ import pytest
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.protocol import Split
 from longvis_bench.errors import CardError, LongvisError
+from longvis_bench.hashing import sha256_file
 from longvis_bench.registry.card import read_card
 from longvis_bench.registry.registry import Registry
 from longvis_bench.training.loop import Job
 from longvis_bench.training.recipe import QUICK
-from longvis_bench.weights.resolving import sha256_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import ship_weights

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from longvis_bench.data.protocol import open_data
 from longvis_bench.errors import CheckpointError
+from longvis_bench.hashing import sha256_file
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.registry.card import WeightsEntry
 from longvis_bench.registry.registry import Registry, Variant
@@ -36,7 +37,6 @@ from longvis_bench.weights.matching import (
     store_weights,
 )
 from longvis_bench.weights.reading import read_tensors
-from longvis_bench.weights.resolving import sha256_file
 
 
 def case(value: object) -> str:

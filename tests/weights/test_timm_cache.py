@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
-from longvis_bench.data.protocol import DataSpec, open_data
+from longvis_bench.data.protocol import open_data
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import CheckpointError
 from longvis_bench.measure.accuracy import measure_accuracy
+from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.plan import Plan, SweepConfig, make_plan
 from longvis_bench.weights.classes import logit_places
