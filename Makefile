@@ -8,6 +8,7 @@ check: lint types test
 lint:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
+	lint-imports
 
 format:
 	$(PYTHON) -m ruff format .

@@ -14,10 +14,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from longvis_bench.version import __version__
+
 if TYPE_CHECKING:
     from longvis_bench.api import bench, build, count, list_models, load_results, load_weights
-
-__version__ = "0.1.0"
 
 __all__ = ["__version__", "bench", "build", "count", "list_models", "load_results", "load_weights"]
 

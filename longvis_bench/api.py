@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sweep.execute import Reporter
+from longvis_bench.sweep.reporter import Reporter
 
 if TYPE_CHECKING:
     import pandas as pd

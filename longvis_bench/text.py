@@ -1,8 +1,10 @@
-"""Texts of others on a terminal, in a table or a figure: one line of characters that only mean themselves."""
+"""Sanitise untrusted text for terminals, tables and figures, and cut machine paths out of what is stored."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from pathlib import Path
 
 _FORMULA = tuple("=+-@＝＋－＠")
 
@@ -24,3 +26,18 @@ def spreadsheet_safe(text: str) -> str:
     """A cleaned text that no spreadsheet takes for a formula."""
     text = clean(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+_PART = r"[/\\](?![/\\])[^\s/\\:'\",;()]+"
+_PATH = re.compile(rf"(?<![\w/.\\])(?:~(?:{_PART})+|(?:[A-Za-z]:)?(?:{_PART}){{2,}})")
+
+_DATA = re.compile(r"(\bfolder:)(?=[/\\~]|\.\.[/\\]|[A-Za-z]:[/\\])\S*[/\\](?=[^\s/\\])")
+"""A data set outside of the working directory, however short its path: `folder:/imagenet`."""
+
+
+def without_paths(text: str) -> str:
+    """The text with absolute paths cut to their last part; addresses with `//` are left alone."""
+    home = str(Path.home())
+    text = text.replace(home, "~") if len(home) > 1 else text
+    text = _DATA.sub(r"\1", text)
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group())[-1], text)

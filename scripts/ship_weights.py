@@ -27,7 +27,8 @@ from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.jobs import Options, keep, start_training
 from longvis_bench.training.loop import Job, Progress, train
 from longvis_bench.training.recipe import Recipe, read_recipe
-from longvis_bench.weights.matching import load_weights, weights_folder
+from longvis_bench.weights.matching import load_weights
+from longvis_bench.weights.store import weights_folder
 
 END_OF_OURS = ("# The authors' weights", "# Published numbers")
 """Comments of a card before the first of which our own weights stand."""

@@ -40,9 +40,7 @@ from torch import Tensor, nn
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.windows import cut, join
-from longvis_bench.sizes import plan as sizes
-from longvis_bench.sizes.arguments import check_atlas, check_atlas_depths
-from longvis_bench.sizes.plan import Scale
+from longvis_bench.sizes.atlas import Scale, atlas_depths, check_atlas, check_atlas_depths, require_atlas
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -72,8 +70,8 @@ def build(
     """
     if depths is None:
         check_atlas(window=window, stride=stride)
-        scales = sizes.require_atlas(resolution, resolution, window=window, stride=stride)
-        depths = sizes.atlas_depths(len(scales))
+        scales = require_atlas(resolution, resolution, window=window, stride=stride)
+        depths = atlas_depths(len(scales))
     return Atlas(
         resolution=resolution,
         num_classes=num_classes,
@@ -134,7 +132,7 @@ class Atlas(nn.Module):
         )
         self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
         self.stride = stride
-        self.scales = sizes.require_atlas(*self.size, window=window, stride=stride)
+        self.scales = require_atlas(*self.size, window=window, stride=stride)
         check_atlas_depths(depths, len(self.scales), f"{self.size[0]} x {self.size[1]} px")
         self.stem = Stem(in_chans, stem_dim)
         self.stages = nn.ModuleList(

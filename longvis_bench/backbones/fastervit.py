@@ -7,8 +7,8 @@ which attend to those of all windows: this is how windows hear of one another.
 
 What may surprise:
 
-- the window is an argument, and at large sizes not the published 7: see `sizes.fastervit`.  The position bias
-  among carrier tokens is a table of (carrier tokens) squared for each head and block, kept as a buffer.
+- the window is an argument, and at large sizes not the published 7: see `sizes/fastervit.py`.  The position
+  bias among carrier tokens is a table of (carrier tokens) squared for each head and block, kept as a buffer.
 - where one window spans stage 3 (up to 192 px) there are no carrier tokens; the layer that would make them is
   computed all the same and gets no gradient.
 
@@ -33,7 +33,7 @@ from typing import Any
 from torch import nn
 
 from longvis_bench.backbones.building import LinspaceOnCpu
-from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.fastervit import plan
 
 DERIVED = ("relative_coords_table", "relative_position_index", "relative_bias")
 """Buffers of the package's position modules; all follow from weights and window size."""
@@ -55,7 +55,7 @@ def build(
     do_propagation: bool = False,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """Build a variant; without `window_size`, that which `sizes.fastervit` plans for the size.
+    """Build a variant; without `window_size`, that which `sizes.fastervit.plan` plans for the size.
 
     Arguments:
         resolution: pixels per side.
@@ -75,7 +75,7 @@ def build(
     Raises:
         IllegalSize: the size is below 64 px or no multiple of 32.
     """
-    planned = sizes.fastervit(resolution, window_size=window_size).arguments["window_size"]
+    planned = plan(resolution, window_size=window_size).arguments["window_size"]
     with _quiet(), LinspaceOnCpu():
         package: Any = importlib.import_module("fastervit.models.faster_vit_any_res")
         model: nn.Module = package.FasterViT(

@@ -33,9 +33,8 @@ from torch import Tensor, nn
 from longvis_bench.ops.dilated_attention import dilated_attention
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU
-from longvis_bench.sizes import plan as sizes
-from longvis_bench.sizes.arguments import check_longvit
-from longvis_bench.sizes.plan import LONGVIT_RATIOS
+from longvis_bench.sizes import require_multiple
+from longvis_bench.sizes.longvit import LONGVIT_RATIOS, check_longvit, longvit_segments
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -63,7 +62,7 @@ def build(
         IllegalArgument: the arguments do not fit together.
     """
     if segment_length is None:
-        segment_length = sizes.longvit_segments(resolution)
+        segment_length = longvit_segments(resolution)
     return LongViT(
         resolution=resolution,
         num_classes=num_classes,
@@ -128,7 +127,7 @@ class LongViT(nn.Module):
             mask_padding=mask_padding,
             differentiable_mixing=differentiable_mixing,
         )
-        sizes.require_multiple(resolution, patch_size, "longvit")
+        require_multiple(resolution, patch_size, "longvit")
         self.resolution = resolution
         self.patch_embed = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, (resolution // patch_size) ** 2, dim))

@@ -39,8 +39,7 @@ from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.selective_scan.operator import selective_scan
 from longvis_bench.ops.windows import cut, join, pad_to_whole
-from longvis_bench.sizes import plan as sizes
-from longvis_bench.sizes.arguments import check_mambavision
+from longvis_bench.sizes.mambavision import check_mambavision, plan
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -71,7 +70,7 @@ def build(
         IllegalSize: the resolution is below 32 px.
         IllegalArgument: the arguments do not fit together.
     """
-    sizes.mambavision(resolution, window_size=window_size)
+    plan(resolution, window_size=window_size)
     return MambaVision(
         num_classes=num_classes,
         dim=dim,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import MissingDependency
 from longvis_bench.ops.selective_scan.operator import backend_for, selective_scan
-from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes.mambavision import plan
 
 INSTALL = "python -m pip install mambavision"
 KERNEL = "mamba_ssm.ops.selective_scan_interface"
@@ -53,7 +53,7 @@ def mambavision(
         IllegalArgument: the arguments do not fit together.
         MissingDependency: the package, or einops that it needs, is not installed.
     """
-    sizes.mambavision(
+    plan(
         resolution,
         dim=dim,
         in_dim=in_dim,

@@ -23,7 +23,7 @@ from torch import nn
 
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import CardError, IllegalSize, UnknownName
-from longvis_bench.sizes import plan as sizes
+from longvis_bench.sizes import timm as sizes
 from longvis_bench.sizes.plan import near_multiples
 
 HUB = "hf-hub:"

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from longvis_bench import __version__
 from longvis_bench.cli.bench import bench
 from longvis_bench.cli.check import check
 from longvis_bench.cli.doctor import doctor
@@ -20,6 +19,7 @@ from longvis_bench.cli.models import models
 from longvis_bench.cli.new import new
 from longvis_bench.cli.report import report
 from longvis_bench.cli.train import train
+from longvis_bench.version import __version__
 
 app = typer.Typer(
     name="longvis",

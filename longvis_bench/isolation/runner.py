@@ -26,9 +26,9 @@ from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
 from longvis_bench.files import PACKAGE
 from longvis_bench.isolation.exit_status import Ended, classify_ending, oom_evidence, read_oom_counters
 from longvis_bench.phases import finished
-from longvis_bench.privacy import without_paths
 from longvis_bench.records import Request, Row
 from longvis_bench.runs.directory import cannot_write
+from longvis_bench.text import without_paths
 
 if TYPE_CHECKING:
     import psutil

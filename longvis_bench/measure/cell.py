@@ -368,7 +368,7 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
 
 
 def _trained_resolution(request: Request) -> int | None:
-    from longvis_bench.weights.matching import read_metadata
+    from longvis_bench.weights.store import read_metadata
 
     assert request.weights_path is not None
     if request.trained_resolution is not None:

@@ -68,7 +68,7 @@ class ResolutionRule(_Strict):
     minimum: int = Field(1, ge=1)
     maximum: int | None = None
     plan: FactoryReference | None = None
-    """`module:function` of the form described in `sizes.py`; replaces the numbers above."""
+    """`module:function` of the form described in `sizes/plan.py`; replaces the numbers above."""
     note: str = ""
     """One paragraph for the user: what happens to the model at sizes it was not published for."""
 

@@ -6,12 +6,10 @@ the same model are skipped with that reason, and planned anew when that row is r
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 from longvis_bench import units
 from longvis_bench.errors import HarnessFault, RunDirectoryError
@@ -21,56 +19,12 @@ from longvis_bench.measure.batch_search import measure_best_batch
 from longvis_bench.records import ACCEPTED, Cell, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
 from longvis_bench.sweep.plan import Plan, Planned
+from longvis_bench.sweep.reporter import Reporter, Silent
 from longvis_bench.sweep.run_file import Invocation, record
 
 INTERRUPTED = "interrupted"
 AFTER_OOM = "a smaller size of this model ran out of memory"
 NO_FORK = "This system cannot fork: every cell starts a new interpreter, which takes some seconds each."
-
-
-class Reporter(Protocol):
-    """Told what happens, as it happens; the progress display is one."""
-
-    def note(self, sentence: str) -> None:
-        """Something the user should know, before or while cells run."""
-
-    def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
-        """A sweep starts: the cells to run, and the rows already there."""
-
-    def start(self, planned: Planned) -> None:
-        """A cell starts."""
-
-    def tick(self) -> None:
-        """Called several times a second."""
-
-    def finish(self, row: Row) -> None:
-        """A row was stored."""
-
-    def end(self) -> None:
-        """The sweep is over, however it ended."""
-
-
-class Silent:
-    """The reporter of Python callers: quiet but for what they should know, which is logged as a warning."""
-
-    def note(self, sentence: str) -> None:
-        """See Reporter."""
-        logging.getLogger("longvis_bench").warning(sentence)
-
-    def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
-        """See Reporter."""
-
-    def start(self, planned: Planned) -> None:
-        """See Reporter."""
-
-    def tick(self) -> None:
-        """See Reporter."""
-
-    def finish(self, row: Row) -> None:
-        """See Reporter."""
-
-    def end(self) -> None:
-        """See Reporter."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from longvis_bench import __version__
 from longvis_bench.errors import LongvisError
-from longvis_bench.privacy import without_paths
 from longvis_bench.records import Environment
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.runs.migrations import migrate_run
-from longvis_bench.sweep.plan import SweepConfig
+from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.text import without_paths
+from longvis_bench.version import __version__
 
 _SAME = ("longvis", "config", "shard")
 """Commands that agree in these are recorded once."""

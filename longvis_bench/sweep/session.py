@@ -15,8 +15,10 @@ from longvis_bench.errors import LongvisError, UnknownName
 from longvis_bench.records import Status
 from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
-from longvis_bench.sweep.execute import Outcome, Reporter, run_sweep
-from longvis_bench.sweep.plan import Plan, SweepConfig, make_plan
+from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.execute import Outcome, run_sweep
+from longvis_bench.sweep.plan import Plan, make_plan
+from longvis_bench.sweep.reporter import Reporter
 from longvis_bench.sweep.run_file import Invocation, invocation_of
 
 RUNS = Path("results/runs")

@@ -21,8 +21,8 @@ from longvis_bench.registry.registry import Variant
 from longvis_bench.training.curves import write_curves
 from longvis_bench.training.loop import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
-from longvis_bench.weights.matching import store_weights, weights_folder
-from longvis_bench.weights.resolving import check_fit
+from longvis_bench.weights.matching import check_fit
+from longvis_bench.weights.store import store_weights, weights_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,8 @@ from longvis_bench.registry.registry import Variant
 from longvis_bench.training.augment import BatchAugment, picture_augment
 from longvis_bench.training.checkpoint import Checkpoint, Place, read_checkpoint, save_checkpoint
 from longvis_bench.training.recipe import Recipe
-from longvis_bench.weights.matching import load_weights, round_weights
+from longvis_bench.weights.matching import load_weights
+from longvis_bench.weights.store import round_weights
 
 WATCHED_IMAGES = 128
 DIVERGED = 10.0

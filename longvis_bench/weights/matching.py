@@ -9,24 +9,20 @@ The store is where `longvis train` leaves its files:
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import math
-import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from longvis_bench.errors import CheckpointError
+from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError, MissingDependency
+from longvis_bench.registry.registry import Variant
 from longvis_bench.weights.classes import HEAD
 from longvis_bench.weights.reading import plain_names, read_tensors
 
@@ -106,7 +102,7 @@ def _match(
     """The values that the model's tensors would get, and the report."""
     given = plain_names(dict(source))
     tensors, unused = _our_names(model, given)
-    wanted = {key: value for key, value in model.state_dict().items() if key not in _derived(model)}
+    wanted = {key: value for key, value in model.state_dict().items() if key not in derived_names(model)}
     fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
     absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
     unfit = absent and (strict or len(absent) == len(wanted))
@@ -201,7 +197,7 @@ def _native_family(model: nn.Module) -> str | None:
     return module if package == "longvis_bench.backbones" and module in NATIVE else None
 
 
-def _derived(model: nn.Module) -> set[str]:
+def derived_names(model: nn.Module) -> set[str]:
     """Persistent buffers that the model computes itself: neither saved nor asked of a file."""
     if not any(type(module).__module__.startswith("fastervit.") for module in model.modules()):
         return set()
@@ -329,124 +325,52 @@ def _official_family(tensors: Mapping[str, Tensor], but: str | None) -> str | No
     return next((family for family in others if _official(tensors, family) is not None), None)
 
 
-def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a model's weights as safetensors: floating tensors in fp16, derived buffers left out.
-
-    A tensor whose values fp16 cannot hold (65504 and more) stays in fp32.  The file appears whole or not at
-    all, and the same weights and metadata give the same bytes.
-
-    Arguments:
-        model: on any device.
-        path: replaced if it is there; its folder is made.
-        metadata: plain values; kept as one JSON string under the key `longvis`.
-
-    Raises:
-        CheckpointError: a value is not finite, or the file cannot be written.
-    """
-    _write(Path(path), _serialised(model, metadata))
-
-
-def _serialised(model: nn.Module, metadata: Mapping[str, Any]) -> bytes:
-    derived = _derived(model)
-    tensors = {name: _half(name, value) for name, value in model.state_dict().items() if name not in derived}
-    return save(tensors, metadata={"longvis": json.dumps(dict(metadata), sort_keys=True)})
-
-
-def round_weights(model: nn.Module) -> None:
-    """Give a model the very values that its file holds or would hold (see `save_weights`).
-
-    Raises:
-        CheckpointError: a value is not finite.
-    """
-    state = {name: _half(name, value) for name, value in model.state_dict().items()}
-    model.load_state_dict(state)
-
-
-def _half(name: str, value: Tensor) -> Tensor:
-    """A copy on the CPU that shares no memory, in fp16 where that holds it."""
-    value = value.detach().to("cpu", copy=True).contiguous()
-    if not value.is_floating_point():
-        return value
-    if not bool(value.isfinite().all()):
-        raise CheckpointError(f"the weights were not saved: {name} holds values that are not finite.")
-    half = value.half()
-    return half if bool(half.isfinite().all()) else value.float()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
-
-
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `save_weights` was told about a file; empty for a file it did not write."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("longvis", "{}")
-        metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError):
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def default_store() -> Path:
-    """The platform's folder for a user's own data."""
-    from platformdirs import user_data_path
-
-    return user_data_path("longvis-bench", appauthor=False)
-
-
-def store_weights(
-    model: nn.Module,
-    *,
-    variant: str,
-    dataset: str,
-    resolution: int,
-    facts: Mapping[str, Any],
-    store: Path | None = None,
-) -> Path:
-    """Put trained weights into the store, under a name that says what they are, with a card beside them.
+def check_fit(
+    variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int, *, whole: bool
+) -> None:
+    """Raise where a weight file fits the model at none of the sizes that the model takes.
 
     Arguments:
-        model: what was trained.
-        variant: as the user names it; characters that no folder should have become `_`.
-        dataset: name of the training data.
-        resolution: pixels per side it was trained at.
-        facts: recipe, seed, epochs, accuracy and the like; plain values, kept in the card.
-        store: folder; `default_store()` unless given.
+        variant: the model.
+        path: the weight file.
+        resolutions: pixels per side.
+        num_classes: logits.
+        whole: whether a tensor that would stay random is a fault too.
 
-    Returns:
-        The weight file.
+    Raises:
+        CheckpointError: of another variant or model; at most five tensors are named.
     """
-    identity = {"variant": variant, "dataset": dataset, "resolution": resolution}
-    content = _serialised(model, identity)
-    sha256 = hashlib.sha256(content).hexdigest()
-    path = weights_folder(variant, store) / f"{_file_name(dataset)}-{resolution}-{sha256[:8]}.safetensors"
-    _write(path, content)
-    card = {**identity, **facts, "file": path.name, "sha256": sha256}
-    _write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
-    return path
+    tensors = read_tensors(path)
+    faults = [_fault(variant, path.name, tensors, size, num_classes, whole) for size in resolutions]
+    asked = [fault for fault in faults if not isinstance(fault, IllegalSize)]
+    if asked and all(asked):
+        raise next(fault for fault in asked if fault is not None)
 
 
-def weights_folder(variant: str, store: Path | None = None) -> Path:
-    """Where the store keeps what belongs to a model."""
-    return (store or default_store()) / _file_name(variant)
+def _fault(
+    variant: Variant, name: str, tensors: Mapping[str, Tensor], size: int, num_classes: int, whole: bool
+) -> LongvisError | None:
+    try:
+        model = _bare_model(variant, size, num_classes)
+        if model is None:
+            return None
+        report = match_weights(model, tensors, name, strict=whole)
+    except (CheckpointError, IllegalSize) as error:
+        return error
+    if whole and report.random:
+        some = ", ".join(report.random[:MOST_NAMED])
+        return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random.")
+    return None
 
 
-def _file_name(text: str) -> str:
-    """A name any file system takes."""
-    return re.sub(r"[^\w.@=,-]", "_", text)
+def _bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
+    """The model on the meta device; None where it cannot be built there, which tells nothing."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return variant.build(resolution=resolution, num_classes=num_classes)
+    except (IllegalSize, MissingDependency):
+        raise
+    except Exception:
+        return None

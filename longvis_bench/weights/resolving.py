@@ -7,20 +7,20 @@ before anything runs: that takes seconds, and a cell may take hours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longvis_bench.data.protocol import FOLDER, ImageData
-from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError, MissingDependency
+from longvis_bench.errors import CheckpointError
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
 from longvis_bench.weights.classes import HEAD, head_classes, logit_places
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,58 +130,3 @@ def no_weights(model: str, dataset: str, resolution: int) -> str:
         f"no weights ship for {model} on {dataset} at {resolution} px; "
         f"make them with `longvis train --models {model} --data {data} --res {resolution}`"
     )
-
-
-def check_fit(
-    variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int, *, whole: bool
-) -> None:
-    """Raise where a weight file fits the model at none of the sizes that the model takes.
-
-    Arguments:
-        variant: the model.
-        path: the weight file.
-        resolutions: pixels per side.
-        num_classes: logits.
-        whole: whether a tensor that would stay random is a fault too.
-
-    Raises:
-        CheckpointError: of another variant or model; at most five tensors are named.
-    """
-    from longvis_bench.weights.reading import read_tensors
-
-    tensors = read_tensors(path)
-    faults = [_fault(variant, path.name, tensors, size, num_classes, whole) for size in resolutions]
-    asked = [fault for fault in faults if not isinstance(fault, IllegalSize)]
-    if asked and all(asked):
-        raise next(fault for fault in asked if fault is not None)
-
-
-def _fault(
-    variant: Variant, name: str, tensors: Mapping[str, Tensor], size: int, num_classes: int, whole: bool
-) -> LongvisError | None:
-    from longvis_bench.weights.matching import MOST_NAMED, match_weights
-
-    try:
-        model = _bare_model(variant, size, num_classes)
-        if model is None:
-            return None
-        report = match_weights(model, tensors, name, strict=whole)
-    except (CheckpointError, IllegalSize) as error:
-        return error
-    if whole and report.random:
-        some = ", ".join(report.random[:MOST_NAMED])
-        return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random.")
-    return None
-
-
-def _bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
-    """The model on the meta device; None where it cannot be built there, which tells nothing."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return variant.build(resolution=resolution, num_classes=num_classes)
-    except (IllegalSize, MissingDependency):
-        raise
-    except Exception:
-        return None

@@ -28,7 +28,7 @@ from longvis_bench.backbones import atlas
 from longvis_bench.backbones.longvit import DilatedAttention
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.selective_scan.operator import reference, selective_scan, use_backend
-from longvis_bench.sizes.plan import LONGVIT_DEFAULT_SEGMENTS, LONGVIT_RATIOS, longvit_segments
+from longvis_bench.sizes.longvit import LONGVIT_DEFAULT_SEGMENTS, LONGVIT_RATIOS, longvit_segments
 
 Call = Callable[[], list[Tensor]]
 """One timed call; what it returns is compared between the contenders."""

@@ -12,8 +12,7 @@ from longvis_bench.backbones import atlas
 from longvis_bench.backbones.atlas import Atlas, MultiScaleBlock, ScaleAttention, Stage, WindowOrder, build
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.ops.windows import cut, join
-from longvis_bench.sizes import plan as sizes
-from longvis_bench.sizes.plan import atlas_scales
+from longvis_bench.sizes.atlas import atlas_scales, require_atlas
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "stem_dim": 4, "window": 4, "stride": 2}
 
@@ -219,7 +218,7 @@ def test_illegal_rectangle_names_legal_ones(size: tuple[int, int], legal: str) -
     named = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) x (\d+)", str(caught.value))[1:]]
     assert len(named) == 2
     for height, width in named:
-        assert sizes.require_atlas(height, width, window=4, stride=2)
+        assert require_atlas(height, width, window=4, stride=2)
 
 
 def test_illegal_size_names_legal_ones() -> None:

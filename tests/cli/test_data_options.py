@@ -20,13 +20,15 @@ from longvis_bench.data.protocol import open_data
 from longvis_bench.environment import read_environment
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.measure.cell import measure_cell
-from longvis_bench.privacy import without_paths
 from longvis_bench.records import Request
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sweep.plan import SweepConfig, make_plan
+from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.plan import make_plan
+from longvis_bench.text import without_paths
 from longvis_bench.weights.classes import head_classes
-from longvis_bench.weights.matching import load_weights, save_weights, store_weights
+from longvis_bench.weights.matching import load_weights
 from longvis_bench.weights.resolving import known_classes
+from longvis_bench.weights.store import save_weights, store_weights
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from longvis_bench.isolation.runner import Runner, _Spawn
-from longvis_bench.privacy import without_paths
 from longvis_bench.records import Cell, Request, Settings
+from longvis_bench.text import without_paths
 
 FAMILIES = Path(__file__).parents[1] / "families"
 QUICK = Settings(budget_s=0.2, timeout_s=60)

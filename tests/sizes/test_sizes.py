@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from longvis_bench.backbones import timm as timm_backbones
 from longvis_bench.errors import IllegalSize
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sizes import plan as sizes
-from longvis_bench.sizes.plan import SizePlan, near_multiples, require_multiple, whole_windows
+from longvis_bench.sizes import atlas, fastervit, longvit, mambavision
+from longvis_bench.sizes import timm as sizes
+from longvis_bench.sizes.fastervit import whole_windows
+from longvis_bench.sizes.plan import SizePlan, near_multiples, require_multiple
 
 REGISTRY = Registry()
 LEGAL_ATLAS = [*range(16, 257, 16), 512, 768, 1024, 2048, 3072, 4096, 8192]
@@ -31,7 +33,7 @@ def is_legal(plan: Callable[[int], SizePlan], resolution: int) -> bool:
 
 def test_legal_sizes_of_atlas() -> None:
     asked = [*range(1, 34), *range(48, 8193, 16)]
-    assert [size for size in asked if is_legal(sizes.atlas, size)] == LEGAL_ATLAS
+    assert [size for size in asked if is_legal(atlas.plan, size)] == LEGAL_ATLAS
 
 
 def test_the_atlas_card_names_them() -> None:
@@ -41,25 +43,25 @@ def test_the_atlas_card_names_them() -> None:
 
 @pytest.mark.parametrize(("size", "scales"), [(256, 1), (512, 2), (1024, 2), (2048, 3), (4096, 3), (8192, 4)])
 def test_scales_of_atlas(size: int, scales: int) -> None:
-    assert len(sizes.atlas_scales(size // 16, size // 16)) == scales
-    assert sum(sizes.atlas_depths(scales)) == 12
-    assert f"{scales} scale" in sizes.atlas(size).reach
+    assert len(atlas.atlas_scales(size // 16, size // 16)) == scales
+    assert sum(atlas.atlas_depths(scales)) == 12
+    assert f"{scales} scale" in atlas.plan(size).reach
 
 
 @pytest.mark.parametrize(
     ("plan", "size", "legal"),
     [
-        (sizes.atlas, 1000, (768, 1024, 2048)),
-        (sizes.atlas, 5000, (3072, 4096, 8192)),
+        (atlas.plan, 1000, (768, 1024, 2048)),
+        (atlas.plan, 5000, (3072, 4096, 8192)),
         (sizes.convnext, 1000, (992, 1024)),
         (sizes.convnext, 0, (32,)),
         (sizes.convnext, -64, (32,)),
         (sizes.vit, 1000, (992, 1008)),
         (sizes.swin, 1000, (992, 1024)),
-        (sizes.fastervit, 1000, (992, 1024)),
-        (sizes.fastervit, 32, (64,)),
-        (sizes.longvit, 1000, (992, 1024)),
-        (sizes.mambavision, 31, (32,)),
+        (fastervit.plan, 1000, (992, 1024)),
+        (fastervit.plan, 32, (64,)),
+        (longvit.plan, 1000, (992, 1024)),
+        (mambavision.plan, 31, (32,)),
     ],
 )
 def test_an_illegal_size_names_legal_ones(
@@ -84,7 +86,7 @@ def test_multiples() -> None:
     ("size", "third", "fourth"), [(224, 7, 7), (256, 8, 8), (1024, 8, 8), (2048, 16, 8), (4096, 32, 16)]
 )
 def test_windows_of_fastervit(size: int, third: int, fourth: int) -> None:
-    plan = sizes.fastervit(size)
+    plan = fastervit.plan(size)
     assert plan.arguments["window_size"][2:] == [third, fourth]
     assert plan.padding_ratio is None
     note = " ".join(REGISTRY.find("fastervit-0").card.notes)  # type: ignore[union-attr]
@@ -100,7 +102,7 @@ def test_whole_windows_divide_and_stay_few(grid: int) -> None:
 
 
 def test_padding_of_fastervit_with_the_published_window() -> None:
-    plan = sizes.fastervit(1024, window_size=[7, 7, 7, 7])
+    plan = fastervit.plan(1024, window_size=[7, 7, 7, 7])
     assert plan.padding_ratio == pytest.approx(35**2 / 32**2 - 1)
 
 
@@ -145,14 +147,14 @@ def test_swins_padding_is_what_timm_pads(size: int, monkeypatch: pytest.MonkeyPa
     ("size", "padding"), [(224, None), (512, 42**2 / 32**2 - 1), (1024, 70**2 / 64**2 - 1)]
 )
 def test_padding_of_mambavision(size: int, padding: float | None) -> None:
-    assert sizes.mambavision(size).padding_ratio == (None if padding is None else pytest.approx(padding))
+    assert mambavision.plan(size).padding_ratio == (None if padding is None else pytest.approx(padding))
 
 
 @given(st.integers(32, 4096))
 def test_mambavisions_padding_is_that_of_its_strides(size: int) -> None:
     grid = ceil(ceil(size / 4) / 4)
     padded = ceil(grid / 14) * 14
-    assert (sizes.mambavision(size).padding_ratio or 0) >= (padded / grid) ** 2 - 1 - 1e-9
+    assert (mambavision.plan(size).padding_ratio or 0) >= (padded / grid) ** 2 - 1 - 1e-9
 
 
 @pytest.mark.parametrize(
@@ -160,20 +162,20 @@ def test_mambavisions_padding_is_that_of_its_strides(size: int) -> None:
     [(1024, 32, 1024, True), (2048, 32, 1024, False), (4096, 32, 16384, True), (4096, 16, 16384, False)],
 )
 def test_segments_of_longvit(size: int, patch: int, longest: int, spans: bool) -> None:
-    plan = sizes.longvit(size, patch_size=patch)
+    plan = longvit.plan(size, patch_size=patch)
     assert plan.arguments["segment_length"][-1] == longest
     assert ("does not span" in plan.reach) is not spans
 
 
 def test_segments_of_longvit_as_asked() -> None:
-    plan = sizes.longvit(2048, segment_length=[1000, 4096], dilated_ratio=[1, 2])
+    plan = longvit.plan(2048, segment_length=[1000, 4096], dilated_ratio=[1, 2])
     assert plan.arguments == {"segment_length": [1000, 4096]}
     assert plan.padding_ratio == pytest.approx(5000 / 4096 - 1)
 
 
 @pytest.mark.parametrize(("segments", "ratios", "padded"), [([49], [16], 64), ([7, 49], [4, 1], 56)])
 def test_longvit_counts_padding_to_the_ratio(segments: list[int], ratios: list[int], padded: int) -> None:
-    plan = sizes.longvit(224, segment_length=segments, dilated_ratio=ratios)
+    plan = longvit.plan(224, segment_length=segments, dilated_ratio=ratios)
     assert plan.padding_ratio == pytest.approx(padded / 49 - 1)
 
 
@@ -184,9 +186,9 @@ def test_a_planned_size_builds(data: st.DataObject) -> None:
     window = data.draw(st.sampled_from([4, 8, 16]))
     stride = data.draw(st.sampled_from([2, 4]))
     size = 16 * data.draw(st.integers(1, 128))
-    if not is_legal(lambda r: sizes.atlas(r, window=window, stride=stride), size):
+    if not is_legal(lambda r: atlas.plan(r, window=window, stride=stride), size):
         return
-    scales = sizes.atlas_scales(size // 16, size // 16, window=window, stride=stride)
+    scales = atlas.atlas_scales(size // 16, size // 16, window=window, stride=stride)
     if len(scales) > 6:  # the paper's 12 blocks do not go further
         return
     variant = REGISTRY.find(f"atlas-n[window={window},stride={stride}]")

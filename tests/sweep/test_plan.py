@@ -19,7 +19,9 @@ from longvis_bench.errors import (
 )
 from longvis_bench.records import Cell, cell_key
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sweep.plan import Plan, SweepConfig, code_hash, make_plan
+from longvis_bench.sweep.code_hash import code_hash
+from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.sweep.session import start
 
 ENVIRONMENT = read_environment()

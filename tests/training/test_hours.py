@@ -11,7 +11,7 @@ from longvis_bench.report.columns import BY_NAME, null_reason
 from longvis_bench.report.grouping import shared_conditions
 from longvis_bench.report.summary import summary_markdown
 from longvis_bench.report.write import restate
-from longvis_bench.sweep.plan import SweepConfig
+from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.session import start
 
 LENGTH = TrainLength(images=126689, epochs=320)

@@ -28,15 +28,9 @@ from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.registry.card import WeightsEntry
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.recipe import RECIPES
-from longvis_bench.weights.matching import (
-    MOST_NAMED,
-    load_weights,
-    match_weights,
-    read_metadata,
-    save_weights,
-    store_weights,
-)
+from longvis_bench.weights.matching import MOST_NAMED, load_weights, match_weights
 from longvis_bench.weights.reading import read_tensors
+from longvis_bench.weights.store import read_metadata, save_weights, store_weights
 
 
 def case(value: object) -> str:

@@ -22,7 +22,8 @@ from longvis_bench.errors import CheckpointError
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sweep.plan import Plan, SweepConfig, make_plan
+from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.weights.classes import logit_places
 from longvis_bench.weights.reading import read_tensors
 from longvis_bench.weights.timm_cache import find_pretrained

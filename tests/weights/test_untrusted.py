@@ -25,8 +25,8 @@ from longvis_bench.report.plots.cost import write_plots
 from longvis_bench.report.summary import summary_csv, summary_markdown
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.text import clean, has_controls
-from longvis_bench.weights.matching import read_metadata
 from longvis_bench.weights.reading import read_tensors
+from longvis_bench.weights.store import read_metadata
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -1,0 +1,174 @@
+"""Atlas: which sizes and arguments are legal, and how many scales a size needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.sizes.plan import (
+    SizePlan,
+    divisors,
+    listed,
+    require_divisor,
+    require_fraction,
+    require_whole,
+    require_whole_numbers,
+)
+
+
+class Scale(NamedTuple):
+    """One scale of Atlas: how its token grid is cut into windows (rows, columns)."""
+
+    windows: tuple[int, int]
+    window: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of this scale (rows, columns)."""
+        return self.windows[0] * self.window[0], self.windows[1] * self.window[1]
+
+
+ATLAS_PATCH = 16
+"""Pixels per token side after Atlas's convolutional stem."""
+
+
+def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) -> list[Scale]:
+    """Scales of Atlas for a grid of `height` x `width` tokens, finest first (arXiv:2503.12355, section 3.1).
+
+    Each scale is the last one pooled by `stride` on each side, until one window holds it all.
+
+    Raises:
+        ValueError: a scale does not divide into windows, or does not pool into the next.
+    """
+    scales = []
+    while True:
+        windows = []
+        for tokens in (height, width):
+            if tokens > window and tokens % window:
+                raise ValueError(f"a scale of {tokens} tokens does not divide into windows of {window}")
+            windows.append(max(1, tokens // window))
+        cut = (windows[0], windows[1])
+        scales.append(Scale(cut, (height // cut[0], width // cut[1])))
+        if cut == (1, 1):
+            return scales
+        if height % stride or width % stride:
+            raise ValueError(f"a scale of {height} x {width} tokens does not pool by {stride}")
+        height, width = height // stride, width // stride
+
+
+def atlas_depths(scales: int, total: int = 12) -> list[int]:
+    """Blocks a stage: two in each but the last, which takes the rest of `total` (arXiv:2503.12355)."""
+    return [2] * (scales - 1) + [total - 2 * (scales - 1)]
+
+
+def _is_legal_atlas(height: int, width: int, window: int, stride: int) -> bool:
+    if min(height, width) < ATLAS_PATCH or height % ATLAS_PATCH or width % ATLAS_PATCH:
+        return False
+    try:
+        atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
+    except ValueError:
+        return False
+    return True
+
+
+def require_atlas(height: int, width: int, *, window: int, stride: int) -> list[Scale]:
+    """Scales of an image in pixels, finest first.
+
+    Raises:
+        IllegalSize: a square image does not divide so; legal sizes near it are named.
+        IllegalArgument: a rectangular one does not; likewise.
+    """
+    if _is_legal_atlas(height, width, window, stride):
+        return atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
+    why = f"every scale of atlas must divide into windows of {window} tokens of {ATLAS_PATCH} px"
+    if height == width:
+        around = range(max(ATLAS_PATCH, height // 2), 2 * height + window * ATLAS_PATCH)
+        legal = [size for size in around if _is_legal_atlas(size, size, window, stride)]
+        below = [size for size in legal if size < height][-2:]
+        above = [size for size in legal if size > height][:2]
+        raise IllegalSize(height, why, below + above)
+    near = " and ".join(f"{h} x {w}" for h, w in _near_rectangles(height, width, window, stride))
+    raise IllegalArgument(
+        f"{height} x {width} px (height x width) is not a legal size: {why}; legal near it: {near}."
+    )
+
+
+def _near_rectangles(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """The two legal sizes nearest to an illegal rectangle, both sides free."""
+    sides = [range(ATLAS_PATCH, 2 * side + 2 * window * ATLAS_PATCH, ATLAS_PATCH) for side in (height, width)]
+    near = sorted(
+        (
+            (h, w)
+            for h in sides[0]
+            for w in sides[1]
+            if abs(h - height) + abs(w - width) <= max(height, width)
+        ),
+        key=lambda size: (abs(size[0] - height) + abs(size[1] - width), size),
+    )
+    legal = (size for size in near if _is_legal_atlas(*size, window, stride))
+    return list(islice(legal, 2))
+
+
+def plan(
+    resolution: int,
+    *,
+    window: int = 16,
+    stride: int = 4,
+    depths: Sequence[int] | None = None,
+    **others: Any,
+) -> SizePlan:
+    """Atlas: rebuilt, with as many scales as the size needs."""
+    check_atlas(window=window, stride=stride, **others)
+    scales = require_atlas(resolution, resolution, window=window, stride=stride)
+    if depths is not None:
+        check_atlas_depths(depths, len(scales), f"{resolution} px")
+    grids = ", ".join(f"{scale.grid[0]}x{scale.grid[1]}" for scale in scales)
+    plural = "scale" if len(scales) == 1 else "scales"
+    return SizePlan(reach=f"rebuilt with {len(scales)} {plural} of {grids} tokens")
+
+
+WINDOW_ORDERS = ("position", "official")
+
+
+def check_atlas(
+    *,
+    window: int,
+    stride: int,
+    dim: int | None = None,
+    heads: int = 1,
+    stem_dim: int | None = None,
+    window_order: str = "position",
+    drop_path: float = 0.0,
+    in_chans: int = 3,
+    **_: object,
+) -> None:
+    """Raise IllegalArgument unless these make an Atlas; without `dim` its widths are not looked at."""
+    require_whole(window=window, stride=stride, heads=heads, in_chans=in_chans)
+    require_fraction("drop_path", drop_path)
+    if stride < 2 or window % stride:
+        strides = [n for n in divisors(window) if n > 1]
+        legal = listed(strides) if strides else "no stride does, as a window needs at least 2 tokens a side"
+        raise IllegalArgument(
+            f"stride must be at least 2 and divide the window of {window} ({legal}), not {stride}."
+        )
+    if window_order not in WINDOW_ORDERS:
+        raise IllegalArgument(f'window_order must be "position" or "official", not {window_order!r}.')
+    if dim is None:
+        return
+    require_whole(dim=dim)
+    require_divisor("heads", heads, f"the width of {dim}", dim)
+    if stem_dim is not None and dim != 4 * stem_dim:
+        raise IllegalArgument(
+            f"stem_dim must be a quarter of the width of {dim}, that is {dim / 4:g}, not {stem_dim!r}."
+        )
+
+
+def check_atlas_depths(depths: Sequence[int], scales: int, size: str) -> None:
+    """Raise IllegalArgument unless there is one number of blocks a scale; `size` names the image."""
+    require_whole_numbers("depths", depths)
+    if len(depths) != scales:
+        raise IllegalArgument(
+            f"{size} make {scales} scales, so depths needs as many positive numbers, not {list(depths)}."
+        )

@@ -1,0 +1,66 @@
+"""MambaVision: which sizes and arguments are legal, and how its windows pad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.sizes.plan import (
+    SizePlan,
+    is_number,
+    require_divisor,
+    require_fraction,
+    require_whole,
+    require_whole_numbers,
+)
+
+
+def plan(resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **others: Any) -> SizePlan:
+    """MambaVision: any size from 32 px; stages 3 and 4 pad their grid to whole windows."""
+    check_mambavision(window_size=window_size, **others)
+    if resolution < 32:
+        raise IllegalSize(resolution, "mambavision needs at least 32 px", [32])
+    ratios = []
+    for stride, window in ((16, window_size[2]), (32, window_size[3])):
+        grid = ceil(resolution / stride)
+        ratios.append((ceil(grid / window) * window) ** 2 / grid**2 - 1)
+    worst = max(ratios)
+    windows = f"windows of {window_size[2]} and {window_size[3]} that neither overlap nor shift"
+    pads = f", padded by {worst:.0%}" if worst else ""
+    return SizePlan(reach=windows + pads, padding_ratio=worst or None)
+
+
+def check_mambavision(
+    *,
+    window_size: Sequence[int],
+    depths: Sequence[int] = (1, 1, 1, 1),
+    num_heads: Sequence[int] = (1, 1, 1, 1),
+    dim: int | None = None,
+    in_dim: int = 1,
+    mlp_ratio: float = 4,
+    layer_scale: float | None = None,
+    drop_path: float = 0.0,
+    in_chans: int = 3,
+    **_: object,
+) -> None:
+    """Raise IllegalArgument unless these make a MambaVision; without `dim` its heads are not looked at."""
+    for name, values in (("depths", depths), ("window_size", window_size), ("num_heads", num_heads)):
+        require_whole_numbers(name, values, "(8, 8, 14, 7)")
+        if len(values) != 4:
+            raise IllegalArgument(
+                f"mambavision needs {name} of four positive numbers, one a stage, not {values!r}."
+            )
+    require_whole(in_dim=in_dim, in_chans=in_chans)
+    require_fraction("drop_path", drop_path)
+    if not is_number(mlp_ratio) or mlp_ratio <= 0:
+        raise IllegalArgument(f"mlp_ratio must be a positive number, not {mlp_ratio!r}.")
+    if layer_scale is not None and not is_number(layer_scale):
+        raise IllegalArgument(f"layer_scale must be a number or None, not {layer_scale!r}.")
+    if dim is None:
+        return
+    require_whole(dim=dim)
+    for stage in (2, 3):
+        width = dim * 2**stage
+        require_divisor(f"num_heads of stage {stage + 1}", num_heads[stage], f"its width of {width}", width)

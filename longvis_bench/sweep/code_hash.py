@@ -1,0 +1,43 @@
+"""Which of our sources can change a number: their hash is part of every cell's key."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from longvis_bench.files import PACKAGE
+from longvis_bench.hashing import digest
+from longvis_bench.registry.registry import Variant
+
+_MEASURING = (
+    "records.py",
+    "stats.py",
+    "sizes",
+    "data",
+    "ops",
+    "weights",
+    "registry",
+    "measure",
+    "isolation",
+    "backbones/building.py",
+)
+"""Files and packages of ours that can change a number of any model."""
+
+
+def code_hash(variant: Variant, package: Path = PACKAGE) -> str:
+    """Hash of the sources that can change a number of this variant: no commands, tables or plots.
+
+    Arguments:
+        variant: its backbone's own file is hashed beside what all models share.
+        package: the folder of this package.
+    """
+    files = [path for name in _MEASURING for path in _sources(package / name)]
+    source = variant.source_file()
+    if source is not None:
+        files.append(source)
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return digest(hashes)[:16]
+
+
+def _sources(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]

@@ -1,0 +1,3 @@
+"""The version of this package, stored with every run."""
+
+__version__ = "0.2.0"

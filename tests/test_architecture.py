@@ -1,0 +1,69 @@
+"""The house: arrows that run one way, a small root, a family in three files, modules of bounded length."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "longvis_bench"
+
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
+
+
+def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [program, "--no-cache"], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(folder)}
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package and of its contract, to break."""
+    shutil.copytree(PACKAGE, tmp_path / "longvis_bench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_imports_follow_the_arrows() -> None:
+    found = _lint(ROOT)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("records.py", "import longvis_bench.data.protocol"),
+        ("runs/merge.py", "import longvis_bench.sweep.session"),
+        ("measure/flops/formulas.py", "from longvis_bench.isolation import runner"),
+        ("ops/windows.py", "from longvis_bench.registry.card import Card"),
+    ],
+)
+def test_an_import_against_the_arrows_fails_the_contract(copy: Path, module: str, line: str) -> None:
+    file = copy / "longvis_bench" / module
+    file.write_text(file.read_text() + f"\n\ndef _against() -> None:\n    {line}\n")
+    found = _lint(copy)
+    assert found.returncode != 0
+    assert "is not allowed to import" in found.stdout
+
+
+def test_a_package_that_the_contract_does_not_name_fails_it(copy: Path) -> None:
+    (copy / "longvis_bench" / "misc.py").write_text('"""A module without a place."""\n')
+    assert _lint(copy).returncode != 0
+
+
+def test_the_root_holds_only_what_every_package_may_import() -> None:
+    modules = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert len(modules) <= 16, modules
+
+
+def test_heavy_imports_are_allowed_by_folder_never_by_file() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    ignored = settings["tool"]["ruff"]["lint"]["per-file-ignores"]
+    assert all(pattern.endswith("/**") for pattern, rules in ignored.items() if "TID253" in rules)
