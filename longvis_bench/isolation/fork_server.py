@@ -207,20 +207,21 @@ def _work(request: dict[str, Any]) -> None:
     """Measure, and leave the row, or the traceback of a fault of ours, for the parent."""
     import traceback
 
+    from longvis_bench.files import write_whole
     from longvis_bench.measure.cell import measure_cell
     from longvis_bench.records import Request
 
     result = Path(request["result"])
 
     def publish(row: Any, name: str = ".sofar") -> None:
-        partial = result.with_suffix(".partial")
-        partial.write_text(row.to_json(), encoding="utf-8")
-        partial.replace(result.with_suffix(name))
+        line = row.to_json().encode()
+        write_whole(result.with_suffix(name), lambda file: file.write(line), durable=False)
 
     try:
         publish(measure_cell(Request.model_validate(request["run"]), publish), result.suffix)
     except Exception:
-        result.with_suffix(".fault").write_text(traceback.format_exc(), encoding="utf-8")
+        fault = traceback.format_exc().encode()
+        write_whole(result.with_suffix(".fault"), lambda file: file.write(fault), durable=False)
         raise
 
 

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
 from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
-from longvis_bench.files import PACKAGE
+from longvis_bench.files import PACKAGE, copy_whole
 from longvis_bench.isolation.exit_status import Ended, classify_ending, oom_evidence, read_oom_counters
 from longvis_bench.phases import finished
 from longvis_bench.records import Request, Row
@@ -45,10 +44,15 @@ MARK = "LONGVIS_SWEEP"
 
 
 class Runner:
-    """Runs cells one after another, each in its own process.  Use as a context manager."""
+    """Runs cells one after another, each in its own process.  Use as a context manager.
 
-    def __init__(self) -> None:
-        self._launcher: _ForkServer | _Spawn = _ForkServer() if can_fork() else _Spawn()
+    Arguments:
+        fork: False starts a new interpreter per cell; by default cells are forked where that is possible.
+    """
+
+    def __init__(self, fork: bool | None = None) -> None:
+        forks = can_fork() if fork is None else fork
+        self._launcher: _ForkServer | _Spawn = _ForkServer() if forks else _Spawn()
 
     def __enter__(self) -> Runner:
         self._launcher.start()
@@ -85,7 +89,7 @@ class Runner:
         except OSError as error:
             raise _no_room(error) from error
         with folder:
-            files = _Files(Path(folder.name))
+            files = CellFiles(Path(folder.name))
             wanted = request.predictions_path and files.predictions_path
             ended = self._launcher.run(
                 request.model_copy(update={"predictions_path": wanted}), files, on_tick
@@ -94,7 +98,7 @@ class Runner:
             row = files.result()
             complete = row is not None
             if row is None:
-                row = _unfinished(request, files, ended, oom_file)
+                row = unfinished_row(request, files, ended, oom_file)
             files.deliver_predictions(request.predictions_path)
             tail = files.log_tail() if row.status in ("crashed", "error", "timeout", "invalid") else ""
         overhead = finished(row.overhead_s, sent=sent, ended=monotonic(), complete=complete)
@@ -106,8 +110,13 @@ def can_fork() -> bool:
     return sys.platform == "linux" and hasattr(os, "fork") and hasattr(os, "pidfd_open")
 
 
-def _unfinished(request: Request, files: _Files, ended: Ended, oom_file: str | None) -> Row:
-    """The row of a worker that left no result: what it had published, and how it ended."""
+def unfinished_row(request: Request, files: CellFiles, ended: Ended, oom_file: str | None) -> Row:
+    """The row of a worker that left no result: what it had published, and how it ended.
+
+    Raises:
+        RunDirectoryError: the folder of its files takes no more of them.
+        HarnessFault: the worker left the traceback of a fault in our own code.
+    """
     if not ended.cancelled:
         files.probe()
         fault = files.fault()
@@ -153,7 +162,7 @@ def _without_paths(row: Row) -> Row:
     )
 
 
-class _Files:
+class CellFiles:
     """The files a worker and its runner meet in."""
 
     def __init__(self, folder: Path) -> None:
@@ -188,18 +197,17 @@ class _Files:
             raise _no_room(error) from error
 
     def deliver_predictions(self, target: Path | None) -> None:
-        """Move the predictions, if there are any, to the run's directory, whole or not at all.
+        """Copy the predictions, if there are any, to the run's directory, whole and durable.
+
+        The row is appended after this, so that after a power cut no row stands without its predictions.
 
         Raises:
             RunDirectoryError: it takes no more files.
         """
         if target is None or not self.predictions_path.exists():
             return
-        partial = target.with_name(target.name + ".new")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.predictions_path, partial)
-            partial.replace(target)
+            copy_whole(self.predictions_path, target)
         except OSError as error:
             raise cannot_write(target.parent.parent, error) from error
 
@@ -222,7 +230,7 @@ def _read_row(path: Path) -> Row | None:
         return None
 
 
-def _message(request: Request, files: _Files) -> dict[str, Any]:
+def _message(request: Request, files: CellFiles) -> dict[str, Any]:
     return {
         "run": request.model_dump(mode="json"),
         "result": str(files.result_path),
@@ -272,7 +280,7 @@ class _ForkServer:
         if process.returncode != 0:
             _end_marked(self._mark)
 
-    def run(self, request: Request, files: _Files, on_tick: Callable[[], object]) -> Ended:
+    def run(self, request: Request, files: CellFiles, on_tick: Callable[[], object]) -> Ended:
         if self._process is None or self._process.poll() is not None:
             self.stop()
             self.start()
@@ -341,7 +349,7 @@ class _Spawn:
     def stop(self) -> None:
         """Nothing to end."""
 
-    def run(self, request: Request, files: _Files, on_tick: Callable[[], object]) -> Ended:
+    def run(self, request: Request, files: CellFiles, on_tick: Callable[[], object]) -> Ended:
         start = monotonic()
         seen: dict[str, Any] = {}
         with files.log_path.open("wb") as log:

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
+from longvis_bench.files import make_folder, sync_folder, write_whole
 from longvis_bench.hashing import digest
 from longvis_bench.records import SCHEMA, Environment, Row
 from longvis_bench.runs.lock import Lock
@@ -49,7 +50,7 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         try:
-            _make_folder(self.path)
+            make_folder(self.path)
             self._lock = Lock(self.path / LOCK)
             self._set_torn_tail_aside()
         except OSError as error:
@@ -80,7 +81,7 @@ class RunDirectory:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            _sync_folder(self.path)
+            sync_folder(self.path)
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
@@ -90,15 +91,8 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a derived file whole or not at all."""
-        target = self.path / name
-        temporary = target.with_name(target.name + ".new")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
+            write_whole(self.path / name, lambda file: file.write(text.encode()))
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
@@ -272,26 +266,6 @@ def fresh_directory(path: Path) -> Path:
 def _write_all(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the file's directory entry durable, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and its parents, each entry durable."""
-    if path.is_dir():
-        return
-    _make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirectoryError:

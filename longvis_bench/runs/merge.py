@@ -6,7 +6,6 @@ of the run named last.  What is left out is counted.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from longvis_bench import units
 from longvis_bench.errors import RunDirectoryError
+from longvis_bench.files import copy_whole
 from longvis_bench.hashing import digest
 from longvis_bench.records import Environment, Row
 from longvis_bench.runs.directory import (
@@ -142,8 +142,7 @@ def _copy_predictions(run: Path, out: Path, key: str) -> None:
     if not source.exists():
         return
     try:
-        (out / PREDICTIONS).mkdir(exist_ok=True)
-        shutil.copyfile(source, out / PREDICTIONS / source.name)
+        copy_whole(source, out / PREDICTIONS / source.name)
     except OSError as error:
         raise cannot_write(out, error) from error
 

@@ -8,7 +8,6 @@ What else is known of an image, as the distance in `pairs`, follows from its ind
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from longvis_bench.files import write_whole
 from longvis_bench.records import Row
 from longvis_bench.runs.directory import PREDICTIONS
 
@@ -48,17 +48,13 @@ class Predictions:
         return bool(np.array_equal(self.labels, other.labels))
 
     def save(self, path: Path) -> None:
-        """Write them so that the file is there whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        """Write them to `path`, whole and durable; see `files.write_whole`."""
         arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "predictions": self.predictions}
         if self.indices is not None:
             arrays["indices"] = self.indices
         if self.classes:
             arrays["classes"] = np.array(self.classes)
-        with draft.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        draft.replace(path)
+        write_whole(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def read_predictions(row: Row, runs: Iterable[Path]) -> Predictions | None:

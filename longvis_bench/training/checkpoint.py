@@ -9,7 +9,6 @@ carried over: the order of an epoch, each image's augmentation and each update a
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from longvis_bench.errors import CheckpointError
+from longvis_bench.files import write_whole
 
 
 @dataclass(kw_only=True)
@@ -56,17 +56,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the disk does not take it; the checkpoint before it is still there.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    content = {"place": asdict(checkpoint.place), "states": checkpoint.states}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            torch.save({"place": asdict(checkpoint.place), "states": checkpoint.states}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _sync(path.parent)
+        write_whole(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        draft.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}.") from error
 
 
@@ -85,12 +78,3 @@ def read_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
         raise CheckpointError(
             f"the checkpoint {path} is damaged ({type(error).__name__}); delete it to train from the start."
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from longvis_bench.errors import CheckpointError
+from longvis_bench.files import write_whole
 from longvis_bench.weights.matching import derived_names
 
 
@@ -66,18 +66,8 @@ def _half(name: str, value: Tensor) -> Tensor:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(path, lambda file: file.write(content))
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}.") from error
 

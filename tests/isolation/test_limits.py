@@ -15,9 +15,8 @@ import psutil
 import pytest
 
 from longvis_bench.errors import HarnessFault, RunDirectoryError
-from longvis_bench.isolation import runner as runner_module
 from longvis_bench.isolation.exit_status import Ended
-from longvis_bench.isolation.runner import Runner, _Files, _Spawn, can_fork
+from longvis_bench.isolation.runner import CellFiles, Runner, can_fork, unfinished_row
 from longvis_bench.records import Cell, Request, Settings
 from longvis_bench.runs.directory import RunDirectory
 
@@ -136,9 +135,7 @@ def test_a_fault_of_the_harness_in_the_worker_is_raised(runner: Runner) -> None:
 
 
 def test_without_fork_a_memory_limit_holds_too() -> None:
-    runner = Runner()
-    runner._launcher = _Spawn()
-    with runner:
+    with Runner(fork=False) as runner:
         assert runner.run(request("grows")).status == "host_oom"
 
 
@@ -160,11 +157,11 @@ def test_a_worker_that_could_not_write_its_result_is_no_crash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(RunDirectoryError, match="free some space"):
-        runner_module._unfinished(request("grows"), _Files(tmp_path / "gone"), Ended(exit_code=1), None)
+        unfinished_row(request("grows"), CellFiles(tmp_path / "gone"), Ended(exit_code=1), None)
 
 
 def test_predictions_that_do_not_fit_stop_the_sweep(tmp_path: Path) -> None:
-    files = _Files(tmp_path)
+    files = CellFiles(tmp_path)
     files.predictions_path.write_bytes(b"x")
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.raises(RunDirectoryError, match="cannot write to"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from longvis_bench.isolation.runner import Runner, _Spawn
+from longvis_bench.isolation.runner import Runner
 from longvis_bench.records import Cell, Request, Settings
 from longvis_bench.text import without_paths
 
@@ -117,9 +117,7 @@ def test_an_interrupt_ends_the_cell(runner: Runner) -> None:
 
 
 def test_without_fork_a_cell_is_a_new_interpreter() -> None:
-    runner = Runner()
-    runner._launcher = _Spawn()
-    with runner:
+    with Runner(fork=False) as runner:
         assert not runner.forks
         assert runner.run(request("fine")).status == "ok"
         assert "exit 3 without a result" in (runner.run(request("leaves")).reason or "")
