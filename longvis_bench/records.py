@@ -5,7 +5,8 @@ History of the row schema, newest first; `migration.py` makes rows of the older 
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
-        `SizeRecord.reshaped`, `AccuracyRecord.classes`
+        `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.attention` (which `migrations.py`
+        fills from older rows)
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -321,7 +322,10 @@ class Row(_Record):
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
     backends: dict[str, str] = {}
-    """What ran, e.g. {"scan": "numba"}."""
+    """What ran, e.g. {"scan": "numba"}; see `attention` for attention."""
+    attention: str | None = None
+    """Kernels of softmax attention, as an iteration without inference mode showed them: `flash`, `efficient`,
+    `cudnn`, `math` (torch's function, unfused), `unfused` (the model's own products and softmax)."""
     null_reasons: dict[str, str] = {}
     """Column or metric -> why it has no value."""
     notes: tuple[Note, ...] = ()

@@ -34,7 +34,7 @@ from longvis_bench.measure.iteration import (
     make_iteration,
     make_optimizer,
 )
-from longvis_bench.measure.latency.clock import Clock, clock_for
+from longvis_bench.measure.latency.clock import Clock, clock_for, use_device
 from longvis_bench.measure.latency.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.memory.allocator import tight_heap
 from longvis_bench.measure.memory.peak import PeakMemory, held_bytes, with_parts
@@ -43,7 +43,7 @@ from longvis_bench.measure.memory.workspace import convolution_workspace
 from longvis_bench.measure.row_builder import Draft
 from longvis_bench.measure.validity.policy import check_cell, check_step
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
-from longvis_bench.ops.kernel_trace import Kernels, observe, observing_once
+from longvis_bench.ops.kernel_trace import ATTENTION, observe
 from longvis_bench.ops.selective_scan.operator import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
 from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord
@@ -149,6 +149,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     if set(cell.metrics) <= {"count"}:
         return
     device, data = torch.device(cell.device), _open(request)
+    use_device(device)
     _start_runtime(device, data)
     if draft.scans:
         with draft.timed(COMPILE):
@@ -159,21 +160,18 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         model = _build(request, variant, draft)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
-    watched, kernels = (iteration, None) if cell.compile else observing_once(iteration)
+    traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
     outputs: list[object] = []
     with draft.timed("time"):
-        _time(request, draft, watched, parts)
+        _time(request, draft, iteration, parts)
     if memory is not None:
         with draft.timed("memory"):
             record = memory.read(lambda: outputs.append(iteration()))
             held = held_bytes(model, images, optimizer)
-            traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
             draft.values["memory"] = _explain(draft, record, held, traced, memory)
     with draft.timed("kernels"):
-        if kernels is None:
-            kernels = _observe_again(iteration, draft)
         draft.values["backends"] |= _backends(model, cell, draft)
-        draft.values["backends"] |= {kind: " and ".join(sorted(names)) for kind, names in kernels.items()}
+        _observe_kernels(traced, draft)
     publish(draft.row())
     with draft.timed("validity"):
         if cell.mode == "infer":
@@ -312,19 +310,27 @@ def _time_apart(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[s
     return {name: tuple(sample[name] for sample in apart) for name in parts}
 
 
-def _observe_again(iteration: Step, draft: Draft) -> Kernels:
-    """The kernels of a compiled model, seen in one more iteration, of its Python code.
+def _observe_kernels(iteration: Step, draft: Draft) -> None:
+    """Write the kernels into the row, as one more iteration shows them, of a compiled model its Python code.
 
-    Where that takes too long, the scan's is the one that its device and dtype decide.
+    Where that takes too long, the attention's is unknown, and the scan's is the one that its device and dtype
+    decide.
+
+    Arguments:
+        iteration: runs one batch, without inference mode, which hides the kernel of attention.
+        draft: of the row.
     """
     if draft.latency_s > WATCH_LIMIT_S:
-        draft.values["null_reasons"]["attention_backend"] = (
-            f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
-        )
-        return {}
+        reason = f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
+        draft.values["null_reasons"]["attention"] = reason
+        return
     with observe() as kernels:
         iteration()
-    return kernels
+    names = {kind: " and ".join(sorted(found)) for kind, found in kernels.items()}
+    draft.values["attention"] = names.pop(ATTENTION, None)
+    draft.values["backends"] |= names
+    if draft.values["attention"] is None:
+        draft.values["null_reasons"]["attention"] = "no softmax attention ran"
 
 
 def _backends(model: nn.Module, cell: Cell, draft: Draft) -> dict[str, str]:

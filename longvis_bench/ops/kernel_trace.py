@@ -1,7 +1,10 @@
-"""Which kernels truly ran: attention as torch dispatched it, selective scans as their operator chose them.
+"""Which kernels ran: attention as torch dispatched it, selective scans as their operator chose them.
 
 `scaled_dot_product_attention` picks its kernel from shapes, dtype, layout and settings; asking it beforehand
-would be a guess.  `observe` runs a call and looks at the operators that it dispatched, in every family alike.
+would be a guess.  `observe` watches the operators that a call dispatches, in every family alike.
+
+Under `torch.inference_mode` that function reaches dispatch modes whole, so its kernel cannot be seen there:
+observe under `torch.no_grad`, where torch picks the same kernel (a test compares both with the profiler).
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,6 +33,12 @@ KERNELS = {
 }
 """torch's attention operators: torch.nn.attention.SDPBackend's names, in lower case; the math one is composed
 of products and shows as an attention call that none of these answered."""
+UNFUSED = "unfused"
+"""Attention that a model computes itself: a product, a softmax, and a product with its output."""
+_SOFTMAX = frozenset({"_softmax", "_safe_softmax", "softmax"})
+_PRODUCTS = frozenset({"bmm", "baddbmm", "mm", "matmul"})
+_KEEP_WEIGHTS = frozenset({"_to_copy", "clone", "native_dropout", "mul", "div"})
+"""What models do to attention's weights between the softmax and the product: casts, copies, dropout."""
 
 Kernels = dict[str, set[str]]
 """Kernel names by what they compute: `attention`, `scan`."""
@@ -48,40 +59,40 @@ def observe() -> Iterator[Kernels]:
     kernels: Kernels = {}
     token = _kernels.set(kernels)
     try:
-        with torch.compiler.set_stance("force_eager"), _Calls(), _Operators():  # type: ignore[no-untyped-call]
+        with torch.compiler.set_stance("force_eager"), _Calls(), _Operators():
             yield kernels
     finally:
         _kernels.reset(token)
 
 
-def observing_once(call: Callable[[], object]) -> tuple[Callable[[], object], Kernels]:
-    """A call that observes itself the first time, and the kernels, which are there from then on."""
-    kernels: Kernels = {}
-    seen = False
-
-    def run() -> object:
-        nonlocal seen
-        if seen:
-            return call()
-        seen = True
-        with observe() as found:
-            result = call()
-        kernels.update(found)
-        return result
-
-    return run, kernels
-
-
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes torch's attention operators."""
+    """Notes torch's attention operators, and products with the output of a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights: set[StorageWeakRef] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kernel = KERNELS.get(func.overloadpacket.__name__)
-        if kernel is not None:
-            note(ATTENTION, kernel)
-        return func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in KERNELS:
+            note(ATTENTION, KERNELS[name])
+        reads_weights = (name in _PRODUCTS or name in _KEEP_WEIGHTS) and any(map(self._is_weights, args))
+        if name in _PRODUCTS and reads_weights:
+            note(ATTENTION, UNFUSED)
+        result = func(*args, **(kwargs or {}))
+        if name in _SOFTMAX or (name in _KEEP_WEIGHTS and reads_weights):
+            self._weights.add(_reference(result[0] if isinstance(result, tuple) else result))
+        return result
+
+    def _is_weights(self, value: object) -> bool:
+        return bool(self._weights) and isinstance(value, Tensor) and _reference(value) in self._weights
+
+
+def _reference(tensor: Tensor) -> StorageWeakRef:
+    """Names a tensor's storage, which views share; while it is kept, no other storage gets the same name."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 class _Calls(TorchFunctionMode):
@@ -98,6 +109,6 @@ class _Calls(TorchFunctionMode):
             out = func(*args, **(kwargs or {}))
         finally:
             _kernels.reset(token)
-        for kernel in inner.get(ATTENTION, {"math"}):
-            note(ATTENTION, kernel)
+        for kernel in inner.get(ATTENTION, {UNFUSED}):
+            note(ATTENTION, "math" if kernel == UNFUSED else kernel)
         return out

@@ -844,6 +844,12 @@ _CONDITIONS = (
         lambda r: _json(r.backends),
         why=_always("there was no choice, or none ran"),
     ),
+    _text(
+        "attention",
+        "Kernels of softmax attention: flash, efficient, cudnn, math, or unfused (the model's own).",
+        lambda r: r.attention,
+        why=_always("not observed in this row"),
+    ),
 )
 
 _PHASES = (

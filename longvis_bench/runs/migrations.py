@@ -41,6 +41,8 @@ ROW_STEPS: Mapping[int, Step] = {1: _unchanged}
 """Version -> step to the next one, for lines of cells.jsonl."""
 RUN_STEPS: Mapping[int, Step] = {1: _with_invocations}
 """The same for run.json."""
+HIDDEN = "this row was measured before longvis could see the attention kernel of inference; measure it again"
+"""Why older inference rows have no `attention`: they said `math` where torch ran a fused kernel."""
 
 
 def migrate_row(document: Document, where: str) -> Document:
@@ -53,7 +55,7 @@ def migrate_row(document: Document, where: str) -> Document:
     Raises:
         RunDirectoryError: it is of a schema that this version does not know.
     """
-    return _migrate(document, ROW_STEPS, where)
+    return _with_attention(_migrate(document, ROW_STEPS, where))
 
 
 def migrate_run(document: Document, where: str) -> Document:
@@ -69,6 +71,19 @@ def _migrate(document: Document, steps: Mapping[int, Step], where: str) -> Docum
         version += 1
         document = {**steps[version - 1](document), "schema": version}
     return document
+
+
+def _with_attention(row: Document) -> Document:
+    """Rows written before `Row.attention` kept the kernel in `backends`, and in inference a wrong one."""
+    backends, cell, reasons = row.get("backends"), row.get("cell"), row.get("null_reasons", {})
+    if not (isinstance(backends, dict) and isinstance(cell, dict) and isinstance(reasons, dict)):
+        return row  # damaged: reading it into a Row says how
+    if "attention" not in backends:
+        return row
+    kept = {name: kernel for name, kernel in backends.items() if name != "attention"}
+    if cell.get("mode") == "train":
+        return {**row, "backends": kept, "attention": backends["attention"]}
+    return {**row, "backends": kept, "null_reasons": {**reasons, "attention": HIDDEN}}
 
 
 def _unknown(version: object, where: str) -> str:

@@ -258,3 +258,16 @@ def test_what_was_measured_is_not_risked_for_its_check() -> None:
     assert _too_late(draft) is None
     draft.values["overhead_s"]["time"] = 600.0
     assert "the cell's time limit leaves 0" in (_too_late(draft) or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [("vit-n", "flash"), ("swin-n", "unfused"), ("convnext-n", None)],
+)
+def test_the_row_names_the_attention_kernel(name: str, attention: str | None) -> None:
+    family = name.removesuffix("-n")
+    changes = {"model": name, "family": family, "variant": name, "implementation": "timm"}
+    row = measure_cell(request(**changes, metrics=("time",), resolution=256))
+    assert row.status == "ok", row.reason
+    assert row.attention == attention
+    assert ("attention" in row.null_reasons) == (attention is None)

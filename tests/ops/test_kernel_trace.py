@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,11 +7,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from longvis_bench.ops import kernel_trace as observed
 from longvis_bench.ops.dilated_attention import dilated_attention
-from longvis_bench.ops.kernel_trace import observe, observing_once
+from longvis_bench.ops.kernel_trace import observe
 from longvis_bench.ops.selective_scan.operator import selective_scan, use_backend
 from longvis_bench.registry.registry import Registry
 
-NANO = ("atlas-n", "longvit-n", "mambavision-n", "vit-n")
+FUSED = ("atlas-n", "longvit-n", "mambavision-n", "vit-n")
+UNFUSED = ("fastervit-n", "swin-n")
 
 
 def heads() -> torch.Tensor:
@@ -61,20 +64,29 @@ def test_the_scan_says_what_ran() -> None:
     assert kernels == {"scan": {"torch"}}
 
 
-def test_only_the_first_call_is_observed() -> None:
-    backends = iter([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+def profiled(call: Callable[[], object]) -> set[str]:
+    """The attention kernel that torch's profiler shows."""
+    with torch.profiler.profile() as profile:
+        call()
+    names = {event.key.removeprefix("aten::") for event in profile.key_averages()}
+    return {observed.KERNELS[name] for name in names & set(observed.KERNELS)} or {"math"}
 
-    def call() -> torch.Tensor:
-        with sdpa_kernel(next(backends)):
-            return F.scaled_dot_product_attention(heads(), heads(), heads())
 
-    run, kernels = observing_once(call)
-    assert kernels == {}
-    first, second = run(), run()
-    assert isinstance(first, torch.Tensor)
-    assert isinstance(second, torch.Tensor)
-    assert first.shape == second.shape
-    assert kernels == {"attention": {"flash"}}
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_grad_shows_the_kernel_that_inference_mode_runs(backend: SDPBackend, dtype: torch.dtype) -> None:
+    q = heads().to(dtype)
+
+    def attend() -> torch.Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, q, q)
+
+    with torch.no_grad(), observe() as kernels:
+        attend()
+    with torch.inference_mode():
+        assert kernels == {"attention": profiled(attend)}
+    with torch.no_grad():
+        assert kernels == {"attention": profiled(attend)}
 
 
 def test_dilated_attention_is_seen_though_it_calls_kernels_itself() -> None:
@@ -84,19 +96,39 @@ def test_dilated_attention_is_seen_though_it_calls_kernels_itself() -> None:
     assert kernels == {"attention": {"flash"}}
 
 
-@pytest.mark.parametrize("name", NANO)
-def test_every_family_with_attention_shows_it(name: str) -> None:
+@pytest.mark.parametrize("name", FUSED)
+def test_every_family_with_fused_attention_shows_the_profilers_kernel(name: str) -> None:
     model = Registry().find(name).build(resolution=256, num_classes=2).eval()
-    with torch.inference_mode(), observe() as kernels:
-        model(torch.randn(1, 3, 256, 256))
-    assert kernels["attention"] <= {"flash", "math"}
-    assert kernels["attention"]
+    images = torch.randn(1, 3, 256, 256)
+    with torch.no_grad(), observe() as kernels:
+        model(images)
+    with torch.inference_mode():
+        assert kernels["attention"] == profiled(lambda: model(images)) == {"flash"}
     assert ("scan" in kernels) == (name == "mambavision-n")
 
 
-def test_attention_that_a_model_multiplies_itself_has_no_kernel() -> None:
-    model = Registry().find("swin-n").build(resolution=256, num_classes=2).eval()
-    with torch.inference_mode(), observe() as kernels:
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", UNFUSED)
+def test_attention_that_a_model_multiplies_itself_is_unfused(name: str, train: bool) -> None:
+    model = Registry().find(name).build(resolution=256, num_classes=2).train(train)
+    half = torch.autocast("cpu", torch.bfloat16, enabled=train)
+    with half, torch.set_grad_enabled(train), observe() as kernels:
+        model(torch.randn(2, 3, 256, 256))
+    assert kernels == {"attention": {"unfused"}}
+
+
+def test_a_softmax_whose_output_is_never_multiplied_with_a_matrix_is_no_attention() -> None:
+    with observe() as kernels:
+        weights = heads().softmax(-1) * 2
+        weights.sum()
+        heads() @ heads().mT
+        torch.einsum("bhqc,bhkc->bhqk", heads(), heads()).softmax(-1)
+    assert kernels == {}
+
+
+def test_a_model_without_attention_shows_none() -> None:
+    model = Registry().find("convnext-n").build(resolution=256, num_classes=2).eval()
+    with torch.no_grad(), observe() as kernels:
         model(torch.randn(1, 3, 256, 256))
     assert kernels == {}
 

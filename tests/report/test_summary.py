@@ -129,6 +129,7 @@ def full_row() -> Row:
             verdict="ok", reference="float32", reference_error=1e-3, batch_error=0.0, tolerance=0.1
         ),
         backends={"device": "NVIDIA H100 80GB HBM3"},
+        attention="flash",
         overhead_s=dict.fromkeys(["start", "import", "build", "compile", "time", "other", "teardown"], 1.0),
         rounds_s=(1.0, 1.2),
         notes=(Warn.LOAD.value.note("busy"),),

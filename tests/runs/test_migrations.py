@@ -104,3 +104,17 @@ def test_steps_are_chained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migration, "ROW_STEPS", steps)
     assert migration.migrate_row({"schema": 1}, "") == {"schema": 3, "trail": [1, 2]}
     assert migration.migrate_row({"schema": 2, "trail": []}, "") == {"schema": 3, "trail": [2]}
+
+
+def test_the_attention_kernel_of_older_rows_is_null_where_it_was_wrong(tmp_path: Path) -> None:
+    """Older inference rows say `math` where torch ran a fused kernel; training rows were right."""
+    template = json.loads((SCHEMA_1 / ROWS).read_text("utf-8").splitlines()[0])
+    backends = {"scan": "numba", "attention": "math"}
+    for mode, attention in (("infer", None), ("train", "math")):
+        cell = {**template["cell"], "mode": mode}
+        row = {**template, "schema": SCHEMA, "cell": cell, "backends": backends}
+        (tmp_path / ROWS).write_text(json.dumps(row) + "\n", "utf-8")
+        (read,) = read_rows(tmp_path)
+        assert read.attention == attention
+        assert read.backends == {"scan": "numba"}
+        assert read.null_reasons.get("attention") == (migration.HIDDEN if mode == "infer" else None)

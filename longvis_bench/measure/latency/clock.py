@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -50,19 +51,25 @@ class HostClock:
 
 
 class CudaClock(HostClock):
-    """CUDA events around the iteration: what the device took, without the host's way back."""
+    """CUDA events around the iteration: the time on the device, without the host's way back.
 
-    def __init__(self) -> None:
-        super().__init__(torch.cuda.synchronize)
+    Arguments:
+        device: whose stream the events are recorded on; without an index, the current CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(partial(torch.cuda.synchronize, device))
+        self._device = device
 
     def time(self, iteration: Iteration) -> float:
         """See Clock."""
-        start, end = _event(), _event()
-        torch.cuda.synchronize()
-        start.record()
+        stream = torch.cuda.current_stream(self._device)
+        start, end = _event(), _event()  # on the stream's device, from their first record on
+        self._synchronize()
+        start.record(stream)
         iteration()
-        end.record()
-        torch.cuda.synchronize()
+        end.record(stream)
+        self._synchronize()
         return float(start.elapsed_time(end)) / 1e3
 
 
@@ -73,9 +80,19 @@ def _event() -> torch.cuda.Event:
 def clock_for(device: torch.device) -> Clock:
     """The clock of a device; every kind with a `synchronize` of its own is waited for."""
     if device.type == "cuda":
-        return CudaClock()
+        return CudaClock(device)
     module = getattr(torch, device.type, None)
     synchronize = getattr(module, "synchronize", None)
-    if device.type != "cpu" and synchronize is not None:
-        return HostClock(synchronize)
-    return HostClock()
+    if device.type == "cpu" or synchronize is None:
+        return HostClock()
+    return HostClock(synchronize if device.index is None else partial(synchronize, device))
+
+
+def use_device(device: torch.device) -> None:
+    """Make a device the current one of this process: libraries allocate and launch on the current device.
+
+    A device without an index (`cpu`, `mps`, `cuda`) already is the current one of its kind.
+    """
+    setter = getattr(getattr(torch, device.type, None), "set_device", None)
+    if device.type != "cpu" and device.index is not None and setter is not None:
+        setter(device)

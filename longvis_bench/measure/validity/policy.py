@@ -135,7 +135,7 @@ def _skip_reference(draft: Draft) -> str | None:
     needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * draft.largest_output
     available = psutil.virtual_memory().available
     if cell.device.startswith("cuda"):
-        available = torch.cuda.mem_get_info()[0]
+        available = torch.cuda.mem_get_info(torch.device(cell.device))[0]
     if needed > available:
         return f"not run: it would take about {units.size(needed)} of memory"
     return None
