@@ -27,7 +27,7 @@ What may surprise:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -456,24 +456,27 @@ _UNUSED = re.compile(r"^atlas_models\.(\d+\.(norm|head)|[1-9]\d*\.patch_embed)\.
 """What the authors' stages hold and their forward never reads."""
 
 
-def is_official(names: Iterable[str]) -> bool:
-    """Whether these tensor names are those of YalaLab's Atlas checkpoints."""
-    return any(name.startswith("atlas_models.0.patch_embed.") for name in names)
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Tensor], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Rename the tensors of YalaLab's Atlas checkpoints to ours, as timm's functions of this name do.
 
-
-def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the tensors of an official checkpoint to ours.
+    Arguments:
+        state_dict: tensors by name; other names than the official ones are returned as they are.
+        model: which model asks; unused.
 
     Returns:
-        The renamed tensors, and the official names of those that the authors' forward never uses.
+        Tensors by our names.  Those that the authors' forward never uses keep their official name.
     """
-    renamed, unused = {}, []
-    for official, tensor in state.items():
-        if _UNUSED.match(official):
-            unused.append(official)
-            continue
-        name = official
-        for pattern, replacement in _OFFICIAL:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed, unused
+    if not any(name.startswith("atlas_models.0.patch_embed.") for name in state_dict):
+        return dict(state_dict)
+    return {_our_name(name): tensor for name, tensor in state_dict.items()}
+
+
+def _our_name(official: str) -> str:
+    if _UNUSED.match(official):
+        return official
+    name = official
+    for pattern, replacement in _OFFICIAL:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -106,19 +106,22 @@ def derived_buffers(model: nn.Module) -> set[str]:
     Models of `build` have left them out of their state dicts; models of the package itself, and official
     checkpoints, hold them.
     """
-    positions = set(map(id, _position_modules(model)))
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
-        if id(module) in positions
+        if _is_position_module(module)
         for name in DERIVED
         if name in module._buffers
     }
 
 
 def _position_modules(model: nn.Module) -> Iterator[nn.Module]:
+    return filter(_is_position_module, model.modules())
+
+
+def _is_position_module(module: nn.Module) -> bool:
     """PosEmbMLPSwinv1D and PosEmbMLPSwinv2D, by their buffer: nothing else of the package has one."""
-    return (module for module in model.modules() if "relative_bias" in module._buffers)
+    return "relative_bias" in module._buffers and type(module).__module__.startswith("fastervit.")
 
 
 def _let_go(module: nn.Module, _inputs: object, _output: object) -> None:

@@ -22,7 +22,7 @@ What may surprise, in the authors' code and hence here:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -260,20 +260,28 @@ _OFFICIAL = (
 )
 
 
-def is_official(names: Iterable[str]) -> bool:
-    """Whether these tensor names are those of torchscale's LongViT, classifier or encoder alone."""
-    return any(re.match(r"(model\.)?encoder\.layers\.0\.self_attn\.q_proj\.weight$", name) for name in names)
+_OFFICIAL_QUERY = re.compile(r"(model\.)?encoder\.layers\.0\.self_attn\.q_proj\.weight")
 
 
-def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the tensors of an official checkpoint to ours.
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Tensor], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Rename the tensors of torchscale's LongViT to ours, as timm's functions of this name do.
+
+    Arguments:
+        state_dict: of the classifier or the encoder alone; other names are returned as they are.
+        model: which model asks; unused.
 
     Returns:
-        The renamed tensors, and the official names that the model never uses (none here).
+        Tensors by our names.
     """
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _OFFICIAL:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed, []
+    if not any(map(_OFFICIAL_QUERY.fullmatch, state_dict)):
+        return dict(state_dict)
+    return {_our_name(name): tensor for name, tensor in state_dict.items()}
+
+
+def _our_name(official: str) -> str:
+    name = official
+    for pattern, replacement in _OFFICIAL:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -350,23 +350,28 @@ _OFFICIAL = (
 )
 
 
-def is_official(names: Iterable[str]) -> bool:
-    """Whether these tensor names are those of NVIDIA's MambaVision checkpoints."""
-    found = set(names)
-    return any(name.startswith("patch_embed.conv_down.") for name in found) and any(
-        re.match(r"levels\.[23]\.blocks\.0\.mixer\.A_log$", name) for name in found
-    )
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Tensor], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Rename the tensors of NVIDIA's MambaVision checkpoints to ours, as timm's functions of this name do.
 
-
-def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the tensors of an official checkpoint to ours.
+    Arguments:
+        state_dict: tensors by name; other names than the official ones are returned as they are.
+        model: which model asks; unused.
 
     Returns:
-        The renamed tensors, and the official names that the model never uses (none here).
+        Tensors by our names.
     """
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _OFFICIAL:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed, []
+    official = any(name.startswith("patch_embed.conv_down.") for name in state_dict) and any(
+        re.match(r"levels\.[23]\.blocks\.0\.mixer\.A_log$", name) for name in state_dict
+    )
+    if not official:
+        return dict(state_dict)
+    return {_our_name(name): tensor for name, tensor in state_dict.items()}
+
+
+def _our_name(official: str) -> str:
+    name = official
+    for pattern, replacement in _OFFICIAL:
+        name = re.sub(pattern, replacement, name)
+    return name

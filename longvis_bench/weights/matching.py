@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import importlib
 import math
+import pkgutil
 import re
 import sys
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from torch import Tensor, nn
 
+from longvis_bench import backbones
 from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError, MissingDependency
 from longvis_bench.registry.registry import Variant
 from longvis_bench.weights.classes import HEAD
 from longvis_bench.weights.reading import plain_names, read_tensors
 
-NATIVE = ("atlas", "longvit", "mambavision")
-"""Families whose authors' checkpoints carry other tensor names than our modules."""
 WRAPPINGS = ("module.", "encoder.", "model.", "backbone.")
 """Prefixes that the authors' training code puts before the names of a whole model."""
 MOST_NAMED = 5
@@ -102,11 +102,12 @@ def _match(
     """The values that the model's tensors would get, and the report."""
     given = plain_names(dict(source))
     tensors, unused = _our_names(model, given)
-    wanted = {key: value for key, value in model.state_dict().items() if key not in derived_names(model)}
+    derived = derived_names(model)
+    wanted = {key: value for key, value in model.state_dict().items() if key not in derived}
     fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
     absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
     unfit = absent and (strict or len(absent) == len(wanted))
-    if (misfits or unfit) and (foreign := _official_family(given, but=_native_family(model))):
+    if (misfits or unfit) and (foreign := _foreign_family(model, given)):
         kind = type(model).__name__
         raise CheckpointError(
             f"{name} is an official {foreign} checkpoint; the model is of another family, {kind}."
@@ -127,17 +128,14 @@ def _match(
 
 
 def _our_names(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by our module names, and the names of those an official layout holds in vain."""
-    family = _native_family(model)
-    if family is not None and (official := _official(tensors, family)) is not None:
-        within, beside = official
-        renamed, unused = _layout(family).official_names(within)
-        return dict(renamed), [*beside, *unused]
-    if family is None:
-        wanted = model.state_dict().keys()
-        tensors, beside = _unwrapped(tensors, wanted)
-        return _by_timm(model, tensors) if wanted - tensors.keys() else tensors, beside
-    return tensors, []
+    """Tensors by the model's names, and the names of those that stand beside what a prefix holds."""
+    convert = _converter(model)
+    if _is_ours(model) and convert is not None:
+        official = _official(tensors, convert)
+        return official if official is not None else (tensors, [])
+    wanted = model.state_dict().keys()
+    tensors, beside = _unwrapped(tensors, wanted)
+    return _by_timm(model, tensors) if wanted - tensors.keys() else tensors, beside
 
 
 def _unwrapped(tensors: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
@@ -155,9 +153,8 @@ def _unwrapped(tensors: dict[str, Tensor], wanted: Collection[str]) -> tuple[dic
 
 def _by_timm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The original authors' tensors by timm's names, where timm knows their layout; their shapes stay."""
-    module = type(model).__module__
-    convert = getattr(sys.modules[module], "checkpoint_filter_fn", None)
-    if not module.startswith("timm.") or convert is None:
+    convert = _converter(model)
+    if convert is None:
         return tensors
     try:
         with warnings.catch_warnings():
@@ -176,34 +173,47 @@ def _is_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
     return name.endswith(("pos_embed", "relative_position_bias_table")) and name in tensors
 
 
-def _layout(family: str) -> Any:
-    """The module that knows the family's official names."""
-    return importlib.import_module(f"longvis_bench.backbones.{family}")
+Converter = Callable[[Mapping[str, Tensor], nn.Module | None], Mapping[str, Tensor]]
+"""timm's `checkpoint_filter_fn`: tensors by the authors' names -> by the model's."""
 
 
-def _official(tensors: Mapping[str, Tensor], family: str) -> tuple[dict[str, Tensor], list[str]] | None:
-    """A family's official tensors without what wraps their names, and the names beside them; None if none."""
-    if _layout(family).is_official(tensors):
-        return dict(tensors), []
+def _converter(model: nn.Module) -> Converter | None:
+    """What the model's own module offers to read its authors' checkpoints with."""
+    module = sys.modules.get(type(model).__module__)
+    return getattr(module, "checkpoint_filter_fn", None)
+
+
+def _official(
+    tensors: Mapping[str, Tensor], convert: Converter
+) -> tuple[dict[str, Tensor], list[str]] | None:
+    """Official tensors by our names, and the names beside what wraps them; None for other tensors."""
+    renamed = convert(tensors, None)
+    if renamed.keys() != tensors.keys():
+        return dict(renamed), []
     for prefix in WRAPPINGS:
         within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if within and (found := _official(within, family)) is not None:
+        if within and (found := _official(within, convert)) is not None:
             return found[0], [*(name for name in tensors if not name.startswith(prefix)), *found[1]]
     return None
 
 
-def _native_family(model: nn.Module) -> str | None:
-    package, _, module = type(model).__module__.rpartition(".")
-    return module if package == "longvis_bench.backbones" and module in NATIVE else None
+def _is_ours(model: nn.Module) -> bool:
+    return type(model).__module__.startswith(f"{backbones.__name__}.")
 
 
 def derived_names(model: nn.Module) -> set[str]:
-    """Persistent buffers that the model computes itself: neither saved nor asked of a file."""
-    if not any(type(module).__module__.startswith("fastervit.") for module in model.modules()):
-        return set()
-    from longvis_bench.backbones import fastervit
+    """Persistent buffers that the model computes itself: neither saved nor asked of a file.
 
-    return set(fastervit.derived_buffers(model))
+    The modules of `backbones` that bear the name of a package whose classes the model is made of are asked.
+    """
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    known = {found.name for found in pkgutil.iter_modules(backbones.__path__)} & packages
+    asked = (getattr(_backbone(name), "derived_buffers", None) for name in known)
+    return {name for derived in asked if derived is not None for name in derived(model)}
+
+
+def _backbone(name: str) -> ModuleType:
+    return importlib.import_module(f"{backbones.__name__}.{name}")
 
 
 _Fitted = tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]
@@ -319,10 +329,12 @@ def _deeper_sentence(file: str, deeper: list[str], model: nn.Module) -> str:
     )
 
 
-def _official_family(tensors: Mapping[str, Tensor], but: str | None) -> str | None:
-    """The family whose authors name their tensors like this."""
-    others = (family for family in NATIVE if family != but)
-    return next((family for family in others if _official(tensors, family) is not None), None)
+def _foreign_family(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    """The family of `backbones`, other than the model's, whose authors name their tensors like this."""
+    own = type(model).__module__.rpartition(".")[2] if _is_ours(model) else None
+    names = sorted({found.name for found in pkgutil.iter_modules(backbones.__path__)} - {own})
+    converters = ((name, getattr(_backbone(name), "checkpoint_filter_fn", None)) for name in names)
+    return next((name for name, convert in converters if convert and _official(tensors, convert)), None)
 
 
 def check_fit(

@@ -231,18 +231,16 @@ def test_image_of_another_size_is_refused() -> None:
         small(64, [1])(torch.zeros(1, 3, 128, 128))
 
 
-def test_unused_official_tensors_are_named() -> None:
+def test_unused_official_tensors_keep_their_names() -> None:
     zero = torch.zeros(1)
-    renamed, unused = atlas.official_names(
-        {
-            "atlas_models.0.norm.weight": zero,
-            "atlas_models.1.patch_embed.ds1.norm.bias": zero,
-            "fc.bias": zero,
-        }
+    official = (
+        "atlas_models.0.patch_embed.ds2.weight",
+        "atlas_models.1.patch_embed.ds1.norm.bias",
+        "fc.bias",
     )
-    assert list(renamed) == ["head.bias"]
-    assert unused == ["atlas_models.0.norm.weight", "atlas_models.1.patch_embed.ds1.norm.bias"]
-    assert not atlas.is_official(renamed)
+    renamed = atlas.checkpoint_filter_fn(dict.fromkeys(official, zero))
+    assert list(renamed) == ["stem.13.weight", "atlas_models.1.patch_embed.ds1.norm.bias", "head.bias"]
+    assert atlas.checkpoint_filter_fn(renamed) == renamed
 
 
 def test_compiles_without_graph_breaks() -> None:

@@ -118,8 +118,11 @@ def test_illegal_size_names_legal_ones() -> None:
 
 
 def test_official_names_are_told_from_ours() -> None:
-    assert mambavision.is_official(["patch_embed.conv_down.0.weight", "levels.2.blocks.0.mixer.A_log"])
-    assert not mambavision.is_official(small().state_dict())
+    official = ("patch_embed.conv_down.0.weight", "levels.2.blocks.0.mixer.A_log")
+    renamed = mambavision.checkpoint_filter_fn(dict.fromkeys(official, torch.zeros(1)))
+    assert list(renamed) == ["stem.0.weight", "stages.2.blocks.0.mixer.A_log"]
+    ours = small().state_dict()
+    assert mambavision.checkpoint_filter_fn(ours).keys() == ours.keys()
 
 
 def test_compiles_without_graph_breaks() -> None:
