@@ -84,6 +84,7 @@ def _show(console: Console, found: FoundCard) -> None:
         "shipped weights": card.licences.trained,
         "found in": found.origin,
         "sizes": _sizes(card),
+        **{way: f"does not work: {why}" for way, why in card.unsupported.items()},
     }
     for label, value in facts.items():
         if value:

@@ -1,8 +1,8 @@
-"""Modules that overwrite their input where no gradient will ask for it: nothing else may read that input.
+"""Activations and normalisations that overwrite their input in inference; nothing else may read that input.
 
-At large resolutions most of what a normalisation or an activation costs is the tensor it makes: a page of
-fresh memory takes longer to get than its numbers take to compute.  Where gradients are on these are torch's
-own modules, whose parameters, names and results they have.
+At large resolutions most of the cost of such a layer is the tensor it allocates: touching a fresh page of
+memory takes longer than computing its values.  With gradients on, and while a model is traced or exported,
+the layers are torch's own, whose parameters, names and results they share.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 
+def _may_overwrite() -> bool:
+    """Whether nothing needs the input again: no gradient, and no graph that is to be free of mutations."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing())
+
+
 class GELU(nn.GELU):
     """`nn.GELU`, in place under `no_grad` and `inference_mode`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same."""
-        if torch.is_grad_enabled():
+        if not _may_overwrite():
             return super().forward(x)
         out: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
         return out
@@ -25,12 +30,13 @@ class GELU(nn.GELU):
 class BatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d`, in place in eval mode under `no_grad` and `inference_mode`, on a CPU.
 
-    Other devices have their own kernels for it (cuDNN's), and allocators that keep freed memory at hand.
+    Other devices have kernels of their own for it (cuDNN's), and allocators that keep freed memory at hand.
+    The in-place kernel wants input and statistics in one dtype; under autocast they differ.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> the same."""
-        if self.training or torch.is_grad_enabled() or x.device.type != "cpu":
+        if self.training or not _may_overwrite() or x.device.type != "cpu" or not self._has_dtype(x.dtype):
             return super().forward(x)
         unused = x.new_empty(0)  # where the statistics of a batch would go
         torch.native_batch_norm(
@@ -45,3 +51,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             out=(x, unused, unused),
         )
         return x
+
+    def _has_dtype(self, dtype: torch.dtype) -> bool:
+        """Whether there are running statistics, in this dtype."""
+        return self.running_mean is not None and self.running_mean.dtype == dtype

@@ -175,6 +175,8 @@ class Card(_Strict):
     """What the user must know to read this family's rows."""
     growth: Growth | None = None
     """How the authors say that the cost grows with the number of tokens n, windows and segments held."""
+    unsupported: dict[Literal["autocast", "torch.export", "onnx"], str] = {}
+    """Ways to run or export the family in eval mode that fail, each with the reason; the others are tested."""
     licences: Licences
     resolution: ResolutionRule = ResolutionRule()
     implementations: dict[Literal["upstream", "timm"], ImplementationEntry] = {}

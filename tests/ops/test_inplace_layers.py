@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -80,3 +82,48 @@ def test_compiles_without_graph_breaks_and_runs_by_shape(number: int) -> None:
         compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x.clone()), theirs(x))
         assert ours.to("meta")(x.to("meta")).shape == x.shape
+
+
+@pytest.mark.parametrize("number", range(len(MODULES)))
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_autocast_gives_what_torchs_own_give(number: int, context: Callable[[], Any]) -> None:
+    ours, theirs = (module.eval() for module in pair(number))
+    for x in layouts():
+        with context(), torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(ours(x.bfloat16()), theirs(x.bfloat16()))
+            torch.testing.assert_close(ours(x.clone()), theirs(x))
+
+
+def test_half_precision_input_of_a_float32_batch_norm() -> None:
+    ours, theirs = (module.eval() for module in pair(2))
+    x = torch.randn(2, 6, 5, 7, dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected = theirs(x)
+        torch.testing.assert_close(ours(x), expected)
+
+
+def test_batch_norms_without_statistics_or_weights() -> None:
+    x = torch.randn(3, 6, 5, 5)
+    for options in ({"track_running_stats": False}, {"affine": False}):
+        ours, theirs = (kind(6, **options).eval() for kind in (BatchNorm2d, nn.BatchNorm2d))
+        with torch.no_grad():
+            expected = theirs(x)
+            torch.testing.assert_close(ours(x.clone()), expected)
+
+
+@pytest.mark.parametrize("number", range(len(MODULES)))
+def test_traced_and_exported_graphs_overwrite_nothing(number: int) -> None:
+    ours, theirs = (module.eval() for module in pair(number))
+    x = torch.randn(2, 6, 5, 5)
+    with torch.no_grad():
+        expected, before = theirs(x), x.clone()
+        exported = torch.export.export(ours, (x,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, and still used
+            traced: Any = torch.jit.trace(ours, (x,))  # type: ignore[no-untyped-call]
+        for found in (exported.module()(x), traced(x)):
+            torch.testing.assert_close(found, expected)
+            assert torch.equal(x, before)
+    assert not [
+        node.name for node in exported.graph.nodes if str(node.target).endswith(("_.default", ".out"))
+    ]
