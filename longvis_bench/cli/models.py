@@ -75,7 +75,7 @@ def _show(console: Console, found: FoundCard) -> None:
     card = found.card
     console.print(f"[bold]{escape(card.family)}[/]  {escape(card.title)}")
     console.print(escape(card.summary))
-    facts = {
+    facts: dict[str, str | None] = {
         "paper": card.paper,
         "upstream": card.upstream and f"{card.upstream} @ {(card.commit or '')[:12]}",
         "code that runs": f"{card.implementation}, {card.licences.code}",

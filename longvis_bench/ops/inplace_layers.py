@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 def _may_overwrite() -> bool:
     """Whether nothing needs the input again: no gradient, and no graph that is to be free of mutations."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing())
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return not (traced or torch.is_grad_enabled() or torch.compiler.is_exporting())
 
 
 class GELU(nn.GELU):

@@ -176,7 +176,7 @@ class Card(_Strict):
     growth: Growth | None = None
     """How the authors say that the cost grows with the number of tokens n, windows and segments held."""
     unsupported: dict[Literal["autocast", "torch.export", "onnx"], str] = {}
-    """Ways to run or export the family in eval mode that fail, each with the reason; the others are tested."""
+    """Ways to run or export the family in eval mode that fail, each with its reason; others are tested."""
     licences: Licences
     resolution: ResolutionRule = ResolutionRule()
     implementations: dict[Literal["upstream", "timm"], ImplementationEntry] = {}
