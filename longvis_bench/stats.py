@@ -16,13 +16,16 @@ References:
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 CONFIDENCE = 0.95
+MIN_SAMPLES = 6
+"""Fewer samples give no 95 % interval of the median."""
 
 FIRST_CHECK = 8
 """Fewest samples that can end a measurement."""
@@ -125,6 +128,23 @@ def relative_half_width(samples: Sequence[float], confidence: float = CONFIDENCE
     """Half the width of the median's interval, as a share of the median; None where there is none."""
     interval = median_interval(samples, confidence)
     return None if interval is None else _share((interval.high - interval.low) / 2, _median(samples))
+
+
+def verdict(samples: Sequence[float], precision: float) -> Literal["stable", "noisy", "budget"]:
+    """What a finished measurement is worth, by the interval that tables show.
+
+    Arguments:
+        samples: all that counted.
+        precision: wanted half-width of the 95 % interval, as a share of the median.
+
+    Returns:
+        `budget` under 6 samples, which give no interval; `noisy` where the interval is wider than asked;
+        else `stable`.
+    """
+    if len(samples) < MIN_SAMPLES:
+        return "budget"
+    width = relative_half_width(samples)
+    return "noisy" if width is None or width > precision else "stable"
 
 
 def quantile(samples: Sequence[float], q: float) -> float | None:
@@ -375,13 +395,24 @@ def _between_thirds(samples: Sequence[float]) -> float:
 def _trend(samples: Sequence[float]) -> float:
     """Two-sided p-value of Mann-Kendall's trend test; the normal approximation corrected for ties."""
     n = len(samples)
-    s = sum((b > a) - (b < a) for i, a in enumerate(samples) for b in samples[i + 1 :])
+    s = _concordance(samples)
     ties = [_tied(t) for t in _runs(sorted(samples))]
     variance = (_tied(n) - sum(ties)) / 18
     if variance <= 0:
         return 1.0
     z = max(0, abs(s) - 1) / math.sqrt(variance)
     return 2 * (1 - NormalDist().cdf(z))
+
+
+def _concordance(samples: Sequence[float]) -> int:
+    """Pairs whose later sample is the larger one, less those whose later sample is the smaller one."""
+    before: list[float] = []
+    total = 0
+    for sample in samples:
+        below, up_to = bisect_left(before, sample), bisect_right(before, sample)
+        total += below - (len(before) - up_to)
+        before.insert(up_to, sample)
+    return total
 
 
 def _tied(n: int) -> int:

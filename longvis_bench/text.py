@@ -22,6 +22,31 @@ def has_controls(text: str) -> bool:
     return any(unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\r\t" for char in text)
 
 
+_IN_ASCII = str.maketrans(
+    {
+        "±": "+-",
+        "µ": "u",
+        "×": "x",
+        "·": ".",
+        "…": "...",
+        "°": "deg ",
+        "≥": ">=",
+        "≤": "<=",
+        "–": "-",
+        "’": "'",
+    }
+)
+
+
+def in_ascii(text: str) -> str:
+    """The text in ASCII: `±` as `+-`, `µs` as `us`, letters without accents, and `?` for what has no like."""
+    if text.isascii():
+        return text
+    parts = unicodedata.normalize("NFKD", text.translate(_IN_ASCII))
+    bare = "".join(char for char in parts if not unicodedata.combining(char))
+    return bare.encode("ascii", "replace").decode()
+
+
 def spreadsheet_safe(text: str) -> str:
     """A cleaned text that no spreadsheet takes for a formula."""
     text = clean(text)

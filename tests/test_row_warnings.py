@@ -5,94 +5,125 @@ from typing import Any
 
 import pytest
 
-from longvis_bench import row_warnings as quality
-from longvis_bench.row_warnings import KINDS, Warn, notes_for
+from longvis_bench import records as r
+from longvis_bench import row_warnings
+from longvis_bench.row_warnings import KINDS, of, of_repeats
 
-STEADY = [1.0, 1.001] * 6
+STEADY = (1.0, 1.001) * 6
+
+
+def timed(*samples: float, **noise: Any) -> dict[str, Any]:
+    return {
+        "timing": r.TimingRecord(
+            samples_s=samples, warmup_s=(), verdict="stable", noise=r.NoiseRecord(**noise)
+        )
+    }
+
+
+def counted(coverage: float | None, **unknown: int) -> dict[str, Any]:
+    record = r.CountRecord(params=1, macs=1, flops=2, scan_flops=0, coverage=coverage, unknown=unknown)
+    return {"count": record}
+
+
+def accurate(right: int, images: int, **more: Any) -> dict[str, Any]:
+    record = r.AccuracyRecord(
+        correct_top1=right, correct_top5=None, images=images, dataset="d", weights="w", **more
+    )
+    return {"accuracy": record}
+
+
+def sized(**more: Any) -> dict[str, Any]:
+    return {"size": r.SizeRecord(reach="as it is", **more)}
+
+
+def peaks(measured_mib: int, tensors_mib: int) -> dict[str, Any]:
+    return {
+        "memory": r.MemoryRecord(peak_bytes=measured_mib << 20, baseline_bytes=0, source="s"),
+        "tensors": r.TensorRecord(peak_bytes=tensors_mib << 20),
+    }
+
+
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, values that warn, values that do not
-    ("few_samples", {"samples_s": [1.0] * 5}, {"samples_s": [1.0] * 6}),
-    ("noisy", {"samples_s": [1.0, 1.1] * 6, "precision": 0.02}, {"samples_s": STEADY, "precision": 0.02}),
-    ("drift", {"samples_s": [1.0] * 20 + [1.2] * 20}, {"samples_s": STEADY}),
-    ("load", {"load": 0.3}, {"load": 0.05}),
-    ("steal", {"steal": 0.05}, {"steal": 0.0}),
-    ("clock", {"clock_change": -0.2}, {"clock_change": 0.01}),
+    ("few_samples", timed(*[1.0] * 5), timed(*[1.0] * 6)),
+    ("noisy", timed(*[1.0, 1.1] * 6), timed(*STEADY)),
+    ("drift", timed(*[1.0] * 20, *[1.2] * 20), timed(*STEADY)),
+    ("load", timed(*STEADY, load_cores=0.3), timed(*STEADY, load_cores=0.05)),
+    ("steal", timed(*STEADY, steal=0.05), timed(*STEADY, steal=0.0)),
+    ("clock", timed(*STEADY, clock_change=-0.2), timed(*STEADY, clock_change=0.01)),
     (
         "hot",
-        {"temperature_c": 86.0, "temperature_limit_c": 90.0},
-        {"temperature_c": 84.0, "temperature_limit_c": 90.0},
+        timed(*STEADY, temperature_c=86.0, temperature_limit_c=90.0),
+        timed(*STEADY, temperature_c=84.0, temperature_limit_c=90.0),
     ),
-    ("throttled", {"throttle": ("power cap",)}, {"throttle": ()}),
-    (
-        "rounds",
-        {"rounds_s": (1.0, 1.1, 1.0), "within_round": 0.04},
-        {"rounds_s": (1.0, 1.1, 1.0), "within_round": 0.2},
-    ),
-    ("coverage", {"coverage": 0.9, "unknown": {"aten::x": 3}}, {"coverage": 1.0, "unknown": {}}),
-    ("padding", {"padding_ratio": 0.6}, {"padding_ratio": 0.5}),
-    ("wide_accuracy", {"correct_top1": 32, "images": 64}, {"correct_top1": 64, "images": 128}),
+    ("throttled", timed(*STEADY, slowdowns=("power cap",)), timed(*STEADY, slowdowns=())),
+    ("coverage", counted(0.9, x=3), counted(1.0)),
+    ("padding", sized(padding_ratio=0.6), sized(padding_ratio=0.5)),
+    ("wide_accuracy", accurate(32, 64), accurate(64, 128)),
     (
         "other_resolution",
-        {"resolution": 512, "trained_resolution": 256, "images": 9000},
-        {"resolution": 256, "trained_resolution": 256, "images": 9000},
+        accurate(4000, 9000, trained_resolution=256),
+        accurate(4000, 9000, trained_resolution=512),
     ),
-    (
-        "restricted",
-        {"classes": 100, "num_classes": 1000, "correct_top1": 900, "images": 1000},
-        {"classes": None, "num_classes": 1000, "correct_top1": 900, "images": 1000},
-    ),
+    ("restricted", accurate(900, 1000, classes=100), accurate(900, 1000)),
     (
         "reshaped",
-        {"reshaped": {"pos_embed": "interpolated"}, "images": 1000},
-        {"reshaped": {}, "images": 1000},
+        sized(reshaped={"pos_embed": "interpolated"}) | accurate(900, 1000),
+        sized(reshaped={"pos_embed": "interpolated"}),
     ),
-    (
-        "over_tensors",
-        {"peak_bytes": 200 << 20, "tensor_peak_bytes": 100 << 20},
-        {"peak_bytes": 160 << 20, "tensor_peak_bytes": 100 << 20},
-    ),
-    ("random_tensors", {"random_tensors": ("head.weight",)}, {"random_tensors": ()}),
+    ("over_tensors", peaks(200, 100), peaks(160, 100)),
+    ("random_tensors", sized(random_tensors=("head.weight",)), sized()),
 ]
 
 
+def with_values(row: r.Row, values: dict[str, Any], precision: float = 0.03) -> r.Row:
+    cell = row.cell.model_copy(update={"resolution": 512, "num_classes": 1000})
+    return row.model_copy(update={"cell": cell, "settings": r.Settings(precision=precision), **values})
+
+
 @pytest.mark.parametrize(("code", "warns", "does_not"), CASES)
-def test_each_warning(code: str, warns: dict[str, Any], does_not: dict[str, Any]) -> None:
-    (note,) = notes_for(**warns)
-    assert note.code == code
-    assert note.advice == KINDS[code].advice
-    assert notes_for(**does_not) == ()
+def test_each_warning(row: r.Row, code: str, warns: dict[str, Any], does_not: dict[str, Any]) -> None:
+    notes = {note.code: note for note in of(with_values(row, warns, 1.0 if code == "drift" else 0.03))}
+    assert set(notes) == {code}
+    assert notes[code].advice == KINDS[code].advice
+    assert of(with_values(row, does_not)) == ()
+
+
+def test_repeats_that_disagree_by_more_than_their_intervals() -> None:
+    (note,) = of_repeats((1.0, 1.1, 1.0), 0.04)
+    assert note.code == "rounds"
+    assert note.message == (
+        "the medians of 3 rounds are 10.0 % apart, and the interval within one is at most 4.0 % wide"
+    )
+    assert of_repeats((1.0, 1.1, 1.0), 0.2) == ()
+    assert of_repeats((1.0, 1.01), 0.001) == (), "under 2 % nothing is said"
+    assert of_repeats((1.0, 1.1), None) == ()
+    assert of_repeats((1.0,), 0.01) == ()
 
 
 def test_the_list_is_closed_and_every_kind_is_tested() -> None:
-    assert set(KINDS) == {case[0] for case in CASES}
-    assert len(KINDS) == len(Warn)
+    assert set(KINDS) == {case[0] for case in CASES} | {"rounds"}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=str)
-def test_advice_is_a_sentence_and_codes_are_names(kind: quality.Kind) -> None:
+def test_advice_is_a_sentence_and_codes_are_names(kind: row_warnings.Kind) -> None:
     assert re.fullmatch(r"[A-Z].*[.]", kind.advice)
     assert re.fullmatch(r"[a-z_]+", kind.code)
 
 
-def test_nothing_known_is_nothing_to_warn_of() -> None:
-    assert notes_for() == ()
-    assert notes_for(samples_s=None, images=0, correct_top1=0, trained_resolution=256, resolution=512) == ()
+def test_nothing_known_is_nothing_to_warn_of(row: r.Row) -> None:
+    assert of(row) == ()
+    assert of(with_values(row, accurate(0, 0, trained_resolution=256))) == ()
 
 
-def test_no_samples_at_all_is_few() -> None:
-    (note,) = notes_for(samples_s=[])
+def test_no_samples_at_all_is_few(row: r.Row) -> None:
+    (note,) = of(with_values(row, timed()))
     assert note.message == "0 samples in the budget, and an interval needs 6"
 
 
-def test_messages_say_how_much() -> None:
-    notes = notes_for(
-        samples_s=[1.0] * 20 + [1.2] * 20,
-        precision=0.02,
-        load=1.5,
-        coverage=0.75,
-        unknown={"a": 1, "b": 5, "c": 2, "d": 3},
-    )
-    assert [note.message for note in notes] == [
+def test_messages_say_how_much(row: r.Row) -> None:
+    values = timed(*[1.0] * 20, *[1.2] * 20, load_cores=1.5) | counted(0.75, a=1, b=5, c=2, d=3)
+    assert [note.message for note in of(with_values(row, values, 0.02))] == [
         "the latency's 95 % interval is ±9.1 %, wider than the ±2.0 % asked for",
         "it became 20.0 % slower while it was timed",
         "other processes kept 1.5 cores busy",

@@ -77,7 +77,7 @@ def evaluate(
 
 def _show(outcome: Outcome) -> None:
     """The accuracies, the worst classes of each, and where everything went."""
-    from longvis_bench.report.accuracy_tables import worst_classes
+    from longvis_bench.report.per_class import worst_classes
     from longvis_bench.report.summary import ACCURACY, terminal_table
     from longvis_bench.runs.predictions import read_answers
 

@@ -31,9 +31,8 @@ def report(
 
     Of a cell measured twice in the same environment with the same code, the row of the run named last counts.
     """
-    from longvis_bench.report.accuracy_tables import worst_classes
-    from longvis_bench.report.breakdowns import memory_table
-    from longvis_bench.report.overhead import overhead_table
+    from longvis_bench.report.breakdowns import memory_table, overhead_table
+    from longvis_bench.report.per_class import worst_classes
     from longvis_bench.report.significance import compare, sentences
     from longvis_bench.report.summary import terminal_table
     from longvis_bench.report.write import restate, write_derived

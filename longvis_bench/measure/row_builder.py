@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from longvis_bench import row_warnings
 from longvis_bench.phases import START, Phases
-from longvis_bench.records import NoiseRecord, Note, Request, Row, Status
-from longvis_bench.row_warnings import notes_for
+from longvis_bench.records import Request, Row, Status
 from longvis_bench.stats import median
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Draft:
         """The row with its final status and its warnings."""
         self.values.update(status=status, reason=reason)
         row = self.row()
-        return row.model_copy(update={"notes": _notes(row)})
+        return row.model_copy(update={"notes": row_warnings.of(row)})
 
     @property
     def latency_s(self) -> float:
@@ -74,32 +74,3 @@ class Draft:
         count = self.values.get("count")
         counted = count is not None and count.scan_flops > 0
         return counted or (self.tensors is not None and self.tensors.scans)
-
-
-def _notes(row: Row) -> tuple[Note, ...]:
-    """Every warning that applies to a row."""
-    size, count, timing, accuracy = row.size, row.count, row.timing, row.accuracy
-    noise = timing.noise if timing else NoiseRecord()
-    return notes_for(
-        samples_s=timing.samples_s if timing else None,
-        precision=row.settings.precision,
-        load=noise.load_cores,
-        steal=noise.steal,
-        clock_change=noise.clock_change,
-        temperature_c=noise.temperature_c,
-        temperature_limit_c=noise.temperature_limit_c,
-        throttle=noise.slowdowns,
-        coverage=count.coverage if count else None,
-        unknown=count.unknown if count else None,
-        padding_ratio=size.padding_ratio if size else None,
-        correct_top1=accuracy.correct_top1 if accuracy else None,
-        images=accuracy.images if accuracy else None,
-        resolution=row.cell.resolution,
-        trained_resolution=accuracy.trained_resolution if accuracy else None,
-        random_tensors=size.random_tensors if size else (),
-        classes=accuracy.classes if accuracy else None,
-        num_classes=row.cell.num_classes,
-        reshaped=size.reshaped if size else None,
-        peak_bytes=row.memory.peak_bytes if row.memory else None,
-        tensor_peak_bytes=row.tensors.peak_bytes if row.tensors else None,
-    )

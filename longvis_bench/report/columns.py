@@ -10,31 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from functools import partial
+from operator import attrgetter
+from typing import Any, Literal
 
 from longvis_bench import stats, units
 from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
-from longvis_bench.records import (
-    AccuracyRecord,
-    CountRecord,
-    MemoryRecord,
-    Metric,
-    NoiseRecord,
-    Row,
-    SizeRecord,
-    TensorRecord,
-    TimingRecord,
-    ValidityRecord,
-)
+from longvis_bench.records import AccuracyRecord, Metric, Row
 from longvis_bench.report.peak_flops import peak_flops
 
 Value = str | int | float | None
 Kind = Literal["text", "int", "float"]
-T = TypeVar("T")
-
-
-def _unknown(row: Row) -> str | None:
-    return None
+NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +39,8 @@ class Column:
     """Units that a whole column may share; none for columns without a unit."""
     metric: Metric | None = None
     """What has to be measured for it; None for what every row knows."""
-    why: Callable[[Row], str | None] = _unknown
-    """Reason of its own for having no value, where one applies."""
+    why: str | Callable[[Row], str] = NOT_RECORDED
+    """Reason of its own for having no value."""
 
 
 def null_reason(column: Column, row: Row) -> str | None:
@@ -66,7 +53,7 @@ def null_reason(column: Column, row: Row) -> str | None:
         return stored
     if metric and _record(metric, row) is None:
         return _no_record(metric, row)
-    return column.why(row) or "not recorded"
+    return column.why if isinstance(column.why, str) else column.why(row)
 
 
 def _record(metric: Metric, row: Row) -> object:
@@ -89,7 +76,7 @@ def _no_record(metric: Metric, row: Row) -> str:
 
 
 def note_codes(row: Row) -> str | None:
-    """The row's warnings, as codes of `quality.py`."""
+    """The row's warnings, as codes of `row_warnings.py`."""
     return " ".join(note.code for note in row.notes) or None
 
 
@@ -107,42 +94,32 @@ def null_reasons(row: Row) -> dict[str, str]:
 # How a value is had from a record -----------------------------------------------------------------------
 
 
-def _of(record: Callable[[Row], T | None], get: Callable[[T], Value]) -> Callable[[Row], Value]:
-    """A value of a record, None where the row has no such record."""
+def _at(path: str) -> Callable[[Row], Value]:
+    """The value at `record.field` of a row, None where the row has no such record."""
+    *records, field = path.split(".")
+    get, steps = attrgetter(field), [attrgetter(name) for name in records]
 
     def value(row: Row) -> Value:
-        found = record(row)
-        return None if found is None else get(found)
+        found: Any = row
+        for step in steps:
+            found = step(found)
+            if found is None:
+                return None
+        result: Value = get(found)
+        return result
 
     return value
 
 
-def _size(row: Row) -> SizeRecord | None:
-    return row.size
+def _of(record: str, get: Callable[[Any], Value]) -> Callable[[Row], Value]:
+    """What is derived from a record of the row, None where the row has no such record."""
+    find = attrgetter(record)
 
+    def value(row: Row) -> Value:
+        found = find(row)
+        return None if found is None else get(found)
 
-def _count(row: Row) -> CountRecord | None:
-    return row.count
-
-
-def _timing(row: Row) -> TimingRecord | None:
-    return row.timing
-
-
-def _tensors(row: Row) -> TensorRecord | None:
-    return row.tensors
-
-
-def _memory(row: Row) -> MemoryRecord | None:
-    return row.memory
-
-
-def _accuracy(row: Row) -> AccuracyRecord | None:
-    return row.accuracy
-
-
-def _validity(row: Row) -> ValidityRecord | None:
-    return row.validity
+    return value
 
 
 def _latency_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
@@ -198,11 +175,11 @@ def _why_no_mfu(row: Row) -> str:
 
 
 def _memory_part(name: str) -> Callable[[Row], Value]:
-    return _of(_memory, lambda m: m.parts_bytes.get(name))
+    return _of("memory", lambda m: m.parts_bytes.get(name))
 
 
 def _step_part(name: str) -> Callable[[Row], Value]:
-    return _of(_timing, lambda t: stats.median(t.parts_s.get(name, ())))
+    return _of("timing", lambda t: stats.median(t.parts_s.get(name, ())))
 
 
 def _share(right: Callable[[AccuracyRecord], int | None]) -> Callable[[Row], Value]:
@@ -210,7 +187,7 @@ def _share(right: Callable[[AccuracyRecord], int | None]) -> Callable[[Row], Val
         found = right(accuracy)
         return None if found is None or not accuracy.images else found / accuracy.images
 
-    return _of(_accuracy, share)
+    return _of("accuracy", share)
 
 
 def _end(right: Callable[[AccuracyRecord], int | None], end: Literal[0, 1]) -> Callable[[Row], Value]:
@@ -221,19 +198,15 @@ def _end(right: Callable[[AccuracyRecord], int | None], end: Literal[0, 1]) -> C
         interval = None if found is None else stats.wilson(found, accuracy.images)
         return None if interval is None else interval[end]
 
-    return _of(_accuracy, value)
+    return _of("accuracy", value)
 
 
-def _few(needed: int, what: str) -> Callable[[Row], str | None]:
+def _few(needed: int, what: str) -> Callable[[Row], str]:
     def why(row: Row) -> str:
         taken = len(row.timing.samples_s) if row.timing else 0
         return f"{what} needs {needed} samples; there are {taken}"
 
     return why
-
-
-def _noise(get: Callable[[NoiseRecord], Value]) -> Callable[[Row], Value]:
-    return _of(_timing, lambda timing: get(timing.noise))
 
 
 def _no_sensor(row: Row) -> str:
@@ -245,10 +218,6 @@ def _no_sensor(row: Row) -> str:
 def _no_slowdowns(row: Row) -> str:
     watched = row.cell.device.startswith("cuda") and row.timing and row.timing.noise.clock_hz
     return "it gave none" if watched else _no_sensor(row)
-
-
-def _always(reason: str) -> Callable[[Row], str | None]:
-    return lambda row: reason
 
 
 def _no_samples(row: Row) -> str:
@@ -267,136 +236,67 @@ def _yes(value: bool) -> str:
 # The columns --------------------------------------------------------------------------------------------
 
 
-def _text(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
+def _column(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
     return Column(name=name, meaning=meaning, value=value, **more)
 
 
-def _int(name: str, unit: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(name=name, unit=unit, meaning=meaning, value=value, kind="int", **more)
-
-
-def _number(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(
-        name=name, meaning=meaning, value=value, kind="int", format=units.count, scales=units.COUNTS, **more
-    )
-
-
-def _seconds(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(
-        name=name,
-        unit="s",
-        meaning=meaning,
-        value=value,
-        kind="float",
-        format=units.seconds,
-        scales=units.SECONDS,
-        **more,
-    )
-
-
-def _rate(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(
-        name=name,
-        unit="img/s",
-        meaning=meaning,
-        value=value,
-        kind="float",
-        format=units.rate,
-        scales=units.RATES,
-        **more,
-    )
-
-
-def _bytes(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(
-        name=name,
-        unit="bytes",
-        meaning=meaning,
-        value=value,
-        kind="int",
-        format=units.size,
-        scales=units.SIZES,
-        metric="memory",
-        **more,
-    )
-
-
-def _float(name: str, unit: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(name=name, unit=unit, meaning=meaning, value=value, kind="float", **more)
-
-
-def _number_of_cores(name: str, meaning: str) -> Column:
-    def value(noise: NoiseRecord) -> float | None:
-        found: float | None = getattr(noise, name)
-        return found
-
-    return _float(name, "", meaning, _noise(value), metric="time", why=_always("the system does not tell"))
-
-
-def _ratio(name: str, meaning: str, value: Callable[[Row], Value], **more: Any) -> Column:
-    return Column(
-        name=name,
-        unit="0-1",
-        meaning=meaning,
-        value=value,
-        kind="float",
-        format=units.percent,
-        scales=units.SHARES,
-        **more,
-    )
+_text = _column
+_int = partial(_column, kind="int")
+_float = partial(_column, kind="float")
+_number = partial(_int, format=units.count, scales=units.COUNTS)
+_seconds = partial(_float, unit="s", format=units.seconds, scales=units.SECONDS)
+_rate = partial(_float, unit="img/s", format=units.rate, scales=units.RATES)
+_bytes = partial(_int, unit="bytes", format=units.size, scales=units.SIZES, metric="memory")
+_ratio = partial(_float, unit="0-1", format=units.percent, scales=units.SHARES)
 
 
 _WHAT = (
     _text(
         "model",
         "Name as the user gives it: variant, `@implementation`, arguments in brackets.",
-        lambda r: r.cell.model,
+        _at("cell.model"),
     ),
-    _text("family", "Published architecture.", lambda r: r.cell.family),
-    _text("variant", "Named size of the family.", lambda r: r.cell.variant),
+    _text("family", "Published architecture.", _at("cell.family")),
+    _text("variant", "Named size of the family.", _at("cell.variant")),
     _text(
         "implementation",
         "Whose code ran: `native` (ours), `timm`, or `upstream` (the authors').",
-        lambda r: r.cell.implementation,
+        _at("cell.implementation"),
     ),
-    _int("resolution", "px", "Pixels per side of the square input.", lambda r: r.cell.resolution),
-    _int("batch_size", "images", "Images in one iteration.", lambda r: r.cell.batch_size),
-    _text(
-        "mode", "`infer`: one forward; `train`: forward, backward and optimizer step.", lambda r: r.cell.mode
-    ),
-    _text("dtype", "Number format of the computation.", lambda r: r.cell.dtype),
-    _text("device", "Where it ran, in torch's words.", lambda r: r.cell.device),
+    _int("resolution", "Pixels per side of the square input.", _at("cell.resolution"), unit="px"),
+    _int("batch_size", "Images in one iteration.", _at("cell.batch_size"), unit="images"),
+    _text("mode", "`infer`: one forward; `train`: forward, backward and optimizer step.", _at("cell.mode")),
+    _text("dtype", "Number format of the computation.", _at("cell.dtype")),
+    _text("device", "Where it ran, in torch's words.", _at("cell.device")),
     _text(
         "status",
         "How the cell ended; `ok`, or what went wrong. Only `ok` rows are ranked.",
-        lambda r: r.status,
+        _at("status"),
     ),
-    _text("reason", "Why the status is not ok.", lambda r: r.reason, why=_always("the status says all")),
+    _text("reason", "Why the status is not ok.", _at("reason"), why="the status says all"),
 )
 
 _COST = (
-    _number("params", "Unique parameters.", _of(_count, lambda c: c.params), metric="count"),
+    _number("params", "Unique parameters.", _at("count.params"), metric="count"),
     _number(
         "macs",
         "Multiply-adds of one forward of one image in eval mode.",
-        _of(_count, lambda c: c.macs),
+        _at("count.macs"),
         metric="count",
     ),
-    _number(
-        "flops", "Floating-point operations: 2 x `macs`.", _of(_count, lambda c: c.flops), metric="count"
-    ),
+    _number("flops", "Floating-point operations: 2 x `macs`.", _at("count.flops"), metric="count"),
     _number(
         "scan_flops",
         "Operations of selective scans, 9 x batch x length x width x states; not part of `flops`.",
-        _of(_count, lambda c: c.scan_flops),
+        _at("count.scan_flops"),
         metric="count",
     ),
     _ratio(
         "flops_coverage",
         "Output elements of operators with a formula / (those + of unknown operators).",
-        _of(_count, lambda c: c.coverage),
+        _at("count.coverage"),
         metric="count",
-        why=_always("no operator with a formula, and none unknown"),
+        why="no operator with a formula, and none unknown",
     ),
     _seconds(
         "latency_median_s",
@@ -418,14 +318,14 @@ _COST = (
     _seconds(
         "latency_p90_s",
         "90th percentile of the duration; from 29 samples on.",
-        _of(_timing, lambda t: stats.quantile(t.samples_s, 0.9)),
+        _of("timing", lambda t: stats.quantile(t.samples_s, 0.9)),
         metric="time",
         why=_few(29, "a 90th percentile"),
     ),
     _seconds(
         "latency_p99_s",
         "99th percentile of the duration; from 299 samples on.",
-        _of(_timing, lambda t: stats.quantile(t.samples_s, 0.99)),
+        _of("timing", lambda t: stats.quantile(t.samples_s, 0.99)),
         metric="time",
         why=_few(299, "a 99th percentile"),
     ),
@@ -438,15 +338,14 @@ _COST = (
     ),
     _int(
         "samples",
-        "",
         "Iterations timed after the warm-up.",
-        _of(_timing, lambda t: len(t.samples_s)),
+        _of("timing", lambda t: len(t.samples_s)),
         metric="time",
     ),
     _text(
         "verdict",
-        "`stable`: as precise as asked; `noisy`: the budget was spent before; `budget`: under 6 samples.",
-        _of(_timing, lambda t: t.verdict),
+        "`stable`: the 95 % interval is as narrow as asked; `noisy`: it is wider; `budget`: under 6 samples.",
+        lambda r: stats.verdict(r.timing.samples_s, r.settings.precision) if r.timing else None,
         metric="time",
     ),
     _ratio(
@@ -460,7 +359,7 @@ _COST = (
         "peak_memory_bytes",
         "Highest memory while one iteration runs in the steady state, above what the process held before the "
         "model was built.",
-        _of(_memory, lambda m: m.peak_bytes),
+        _at("memory.peak_bytes"),
     ),
 )
 
@@ -470,41 +369,41 @@ _QUALITY = (
         "Share of held-out images whose best class is right.",
         _share(lambda a: a.correct_top1),
         metric="accuracy",
-        why=_always("no images"),
+        why="no images",
     ),
     _ratio(
         "top1_low",
         "Low end of its Wilson 95 % interval.",
         _end(lambda a: a.correct_top1, 0),
         metric="accuracy",
-        why=_always("no images"),
+        why="no images",
     ),
     _ratio(
         "top1_high",
         "High end of the same.",
         _end(lambda a: a.correct_top1, 1),
         metric="accuracy",
-        why=_always("no images"),
+        why="no images",
     ),
     _ratio(
         "top5",
         "Share of held-out images with the right class among the best five.",
         _share(lambda a: a.correct_top5),
         metric="accuracy",
-        why=_always("too few classes"),
+        why="too few classes",
     ),
-    _int("num_classes", "", "Classes the model tells apart.", lambda r: r.cell.num_classes),
+    _int("num_classes", "Classes the model tells apart.", _at("cell.num_classes")),
     _int(
         "images",
-        "images",
         "Held-out images the accuracy was measured on.",
-        _of(_accuracy, lambda a: a.images),
+        _at("accuracy.images"),
         metric="accuracy",
+        unit="images",
     ),
     _text(
         "dataset", "Where the images came from.", lambda r: r.accuracy.dataset if r.accuracy else r.cell.data
     ),
-    _text("weights", "File name of the weights.", lambda r: r.cell.weights, why=_always("fresh weights")),
+    _text("weights", "File name of the weights.", _at("cell.weights"), why="fresh weights"),
 )
 
 _MORE_TIME = (
@@ -525,20 +424,19 @@ _MORE_TIME = (
     _ratio(
         "latency_half_width",
         "Half the width of the 95 % interval / median.",
-        _of(_timing, lambda t: stats.relative_half_width(t.samples_s)),
+        _of("timing", lambda t: stats.relative_half_width(t.samples_s)),
         metric="time",
         why=_few(6, "an interval"),
     ),
     _ratio(
         "latency_drift",
         "Change during the measurement, where two rank tests at 1 % find one of at least 2 %.",
-        _of(_timing, lambda t: stats.drift(t.samples_s)),
+        _of("timing", lambda t: stats.drift(t.samples_s)),
         metric="time",
-        why=_always("no drift was found"),
+        why="no drift was found",
     ),
     _int(
         "rounds",
-        "",
         "Rounds of this cell that were timed (`--repeats`); every one is a row.",
         lambda r: len(r.rounds_s) or 1 if r.timing and r.timing.samples_s else None,
         metric="time",
@@ -549,65 +447,76 @@ _MORE_TIME = (
         "Largest - smallest of the rounds' median latencies / their median; the same in all rounds' rows.",
         lambda r: stats.spread(r.rounds_s),
         metric="time",
-        why=_always("needs two rounds that were timed (--repeats)"),
+        why="needs two rounds that were timed (--repeats)",
     ),
     _int(
         "warmup_samples",
-        "",
         "Iterations before the counted ones.",
-        _of(_timing, lambda t: len(t.warmup_s)),
+        _of("timing", lambda t: len(t.warmup_s)),
         metric="time",
     ),
     _seconds(
         "first_iteration_s",
         "First iteration, never counted: allocation, cuDNN's autotune or oneDNN's choice of kernels, caches; "
         "attention's kernels are watched in it.",
-        _of(_timing, lambda t: t.warmup_s[0] if t.warmup_s else None),
+        _of("timing", lambda t: t.warmup_s[0] if t.warmup_s else None),
         metric="time",
-        why=_always("not recorded"),
+        why="not recorded",
     ),
     _seconds(
         "compile_s",
         "Compiling (`torch.compile`, the kernels of selective scans), before the first iteration.",
         lambda r: r.overhead_s.get("compile"),
-        why=_always("not compiled"),
+        why="not compiled",
     ),
-    _number_of_cores("load_cores", "Cores that other processes kept busy while it was timed."),
-    _number_of_cores("own_cores", "Cores that the cell's own process kept busy while it was timed."),
+    _float(
+        "load_cores",
+        "Cores that other processes kept busy while it was timed.",
+        _at("timing.noise.load_cores"),
+        metric="time",
+        why="the system does not tell",
+    ),
+    _float(
+        "own_cores",
+        "Cores that the cell's own process kept busy while it was timed.",
+        _at("timing.noise.own_cores"),
+        metric="time",
+        why="the system does not tell",
+    ),
     _ratio(
         "steal",
         "Share of the machine's time that the hypervisor took for others while it was timed.",
-        _noise(lambda n: n.steal),
+        _at("timing.noise.steal"),
         metric="time",
-        why=_always("the system does not tell"),
+        why="the system does not tell",
     ),
     _float(
         "clock_hz",
-        "Hz",
         "Median clock of the device while it was timed: its fastest core's, or the GPU's SM clock.",
-        _noise(lambda n: n.clock_hz),
+        _at("timing.noise.clock_hz"),
         metric="time",
         why=_no_sensor,
+        unit="Hz",
     ),
     _ratio(
         "clock_change",
         "Median clock in the later half of the looks at it / in the earlier half - 1.",
-        _noise(lambda n: n.clock_change),
+        _at("timing.noise.clock_change"),
         metric="time",
         why=_no_sensor,
     ),
     _float(
         "temperature_c",
-        "°C",
         "Highest temperature of the GPU while it was timed.",
-        _noise(lambda n: n.temperature_c),
+        _at("timing.noise.temperature_c"),
         metric="time",
         why=_no_sensor,
+        unit="°C",
     ),
     _text(
         "slowdowns",
         "Reasons that the GPU gave for running slower than asked while it was timed.",
-        _noise(lambda n: ", ".join(n.slowdowns) or None),
+        _of("timing", lambda t: ", ".join(t.noise.slowdowns) or None),
         metric="time",
         why=_no_slowdowns,
     ),
@@ -627,34 +536,34 @@ _MORE_TIME = (
         "train_length",
         "Images x epochs that `train_hours` is for (`--hours-for`).",
         lambda r: str(r.settings.hours_for) if r.settings.hours_for else None,
-        why=_always("not asked for (--hours-for)"),
+        why="not asked for (--hours-for)",
     ),
     _text(
         "tried_batches",
         "What `--batch auto` tried, as JSON: batch, status, images per second, peak bytes, and why not.",
         lambda r: _json([tried.model_dump(exclude_none=True) for tried in r.batches]),
-        why=_always("the batch was given"),
+        why="the batch was given",
     ),
     _seconds(
         "forward_s",
         "Train mode: median duration of the forward pass.",
         _step_part("forward"),
         metric="time",
-        why=_always("timed in train mode only"),
+        why="timed in train mode only",
     ),
     _seconds(
         "backward_s",
         "Train mode: median duration of the backward pass.",
         _step_part("backward"),
         metric="time",
-        why=_always("timed in train mode only"),
+        why="timed in train mode only",
     ),
     _seconds(
         "optimizer_s",
         "Train mode: median duration of the optimizer step.",
         _step_part("optimizer"),
         metric="time",
-        why=_always("timed in train mode only"),
+        why="timed in train mode only",
     ),
 )
 
@@ -680,14 +589,14 @@ _MORE_MEMORY = (
         "where the cell does not fit, too. The measured peak also holds what is no tensor: workspace of "
         "convolutions and other kernels, the allocator's rounding and fragments, threads' caches. It can be "
         "lower on a CPU, where memory that was never written to is not held.",
-        _of(_tensors, lambda t: t.peak_bytes),
+        _at("tensors.peak_bytes"),
     ),
     *(
         _bytes(
             f"{part}_memory_bytes",
             f"Part of the peak: {meaning}.",
             _memory_part(part),
-            why=_always("not known apart"),
+            why="not known apart",
         )
         for part, meaning in _PARTS.items()
     ),
@@ -695,47 +604,46 @@ _MORE_MEMORY = (
         "reserved_memory_bytes",
         "What the process (on a GPU: the allocator) held at most above the baseline, building and freed "
         "memory that it keeps included.",
-        _of(_memory, lambda m: m.reserved_bytes),
-        why=_always("not recorded by this version"),
+        _at("memory.reserved_bytes"),
+        why="not recorded by this version",
     ),
     _bytes(
         "baseline_memory_bytes",
         "What the process held before the model was built; not part of the peak.",
-        _of(_memory, lambda m: m.baseline_bytes),
+        _at("memory.baseline_bytes"),
     ),
-    _text("memory_source", "How the peak was read.", _of(_memory, lambda m: m.source), metric="memory"),
+    _text("memory_source", "How the peak was read.", _at("memory.source"), metric="memory"),
 )
 
 _MORE_MODEL = (
     _text(
         "reach",
         "What was done to the model to take this size.",
-        _of(_size, lambda s: s.reach),
-        why=_always("the cell ended before it was known"),
+        _at("size.reach"),
+        why="the cell ended before it was known",
     ),
     _ratio(
         "padding_ratio",
         "Tokens of padding for each token of image in the stage that pads most.",
-        _of(_size, lambda s: s.padding_ratio),
-        why=_always("nothing pads, or it is not known"),
+        _at("size.padding_ratio"),
+        why="nothing pads, or it is not known",
     ),
     _text(
         "size_arguments",
         "Arguments that followed from the resolution, as JSON.",
-        _of(_size, lambda s: _json(s.arguments)),
-        why=_always("none"),
+        _of("size", lambda s: _json(s.arguments)),
+        why="none",
     ),
     _int(
         "random_tensors",
-        "",
         "Tensors that the weights do not hold for this size, so that they were random.",
-        _of(_size, lambda s: len(s.random_tensors)),
-        why=_always("the cell ended before it was known"),
+        _of("size", lambda s: len(s.random_tensors)),
+        why="the cell ended before it was known",
     ),
     _text(
         "unknown_operators",
         "Operators without a formula and their output elements, as JSON.",
-        _of(_count, lambda c: _json(c.unknown) or "{}"),
+        _of("count", lambda c: _json(c.unknown) or "{}"),
         metric="count",
     ),
     _ratio(
@@ -743,74 +651,73 @@ _MORE_MODEL = (
         "Low end of top-5's Wilson 95 % interval.",
         _end(lambda a: a.correct_top5, 0),
         metric="accuracy",
-        why=_always("too few classes"),
+        why="too few classes",
     ),
     _ratio(
         "top5_high",
         "High end of the same.",
         _end(lambda a: a.correct_top5, 1),
         metric="accuracy",
-        why=_always("too few classes"),
+        why="too few classes",
     ),
     _int(
         "answer_classes",
-        "",
         "Classes of the data, among which the answers were chosen.",
-        _of(_accuracy, lambda a: a.classes),
+        _at("accuracy.classes"),
         metric="accuracy",
-        why=_always("all that the model tells apart"),
+        why="all that the model tells apart",
     ),
     _text(
         "normalisation",
         "Mean and deviation, by channel, that the weights want of a folder's images, as JSON.",
         lambda r: _json(r.cell.normalisation),
-        why=_always("the data's own"),
+        why="the data's own",
     ),
     _text(
         "reshaped",
         "Tensors of the weights that were fitted to the size, and how, as JSON.",
-        _of(_size, lambda s: _json(s.reshaped)),
-        why=_always("none"),
+        _of("size", lambda s: _json(s.reshaped)),
+        why="none",
     ),
     _int(
         "trained_resolution",
-        "px",
         "Resolution the weights were trained at.",
-        _of(_accuracy, lambda a: a.trained_resolution),
+        _at("accuracy.trained_resolution"),
         metric="accuracy",
-        why=_always("the weights do not say"),
+        why="the weights do not say",
+        unit="px",
     ),
     _text(
         "weights_sha256",
         "Hash of the weight file.",
-        lambda r: r.cell.weights_sha256,
-        why=_always("fresh weights"),
+        _at("cell.weights_sha256"),
+        why="fresh weights",
     ),
     _text(
         "validity",
         "Whether the logits can be believed: `ok`, `invalid`, or `not checked`.",
-        _of(_validity, lambda v: v.verdict),
+        _at("validity.verdict"),
         metric="validity",
     ),
     _text(
         "validity_reference",
         "What the logits were compared with.",
-        _of(_validity, lambda v: v.reference),
+        _at("validity.reference"),
         metric="validity",
     ),
     _ratio(
         "validity_error",
         "Largest difference from the reference, of the logits or of sampled operators / its largest value.",
-        _of(_validity, lambda v: v.reference_error),
+        _at("validity.reference_error"),
         metric="validity",
-        why=_always("not compared"),
+        why="not compared",
     ),
     _ratio(
         "validity_batch_error",
         "The same between an image alone and in a batch.",
-        _of(_validity, lambda v: v.batch_error),
+        _at("validity.batch_error"),
         metric="validity",
-        why=_always("not compared"),
+        why="not compared",
     ),
 )
 
@@ -819,15 +726,14 @@ _CONDITIONS = (
         "arguments",
         "Arguments given in brackets, as JSON.",
         lambda r: _json(r.cell.arguments),
-        why=_always("none"),
+        why="none",
     ),
     _int(
         "threads",
-        "",
         "Processor threads within an operator; eager models run one operator at a time.",
-        lambda r: r.cell.threads,
+        _at("cell.threads"),
     ),
-    _text("memory_format", "Layout of images and convolution weights.", lambda r: r.cell.memory_format),
+    _text("memory_format", "Layout of images and convolution weights.", _at("cell.memory_format")),
     _text("fused", "`yes` where batch norms were folded into convolutions.", lambda r: _yes(r.cell.fuse)),
     _text(
         "grad_checkpointing",
@@ -835,20 +741,20 @@ _CONDITIONS = (
         lambda r: _yes(r.cell.grad_checkpointing),
     ),
     _text("compiled", "`yes` where the model ran through torch.compile.", lambda r: _yes(r.cell.compile)),
-    _text("data", "Images that were fed.", lambda r: r.cell.data),
-    _int("seed", "", "Seed of fresh weights and labels.", lambda r: r.cell.seed),
-    _int("round", "", "Which round of a repeated sweep, from 0.", lambda r: r.cell.round),
+    _text("data", "Images that were fed.", _at("cell.data")),
+    _int("seed", "Seed of fresh weights and labels.", _at("cell.seed")),
+    _int("round", "Which round of a repeated sweep, from 0.", _at("cell.round")),
     _text(
         "backends",
         "What ran where there was a choice, as JSON.",
         lambda r: _json(r.backends),
-        why=_always("there was no choice, or none ran"),
+        why="there was no choice, or none ran",
     ),
     _text(
         "attention",
         "Kernels of softmax attention: flash, efficient, cudnn, math, or unfused (the model's own).",
-        lambda r: r.attention,
-        why=_always("not observed in this row"),
+        _at("attention"),
+        why="not observed in this row",
     ),
 )
 
@@ -871,39 +777,37 @@ _PHASES = (
 
 
 def _phase(name: str, meaning: str, phases: tuple[str, ...]) -> Column:
-    return _seconds(name, meaning, lambda r: spent(r.overhead_s, *phases), why=_always("it never ran"))
+    return _seconds(name, meaning, lambda r: spent(r.overhead_s, *phases), why="it never ran")
 
 
 _RECORD = (
-    _seconds("budget_s", "Seconds given for warm-up and samples.", lambda r: r.settings.budget_s),
-    _ratio("precision", "Wanted half-width of the 95 % interval / median.", lambda r: r.settings.precision),
-    _seconds(
-        "timeout_s", "Seconds after which the cell would have been ended.", lambda r: r.settings.timeout_s
-    ),
+    _seconds("budget_s", "Seconds given for warm-up and samples.", _at("settings.budget_s")),
+    _ratio("precision", "Wanted half-width of the 95 % interval / median.", _at("settings.precision")),
+    _seconds("timeout_s", "Seconds after which the cell would have been ended.", _at("settings.timeout_s")),
     *(_phase(name, meaning, phases) for name, meaning, phases in _PHASES),
     _seconds(
         "measure_s",
         "Counting, compiling, timing, validity, accuracy; where the cell broke off, its last seconds too.",
         lambda r: measuring(r.overhead_s),
-        why=_always("it never ran"),
+        why="it never ran",
     ),
-    _text("notes", "Codes of the row's warnings.", note_codes, why=_always("no warnings")),
+    _text("notes", "Codes of the row's warnings.", note_codes, why="no warnings"),
     _text(
         "null_reasons",
         "Why what should be measured has no value, as JSON: metric or column -> reason.",
         lambda r: _json(null_reasons(r)),
-        why=_always("every measured column has a value"),
+        why="every measured column has a value",
     ),
-    _int("attempt", "", "How often the cell was run; only the last is shown.", lambda r: r.attempt),
-    _text("key", "Identity of the measurement: cell, code, weights and environment.", lambda r: r.key),
-    _text("started", "When it began, UTC.", lambda r: r.started),
+    _int("attempt", "How often the cell was run; only the last is shown.", _at("attempt")),
+    _text("key", "Identity of the measurement: cell, code, weights and environment.", _at("key")),
+    _text("started", "When it began, UTC.", _at("started")),
     _text(
         "machine",
         "Processor or GPU model and core count.",
         lambda r: r.machine or None,
-        why=_always("the row was made apart from a sweep"),
+        why="the row was made apart from a sweep",
     ),
-    _int("schema", "", "Version of the stored row.", lambda r: r.version),
+    _int("schema", "Version of the stored row.", _at("version")),
 )
 
 COLUMNS: tuple[Column, ...] = (
@@ -919,35 +823,57 @@ COLUMNS: tuple[Column, ...] = (
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
 
+SHORT: tuple[str, ...] = (
+    *("model", "resolution", "batch_size", "mode", "dtype", "device", "status", "reason"),
+    *("top1", "top1_low", "top1_high", "throughput_img_s", "latency_median_s", "latency_low_s"),
+    *("latency_high_s", "verdict", "peak_memory_bytes", "macs", "params", "notes"),
+)
+"""Columns of summary_short.csv: what the readable tables show."""
+
+
 def columns_markdown() -> str:
     """results/README.md: what lies in a run's directory, and every column."""
-    lines = [_README.strip(), "", "| column | unit | meaning |", "|---|---|---|"]
-    lines += [f"| `{c.name}` | {c.unit} | {c.meaning.replace('|', chr(92) + '|')} |" for c in COLUMNS]
+    lines = [_README.strip(), "", "| column | unit | meaning | empty where |", "|---|---|---|---|"]
+    for column in COLUMNS:
+        cells = (f"`{column.name}`", column.unit, column.meaning, _empty_where(column))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _empty_where(column: Column) -> str:
+    """Why a row can have no value besides a metric that was not asked for or a cell that failed."""
+    reason = column.why if isinstance(column.why, str) else "depends on the row"
+    if column.metric:
+        return "see `null_reasons`"
+    return "" if reason == NOT_RECORDED else reason
 
 
 _README = """
 # Results
 
-Generated from `longvis_bench/columns.py`; a test keeps the two equal.
+Generated from `longvis_bench/report/columns.py`; a test keeps the two equal.
 
 `reference/<machine>/<run>/` holds committed runs; `runs/` is where `longvis bench` writes, and git ignores
 it. A run's directory holds
 
 - `run.json`: the resolved configuration (`longvis bench --config run.json` measures the same again), the
   environment and its versions;
-- `cells.jsonl`: one row a cell, with raw samples; everything below is derived from it by `longvis report`;
-- `summary.csv`: all columns below; `summary.md`: the main ones, with footnotes; `plots/`: figures;
-- `predictions/<key>.npz`: what was predicted, and for which image, where accuracy was measured; `classes.csv`
-  and `confusion.csv`: accuracy by class, and which classes were taken for which, made from them.
+- `cells.jsonl`: one row per cell, with raw samples; everything below is derived from it by `longvis report`;
+- `summary.csv`: all columns below; `summary_short.csv`: the SHORT_COUNT that the tables show; `summary.md`:
+  tables with footnotes; `plots/`: figures;
+- `predictions/<key>.npz`: the predicted class of each held-out image, where accuracy was measured;
+  `classes.csv` and `confusion.csv`, made from them: accuracy per class, and which classes were mistaken for
+  which.
 
-Unknown is `null` in JSON, empty in CSV, `-` in tables and `<NA>` in a frame, never 0, -1 or NaN; the column
-`null_reasons` says why. Accuracies and other shares are 0-1. In the CSV a text that a spreadsheet would take
-for a formula is preceded by an apostrophe.
+A unit is part of the column's name or stands in the list below. Accuracies and other shares are 0-1.
+Unknown is `null` in JSON, empty in CSV, `-` in tables and `<NA>` in a frame, never 0, -1 or NaN. Where a
+metric or one of its columns has no value, the column `null_reasons` says why, "not asked for" included; for
+the other columns the last column of the list says when they are empty. In the CSV a text that a spreadsheet
+would take for a formula is preceded by an apostrophe.
 
 A cell ends in one of these statuses: `ok`, `oom` (out of the device's memory), `host_oom` (out of the
 machine's memory), `timeout`, `illegal_size`, `missing_dependency`, `unsupported`, `invalid` (wrong logits),
 `crashed`, `error`, `skipped`.
 
 ## Columns
-"""
+""".replace("SHORT_COUNT", str(len(SHORT)))

@@ -13,60 +13,119 @@ _LONGEST = 300
 """Characters of a reason or message in a footnote; the CSV has all of them."""
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What one row has to say in a footnote."""
+
+    kind: str
+    """What it is about: a status, a column, or the code of a warning."""
+    text: str
+    row: Row
+    advice: str = ""
+    template: str = ""
+    """The text with the row's model and size replaced by MODEL and RES."""
+    line: tuple[str, str] = ("", "")
+    """The same for all remarks that share a footnote."""
+
+
+def remark(kind: str, text: str, row: Row, advice: str = "", *, key: str | None = None) -> Remark:
+    """A remark with its template.
+
+    Arguments:
+        kind: what it is about.
+        text: what it says, without a full stop.
+        row: whose it is.
+        advice: one sentence on what to do.
+        key: remarks of one kind and key share a line; by default those whose texts differ in numbers only.
+    """
+    general = template(text, row)
+    like = re.sub(r"\d+(\.\d+)?", "#", general) if key is None else key
+    return Remark(kind, text, row, advice, general, (kind, like))
+
+
 @dataclass
 class Footnote:
     """One line below a table, gathered from all rows it applies to."""
 
-    kind: str
-    """What it is about: a status, a column, or the code of a warning."""
-    advice: str = ""
-    texts: list[str] = field(default_factory=list)
+    first: Remark
+    scope: str = ""
+    """How many rows it is about, where that is said first."""
+    rows: int = 0
+    texts: set[str] = field(default_factory=set)
     templates: set[str] = field(default_factory=set)
-    """The texts with the row's model and size replaced by MODEL and RES."""
-    where: str = ""
 
-    def add(self, text: str, row: Row) -> None:
+    def add(self, one: Remark) -> None:
         """One more row."""
-        self.texts.append(text)
-        self.templates.add(template(text, row))
-        self.where = self.where or f"{row.cell.model} at {row.cell.resolution} px"
+        self.rows += 1
+        self.texts.add(one.text)
+        self.templates.add(one.template)
 
     @property
     def text(self) -> str:
         """The whole line."""
-        said = clean(self._said())
+        same = len(self.texts) > 1 and len(self.templates) == 1
+        said = clean(self.first.template if same else self.first.text)
         said = said if len(said) <= _LONGEST else said[: _LONGEST - 3] + "..."
-        more = len(self.texts) - 1
-        alike = len(set(self.texts)) > 1 and len(self.templates) > 1
-        also = f" ({clean(self.where)}, and the like in {units.several(more, 'more row')})" if alike else ""
-        line = f"{self.kind}: {said}{also}".removesuffix(".") + "."
-        return clean(f"{line} {self.advice}")
+        alike = len(self.texts) > 1 and len(self.templates) > 1
+        also = f" ({self.where}, and the like in {units.several(self.rows - 1, 'more row')})" if alike else ""
+        line = f"{self.first.kind}: {self.scope}{said}{also}".removesuffix(".") + "."
+        return clean(f"{line} {self.first.advice}")
 
-    def _said(self) -> str:
-        same = len(set(self.texts)) > 1 and len(self.templates) == 1
-        return next(iter(self.templates)) if same else self.texts[0]
+    @property
+    def where(self) -> str:
+        """The first row."""
+        return f"{clean(self.first.row.cell.model)} at {self.first.row.cell.resolution} px"
 
 
 @dataclass
 class Footnotes:
-    """The numbered lines below one table."""
+    """The lines below one table: numbered ones, then those about so many rows that none is marked."""
 
     notes: dict[tuple[str, str], Footnote] = field(default_factory=dict)
+    _numbers: dict[tuple[str, str], int] = field(default_factory=dict)
+    _others: list[Footnote] = field(default_factory=list)
 
-    def mark(self, kind: str, text: str, row: Row, advice: str = "", *, key: str | None = None) -> int:
+    def mark(self, one: Remark) -> int:
         """The number of the line that says this, new or there already."""
-        like = key if key is not None else re.sub(r"\d+(\.\d+)?", "#", template(text, row))
-        note = self.notes.setdefault((kind, like), Footnote(kind, advice))
-        note.add(text, row)
-        return list(self.notes).index((kind, like)) + 1
+        if one.line not in self.notes:
+            self.notes[one.line] = Footnote(one)
+        self.notes[one.line].add(one)
+        return self._numbers.setdefault(one.line, len(self.notes))
+
+    def add(self, note: Footnote, *, numbered: bool) -> int:
+        """A line of its own; its number where it has one, else 0."""
+        if not numbered:
+            self._others.append(note)
+            return 0
+        self.notes[note.first.line] = note
+        return self._numbers.setdefault(note.first.line, len(self.notes))
 
     @property
     def lines(self) -> list[str]:
-        """In the order of their numbers."""
+        """The numbered lines, in the order of their numbers."""
         return [note.text for note in self.notes.values()]
+
+    @property
+    def others(self) -> list[str]:
+        """The lines without a number."""
+        return [note.text for note in self._others]
 
 
 def template(text: str, row: Row) -> str:
     """The text of any row with this fault: model and size replaced."""
-    text = re.sub(rf"(?<![\w.-]){re.escape(row.cell.model)}(?![\w-])", "MODEL", text)
-    return re.sub(rf"(?<![\w.]){row.cell.resolution}(?![\w.]*\w)", "RES", text)
+    text = _replaced(text, row.cell.model, "MODEL", before=r"[\w.-]", after=r"[\w-]")
+    return _replaced(text, str(row.cell.resolution), "RES", before=r"[\w.]", after=r"[\w.]*\w")
+
+
+def _replaced(text: str, word: str, by: str, *, before: str, after: str) -> str:
+    """The text with a word replaced where neither pattern touches it.
+
+    Models differ from row to row: a pattern compiled for each would cost more than all else in a long table.
+    """
+    parts, start = [], 0
+    while word and (found := text.find(word, start)) >= 0:
+        end = found + len(word)
+        free = not re.match(before, text[found - 1 : found]) and not re.match(after, text[end:])
+        parts += [text[start:found], by if free else word]
+        start = end
+    return "".join([*parts, text[start:]])

@@ -1,15 +1,18 @@
 """Rows that belong together: one model under the same conditions, over its sizes.
 
-Tables and plots take names, order and growth from here, so that they agree.
+Tables and figures take names, order and growth from one `Grouped`, so that they agree.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cached_property
 
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME, Value
+from longvis_bench.report.repeats import once, with_rounds
 from longvis_bench.stats import Growth, growth_exponent, median
 
 CONDITIONS = (
@@ -41,15 +44,101 @@ _WORDS = {
 }
 
 
-def varying(rows: Sequence[Row]) -> list[str]:
-    """The conditions that differ among the rows; the round only where it alone tells two rows apart."""
-    names = _differing(rows)
-    others = [(row.cell.model, row.cell.resolution, *_conditions(row, without="round")) for row in rows]
-    return names if len(set(others)) < len(rows) else [name for name in names if name != "round"]
+class Grouped:
+    """Rows in order, with what tables and figures ask about all of them; each answer is computed once.
+
+    Arguments:
+        rows: of one or several runs, in any order; failed ones too.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._conditions = {id(row): tuple(BY_NAME[name].value(row) for name in CONDITIONS) for row in rows}
+        self.rows = sorted(rows, key=self._place)
+        self._by_size: dict[tuple[str, str], dict[int, float]] = {}
+
+    def _place(self, row: Row) -> tuple[object, ...]:
+        """By resolution, then model, then conditions; numbers in names count as numbers."""
+        conditions = (str(value).rjust(12) for value in self._conditions[id(row)])
+        return row.cell.resolution, natural(row.cell.model), row.cell.model, *conditions
+
+    @cached_property
+    def shown(self) -> Grouped:
+        """What readable tables show: each cell once, by one of its rounds, and every round that failed."""
+        return Grouped(once(with_rounds(self.rows)))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Resolutions, smallest first."""
+        return sorted({row.cell.resolution for row in self.rows})
+
+    @cached_property
+    def _differing(self) -> list[str]:
+        columns = zip(*self._conditions.values(), strict=True)
+        return [name for name, values in zip(CONDITIONS, columns, strict=False) if len(set(values)) > 1]
+
+    @cached_property
+    def varying(self) -> list[str]:
+        """The conditions that differ among the rows; the round only where it alone tells two rows apart."""
+        turn = CONDITIONS.index("round")
+        others = {
+            (row.cell.model, row.cell.resolution, *found[:turn], *found[turn + 1 :])
+            for row in self.rows
+            for found in [self._conditions[id(row)]]
+        }
+        names = self._differing
+        return names if len(others) < len(self.rows) else [name for name in names if name != "round"]
+
+    @cached_property
+    def shared_conditions(self) -> str:
+        """What all rows have in common, e.g. "batch 1, infer, fp32, cpu, 2 threads"."""
+        if not self.rows:
+            return ""
+        values = dict(zip(CONDITIONS, self._conditions[id(self.rows[0])], strict=True))
+        words = [in_words(name, value) for name, value in values.items() if name not in self._differing]
+        return ", ".join(word for word in words if word)
+
+    @cached_property
+    def series(self) -> dict[str, list[Row]]:
+        """Label -> rows by size; rounds of a repeated sweep are one series.  Labels name what varies."""
+        names = [name for name in self.varying if name != "round"]
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            words = [_label(name, row) for name in names]
+            label = ", ".join([row.cell.model, *(word for word in words if word)])
+            found.setdefault(label, []).append(row)
+        return dict(sorted(found.items(), key=lambda item: (natural(item[0]), item[0])))
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Key of a row -> the name of its series."""
+        return {row.key: label for label, of_one in self.series.items() for row in of_one}
+
+    def by_size(self, label: str, column: str) -> dict[int, float]:
+        """Resolution -> median over a series' rows with a positive value that counts; others are left out."""
+        if (label, column) not in self._by_size:
+            self._by_size[label, column] = by_size(self.series[label], column)
+        return self._by_size[label, column]
+
+    def growth(self, label: str, column: str) -> Growth | None:
+        """Exponent with which a column of a series grows with the resolution."""
+        values = self.by_size(label, column)
+        return growth_exponent(list(values), list(values.values()))
 
 
-def _differing(rows: Sequence[Row]) -> list[str]:
-    return [name for name in CONDITIONS if len({BY_NAME[name].value(row) for row in rows}) > 1]
+def grouped(rows: Sequence[Row] | Grouped) -> Grouped:
+    """Rows as `Grouped`, which they may be already."""
+    return rows if isinstance(rows, Grouped) else Grouped(rows)
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A key that sorts `w=12` before `w=100`: runs of digits count as numbers."""
+    parts = re.findall(r"(\d+)|(\D+)", text)
+    return tuple((0, int(digits), "") if digits else (1, 0, other) for digits, other in parts)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """By resolution, then model, then conditions."""
+    return Grouped(rows).rows
 
 
 def in_words(name: str, value: Value) -> str | None:
@@ -63,30 +152,6 @@ def in_words(name: str, value: Value) -> str | None:
     if name == "threads" and value == 1:
         return "1 thread"
     return _WORDS.get(name, "{}").format(units.plain(value))
-
-
-def shared_conditions(rows: Sequence[Row]) -> str:
-    """What all rows have in common, e.g. "batch 1, infer, fp32, cpu, 2 threads"."""
-    differing = _differing(rows)
-    names = [name for name in CONDITIONS if name not in differing]
-    words = [in_words(name, BY_NAME[name].value(rows[0])) for name in names] if rows else []
-    return ", ".join(word for word in words if word)
-
-
-def in_order(rows: Sequence[Row]) -> list[Row]:
-    """By resolution, then model, then conditions."""
-    return sorted(rows, key=lambda row: (row.cell.resolution, row.cell.model, _conditions(row)))
-
-
-def series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Label -> rows by size; rounds of a repeated sweep are one series.  Labels name what varies."""
-    names = [name for name in varying(rows) if name != "round"]
-    grouped: dict[str, list[Row]] = {}
-    for row in in_order(rows):
-        words = [_label(name, row) for name in names]
-        label = ", ".join([row.cell.model, *(word for word in words if word)])
-        grouped.setdefault(label, []).append(row)
-    return dict(sorted(grouped.items()))
 
 
 def _label(name: str, row: Row) -> str | None:
@@ -111,19 +176,3 @@ def number(row: Row, column: str) -> float | None:
     if isinstance(value, str) or value is None:
         return None
     return float(value) if row.status == "ok" or BY_NAME[column].metric == "count" else None
-
-
-def names(rows: Sequence[Row]) -> dict[str, str]:
-    """Key of a row -> the name of its series."""
-    return {row.key: label for label, of_one in series(rows).items() for row in of_one}
-
-
-def growth(rows: Sequence[Row], column: str) -> Growth | None:
-    """Exponent with which a column grows with the resolution, over the rows of one series."""
-    values = by_size(rows, column)
-    return growth_exponent(list(values), list(values.values()))
-
-
-def _conditions(row: Row, without: str = "") -> tuple[str, ...]:
-    """Numbers padded, so that batch 8 comes before batch 16."""
-    return tuple(str(BY_NAME[name].value(row)).rjust(12) for name in CONDITIONS if name != without)

@@ -1,24 +1,36 @@
-"""Accuracy class by class, and what the worst classes are taken for: from the stored predictions.
+"""Accuracy per class, and which classes the model mistakes for which, from the stored predictions.
 
-A terminal shows the worst classes; `classes.csv` and `confusion.csv` of the run's directory hold all of them.
-Of few images a share says little: every one has its 95 % Wilson interval.
+A terminal shows the worst classes only, so that a thousand do not flood it; `classes.csv` and `confusion.csv`
+in the run's directory hold all of them.  Each share carries its 95 % Wilson interval.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
+from longvis_bench import units
 from longvis_bench.records import Row
+from longvis_bench.report.plain_table import plain_table
 from longvis_bench.runs.predictions import Answers, Predictions
 from longvis_bench.stats import wilson
-from longvis_bench.text import spreadsheet_safe
+from longvis_bench.text import clean, spreadsheet_safe
 
 CLASSES, CONFUSION = "classes.csv", "confusion.csv"
+SHOWN = 10
+"""Classes of a table."""
+CONFUSED = 3
+"""Other classes named beside each."""
+LONGEST_NAME = 30
+"""Columns of the terminal for a class."""
 
 
 class ClassResult(NamedTuple):
@@ -90,3 +102,62 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     for line in lines:
         writer.writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in line])
     return text.getvalue()
+
+
+# In a terminal ------------------------------------------------------------------------------------------
+
+
+def worst_classes(every: Iterable[Answers]) -> RenderableType:
+    """For each accuracy a table of its worst classes and what they were taken for."""
+    parts = [part for answers in every for part in _worst_of(answers)]
+    if not parts:
+        return Text()
+    where = f"All classes: {CLASSES}; every confusion: {CONFUSION}, in the directory of the run."
+    return Group(*parts, Text(), Text(where))
+
+
+def _worst_of(answers: Answers) -> Iterator[RenderableType]:
+    found = by_class(answers)
+    wrong = [one for one in found if one.correct < one.images]
+    name = f"{clean(answers.row.cell.model)}, {answers.row.cell.resolution} px"
+    yield Text()
+    if not wrong:
+        yield Text(f"{name}: every image of every class is right")
+        return
+    shown = wrong[:SHOWN]
+    yield Text(f"{name}: {_how_many(len(shown), len(wrong), len(found))}")
+    yield _table(shown)
+
+
+def _how_many(shown: int, wrong: int, classes: int) -> str:
+    """How many classes the table has, of how many."""
+    if shown < wrong:
+        return f"the worst {shown} of {classes} classes; {wrong} have wrong answers"
+    if wrong < classes:
+        return f"{wrong} of {classes} classes have wrong answers, the worst first"
+    return f"all {classes} classes, the worst first"
+
+
+def _table(shown: list[ClassResult]) -> Table:
+    """What is too long for the terminal is cut off the last column first."""
+    table = plain_table()
+    names, shares = [clean(one.name) for one in shown], [_share(one) for one in shown]
+    widest = min(LONGEST_NAME, max(map(cell_len, names)))
+    table.add_column("class", overflow="ellipsis", no_wrap=True, min_width=widest, max_width=LONGEST_NAME)
+    table.add_column("images", justify="right", no_wrap=True, min_width=6)
+    table.add_column(" top-1 [95 %]\n    %", no_wrap=True, min_width=max(map(cell_len, shares)))
+    table.add_column("taken for (images)", overflow="ellipsis", no_wrap=True)
+    for one, name, share in zip(shown, names, shares, strict=True):
+        table.add_row(Text(name), str(one.images), share, Text(_confusions(one)))
+    return table
+
+
+def _share(one: ClassResult) -> str:
+    values = (one.correct / one.images, *(wilson(one.correct, one.images) or ()))
+    share, *ends = (units.percent(value).removesuffix(" %") for value in values)
+    return f"{share:>5} [{', '.join(ends)}]"
+
+
+def _confusions(one: ClassResult) -> str:
+    named = [f"{clean(name)} ({times})" for name, times in one.taken_for]
+    return units.listing(named, CONFUSED)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from longvis_bench import stats
 from longvis_bench.records import Row
-from longvis_bench.row_warnings import notes_for
+from longvis_bench.row_warnings import of_repeats
 
 
 def with_rounds(rows: Sequence[Row]) -> list[Row]:
@@ -41,7 +41,7 @@ def _with(row: Row, rounds: Sequence[Row]) -> Row:
     if len(rounds) < 2 or not _is_timed(row):
         return row
     medians = tuple(_latency(other) for other in rounds)
-    notes = notes_for(rounds_s=medians, within_round=_widest([_samples(other) for other in rounds]))
+    notes = of_repeats(medians, _widest([_samples(other) for other in rounds]))
     kept = tuple(note for note in row.notes if note.code not in {new.code for new in notes})
     return row.model_copy(update={"rounds_s": medians, "notes": (*kept, *notes)})
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from longvis_bench import units
 from longvis_bench.records import Row
-from longvis_bench.report.grouping import names
+from longvis_bench.report.grouping import Grouped, grouped
 from longvis_bench.runs.predictions import Answers
 from longvis_bench.stats import mcnemar
 
@@ -40,14 +40,14 @@ def compare(every: Sequence[Answers]) -> list[Comparison]:
     return [_compare(*pair) for pair in combinations(every, 2) if _same_images(*pair)]
 
 
-def sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
+def sentences(rows: Sequence[Row] | Grouped, comparisons: Sequence[Comparison]) -> list[str]:
     """One line a size and model, the best first: which others it is better than, and which nobody can tell.
 
     Arguments:
         rows: all that are shown; they decide how a model is called.
         comparisons: of those rows.
     """
-    called = names(rows)
+    called = grouped(rows).names
     lines = []
     for first in _best_first(comparisons):
         others = [pair for pair in comparisons if pair.first.key == first.key]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.records import Row, TrainLength
 from longvis_bench.runs.directory import RunDirectory, current
+
+if TYPE_CHECKING:
+    from longvis_bench.report.grouping import Grouped
 
 
 def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
@@ -18,32 +22,36 @@ def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
     ]
 
 
-def write_derived(path: Path, rows: Sequence[Row] | None = None, runs: Sequence[Path] = ()) -> None:
-    """Write summary.csv, summary.md, the accuracies by class and plots/ from the rows of a run directory.
+def write_derived(path: Path, rows: Sequence[Row] | Grouped | None = None, runs: Sequence[Path] = ()) -> None:
+    """Write the summaries, the accuracies per class and plots/ from the rows of a run directory.
 
     Arguments:
         path: the run's directory.
         rows: read from it where not given.
         runs: further directories in which the rows' predictions may lie.
+
+    Raises:
+        RunDirectoryError: it takes no more files; those written before, the tables first, are whole.
     """
     from longvis_bench.report.accuracy_by_distance import by_distance
+    from longvis_bench.report.grouping import grouped
     from longvis_bench.report.per_class import CLASSES, CONFUSION, classes_csv, confusion_csv
-    from longvis_bench.report.plots.cost import write_plots
     from longvis_bench.report.plots.distance import distance_figures
+    from longvis_bench.report.plots.write import write_plots
     from longvis_bench.report.significance import compare, sentences
-    from longvis_bench.report.summary import summary_csv, summary_markdown
+    from longvis_bench.report.summary import short_csv, summary_csv, summary_markdown
     from longvis_bench.runs.predictions import read_answers
 
     directory = RunDirectory(path)
-    rows = current(directory.rows()) if rows is None else rows
-    answers = read_answers(rows, [path, *runs])
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_plots(rows, path / "plots", distance_figures(rows, by_distance(answers)))
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
-    directory.write("summary.csv", summary_csv(rows))
-    directory.write("summary.md", summary_markdown(rows, sentences(rows, compare(answers))))
+    every = grouped(current(directory.rows()) if rows is None else rows)
+    answers = read_answers(every.rows, [path, *runs])
+    directory.write("summary.csv", summary_csv(every))
+    directory.write("summary_short.csv", short_csv(every))
+    directory.write("summary.md", summary_markdown(every, sentences(every, compare(answers))))
     if answers:
         directory.write(CLASSES, classes_csv(answers))
         directory.write(CONFUSION, confusion_csv(answers))
+    try:
+        write_plots(every, path / "plots", distance_figures(every, by_distance(answers)))
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error

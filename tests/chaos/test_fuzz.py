@@ -28,7 +28,7 @@ from safetensors.torch import save
 
 import longvis_bench.adapters.conformance as conformance
 import longvis_bench.measure.flops.counter as flops_module
-import longvis_bench.report.plots.cost as plots
+import longvis_bench.report.plots.write as plots
 import longvis_bench.sweep.session as session
 import longvis_bench.training.jobs as training
 from longvis_bench.cli.app import COMMANDS, main

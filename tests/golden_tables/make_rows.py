@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longvis_bench import records as r
-from longvis_bench.row_warnings import notes_for
+from longvis_bench.row_warnings import of
 
 # family, implementation, params, MACs and seconds at 256 px, exponents of MACs, seconds, memory; right of 128
 FAMILIES = [
@@ -91,6 +91,7 @@ def make(
             "timing": r.TimingRecord(
                 samples_s=samples,
                 warmup_s=(2.5 * centre,),
+                noise=r.NoiseRecord(load_cores=0.4 if (name, size) == ("atlas", 512) else None),
                 verdict="budget" if taken < 6 else "noisy" if noise > 0.05 else "stable",
             ),
             "memory": r.MemoryRecord(
@@ -118,18 +119,7 @@ def make(
                 weights=f"{model}.safetensors",
                 trained_resolution=256,
             )
-        values["notes"] = notes_for(
-            load=0.4 if (name, size) == ("atlas", 512) else None,
-            samples_s=samples,
-            precision=0.02,
-            coverage=values["count"].coverage,
-            unknown=unknown,
-            padding_ratio=values["size"].padding_ratio,
-            correct_top1=correct,
-            images=128 if correct else None,
-            resolution=size,
-            trained_resolution=256,
-        )
+        values["notes"] = of(r.Row.model_validate(values))
     return r.Row.model_validate(values)
 
 

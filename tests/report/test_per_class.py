@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
 from longvis_bench.records import AccuracyRecord, Cell, Row
-from longvis_bench.report.accuracy_tables import SHOWN, worst_classes
-from longvis_bench.report.per_class import by_class, classes_csv, confusion_csv
+from longvis_bench.report.per_class import SHOWN, by_class, classes_csv, confusion_csv, worst_classes
 from longvis_bench.report.write import write_derived
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.runs.predictions import Answers, Predictions, read_answers

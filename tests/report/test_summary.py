@@ -1,6 +1,6 @@
 """Frames, CSV, Markdown and terminal tables: exact on an invented run, total on all rows, safe on any text.
 
-After an intended change: LONGVIS_GOLDEN=write pytest tests/test_tables.py, then read the difference.
+After an intended change: LONGVIS_GOLDEN=write pytest tests/report/test_summary.py, then read the difference.
 """
 
 import csv
@@ -24,7 +24,7 @@ from longvis_bench.report import grouping as series
 from longvis_bench.report import peak_flops as peaks
 from longvis_bench.report import summary as tables
 from longvis_bench.report.columns import BY_NAME, COLUMNS
-from longvis_bench.row_warnings import Warn
+from longvis_bench.row_warnings import LOAD
 from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden_tables"
@@ -132,7 +132,7 @@ def full_row() -> Row:
         attention="flash",
         overhead_s=dict.fromkeys(["start", "import", "build", "compile", "time", "other", "teardown"], 1.0),
         rounds_s=(1.0, 1.2),
-        notes=(Warn.LOAD.value.note("busy"),),
+        notes=(LOAD.note("busy"),),
         null_reasons={"something": "else"},
     )
 

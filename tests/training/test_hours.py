@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Cell, Row, Settings, TimingRecord, TrainLength
 from longvis_bench.report.columns import BY_NAME, null_reason
-from longvis_bench.report.grouping import shared_conditions
+from longvis_bench.report.grouping import Grouped
 from longvis_bench.report.summary import summary_markdown
 from longvis_bench.report.write import restate
 from longvis_bench.sweep.config import SweepConfig
@@ -59,7 +59,7 @@ def test_rows_that_are_there_can_be_restated(cell: Cell) -> None:
 
 def test_tables_say_for_one_device(cell: Cell) -> None:
     rows = [step(cell, hours_for=LENGTH)]
-    assert "hours for 126689x320 (images x epochs) on one device" in shared_conditions(rows)
+    assert "hours for 126689x320 (images x epochs) on one device" in Grouped(rows).shared_conditions
     text = summary_markdown(rows)
     assert "on one device" in text
     assert "| training (h) |" in text

@@ -21,7 +21,7 @@ from longvis_bench.cli.progress import line
 from longvis_bench.errors import CardError, CheckpointError
 from longvis_bench.records import Cell, Row
 from longvis_bench.registry.discovery import _plug_in_folder
-from longvis_bench.report.plots.cost import write_plots
+from longvis_bench.report.plots.write import write_plots
 from longvis_bench.report.summary import summary_csv, summary_markdown
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.text import clean, has_controls

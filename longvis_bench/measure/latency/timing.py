@@ -15,12 +15,10 @@ from collections.abc import Callable
 
 from longvis_bench.measure.latency.clock import Clock, Iteration
 from longvis_bench.records import TimingRecord
-from longvis_bench.stats import is_flat, is_precise, should_stop
+from longvis_bench.stats import is_flat, should_stop, verdict
 
 WINDOW = 5
 """Samples that must show no trend for the warm-up to be over."""
-MIN_SAMPLES = 6
-"""Fewer give no interval of the median, so no verdict but `budget`."""
 WARMUP_SHARE = 0.5
 """Share of the budget after which a warm-up that never became flat is cut off."""
 
@@ -59,14 +57,7 @@ def measure_latency(
         if warm is not None and should_stop(samples, precision):
             return _record(taken, warm, "stable")
         if spent >= budget_s:
-            return _record(taken, warm or 1, _late_verdict(samples, precision))
-
-
-def _late_verdict(samples: list[float], precision: float) -> str:
-    """The verdict when the budget ends between two looks of the stop rule."""
-    if len(samples) < MIN_SAMPLES:
-        return "budget"
-    return "stable" if is_precise(samples, precision) else "noisy"
+            return _record(taken, warm or 1, verdict(samples, precision))
 
 
 def _end_of_warmup(taken: list[float], spent: float, budget_s: float) -> int | None:

@@ -1,4 +1,4 @@
-"""Figures of accuracy against distance: one panel a model, so that seven of them stay readable.
+"""Figures of accuracy against distance: one panel per model, so that seven of them stay readable.
 
 Behind each model's curve those of the others are drawn in grey.
 """
@@ -15,15 +15,15 @@ from longvis_bench import units
 from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
 from longvis_bench.records import Row
 from longvis_bench.report.accuracy_by_distance import DistanceCurve
-from longvis_bench.report.grouping import names
+from longvis_bench.report.grouping import Grouped
 from longvis_bench.report.plots.style import (
     GREY,
     PALE,
     WIDTH,
+    Cast,
     Look,
-    empty,
     fit,
-    looks,
+    note,
     printable,
     short,
     style,
@@ -31,6 +31,8 @@ from longvis_bench.report.plots.style import (
 from longvis_bench.stats import wilson
 
 COLUMNS = 3
+MOST_PANELS = 24
+"""Models of a figure; of more it shows the most accurate."""
 LEFT, RIGHT, TOP, BOTTOM = 0.6, 0.15, 0.9, 0.78
 """Inches around all panels."""
 PANEL, ACROSS, DOWN = 1.2, 0.16, 0.34
@@ -43,7 +45,7 @@ LINES_IN_WORDS = (
 )
 
 
-def distance_figures(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> dict[str, Figure]:
+def distance_figures(rows: Sequence[Row] | Grouped, curves: Sequence[DistanceCurve]) -> dict[str, Figure]:
     """A figure for each size, by name; none where there are no curves.
 
     Arguments:
@@ -51,21 +53,25 @@ def distance_figures(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> di
         curves: of those rows.
     """
     sizes = sorted({curve.row.cell.resolution for curve in curves})
+    cast = Cast(rows)
     with style():
         return {
             f"accuracy-distance-{size}": _figure(
-                rows, [curve for curve in curves if curve.row.cell.resolution == size]
+                cast, [curve for curve in curves if curve.row.cell.resolution == size]
             )
             for size in sizes
         }
 
 
-def _figure(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> Figure:
+def _figure(cast: Cast, every: Sequence[DistanceCurve]) -> Figure:
+    curves = _most_accurate(every)
     lines = ceil(len(curves) / COLUMNS)
     height = TOP + lines * PANEL + (lines - 1) * DOWN + BOTTOM
     size = curves[0].row.cell.resolution
-    figure = empty(height, f"Accuracy against distance, {size} px", [curve.row for curve in curves])
-    called, look = names(rows), looks(rows)
+    figure = cast.figure(
+        height, f"Accuracy against distance, {size} px", Grouped([curve.row for curve in curves])
+    )
+    called, look = cast.rows.names, cast.looks
     width = (WIDTH - LEFT - RIGHT - (COLUMNS - 1) * ACROSS) / COLUMNS
     low = min(0.4, *(_interval(curve)[0] for curve in curves))
     for place, curve in enumerate(curves):
@@ -76,10 +82,22 @@ def _figure(rows: Sequence[Row], curves: Sequence[DistanceCurve]) -> Figure:
         for other in curves:
             _line(axes, other, PALE)
         _draw(axes, curve, look[called[curve.row.key]])
-        _name(axes, curve, called[curve.row.key])
+        _name(axes, curve, cast.name(called[curve.row.key]))
     figure.text(LEFT / WIDTH, 0.3 / height, "pixels between the two digits", fontsize=10)
-    figure.text(0.1 / WIDTH, 0.09 / height, LINES_IN_WORDS, fontsize=8.5, color=GREY)
+    more = f"; the {len(curves)} most accurate of {len(every)} models" if len(every) > len(curves) else ""
+    note(figure, cast.note(f"{LINES_IN_WORDS}{more}"))
     return figure
+
+
+def _most_accurate(curves: Sequence[DistanceCurve]) -> list[DistanceCurve]:
+    """As many curves as a figure has panels for, in the order given."""
+    best = sorted(range(len(curves)), key=lambda place: (-_right(curves[place]), place))[:MOST_PANELS]
+    return [curves[place] for place in sorted(best)]
+
+
+def _right(curve: DistanceCurve) -> float:
+    """The share of right answers at all distances."""
+    return sum(share.hits for share in curve.shares) / sum(share.trials for share in curve.shares)
 
 
 def _interval(curve: DistanceCurve) -> tuple[float, float]:
@@ -127,9 +145,7 @@ def _draw(axes: Axes, curve: DistanceCurve, look: Look) -> None:
 
 
 def _name(axes: Axes, curve: DistanceCurve, name: str) -> None:
-    """Above the panel: who it is, and its accuracy over all distances."""
-    hits = sum(share.hits for share in curve.shares)
-    trials = sum(share.trials for share in curve.shares)
-    axes.set_title(units.percent(hits / trials), loc="right", fontsize=8.5, color=GREY, pad=4)
+    """Above the panel: the model's name, and its accuracy over all distances."""
+    axes.set_title(units.percent(_right(curve)), loc="right", fontsize=8.5, color=GREY, pad=4)
     text = axes.text(0, 1.04, printable(short(name)), transform=axes.transAxes, fontsize=9, va="bottom")
     fit(text, 1.0)

@@ -1,13 +1,17 @@
-"""What all figures share: width and style, the title, and how each series looks.
+"""What all figures share: width and style, the title, and how each series looks and is called.
 
-A family has the same colour and marker in every figure; variants of one family differ in their line.  Figures
-are made without pyplot, so nothing global changes.
+The first variant of a family has the family's colour and marker in every figure; the others differ from it in
+shade, marker and line.  Figures are made without pyplot, so nothing global changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import colorsys
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import NamedTuple
 
 import matplotlib.style
@@ -17,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from longvis_bench.records import Row
-from longvis_bench.report.grouping import series, shared_conditions
+from longvis_bench.report.grouping import Grouped, grouped
 from longvis_bench.text import clean
 
 COLOURS = {
@@ -58,6 +62,10 @@ STYLE = {
 }
 
 
+MOST = 36
+"""Series that readers can tell apart in one figure; of more it shows the best and says what it left out."""
+
+
 class Look(NamedTuple):
     """How a series is drawn."""
 
@@ -68,26 +76,109 @@ class Look(NamedTuple):
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our settings and nobody's matplotlibrc, for the time of drawing."""
+    """Draw with these settings alone, whatever a matplotlibrc says."""
     with matplotlib.style.context(["default", STYLE]):
         yield
 
 
-def looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """Series -> look: colour and marker by family, line by variant within the family."""
-    families = {label: one[0].cell.family for label, one in series(rows).items()}
-    others = sorted(set(families.values()) - set(COLOURS))
-    seen: list[str] = []
+def looks(rows: Sequence[Row] | Grouped) -> dict[str, Look]:
+    """Series -> look: colour and marker by family; its further variants in other shades, markers and lines.
+
+    Where all series are of one family there are no other families to tell apart, and they take all colours.
+    """
+    families = {label: one[0].cell.family for label, one in grouped(rows).series.items()}
+    own = _family_looks(families.values())
+    palette, markers = (*COLOURS.values(), *OTHER_COLOURS), (*MARKERS.values(), *OTHER_MARKERS)
+    seen: Counter[str] = Counter()
     found: dict[str, Look] = {}
     for label, family in families.items():
-        line = LINES[seen.count(family) % len(LINES)]
-        seen.append(family)
-        if family in COLOURS:
-            found[label] = Look(COLOURS[family], MARKERS[family], line)
-        else:
-            place = others.index(family) % len(OTHER_COLOURS)
-            found[label] = Look(OTHER_COLOURS[place], OTHER_MARKERS[place], line)
+        colour, marker, _ = own[family]
+        number = seen[family]
+        seen[family] += 1
+        own_shade = shade(colour, number)
+        if len(own) == 1:
+            own_shade = palette[(palette.index(colour) + number) % len(palette)]
+        shape = (markers.index(marker) + number + number // len(palette)) % len(markers)
+        found[label] = Look(own_shade, markers[shape], LINES[number % len(LINES)])
     return found
+
+
+def _family_looks(families: Iterable[str]) -> dict[str, Look]:
+    """How the first variant of each family looks."""
+    others = sorted(set(families) - set(COLOURS))
+    found = {family: Look(COLOURS[family], MARKERS[family], LINES[0]) for family in COLOURS}
+    for place, family in enumerate(others):
+        colour, marker = OTHER_COLOURS[place % len(OTHER_COLOURS)], OTHER_MARKERS[place % len(OTHER_MARKERS)]
+        found[family] = Look(colour, marker, LINES[0])
+    return {family: found[family] for family in set(families)}
+
+
+def shade(colour: str, number: int) -> str:
+    """The colour, a darker one and a dark one in turn; of a colour that is dark already, lighter ones."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    step = number % 3
+    light = light * (1.0, 0.66, 0.42)[step] if light > 0.2 else light + (0.0, 0.3, 0.5)[step]
+    return "#" + "".join(f"{round(255 * part):02X}" for part in colorsys.hls_to_rgb(hue, light, saturation))
+
+
+_BEGINNINGS = re.compile(r".*(?:\[|:|/|, )")
+
+
+def shortened(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What three labels and more all begin with, and each label without it.
+
+    `net.py:build[w=12]` and its like are called `w=12`; the beginning is left alone where it is under five
+    characters long.
+    """
+    ends = (min(labels), max(labels)) if len(labels) > 2 else ("", "")
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False)))
+    common = _BEGINNINGS.match(ends[0][:same])
+    beginning = common.group() if common else ""
+    if len(beginning) < 5:
+        return "", {label: label for label in labels}
+    names = {label: label[len(beginning) :] for label in labels}
+    if beginning.count("[") > beginning.count("]"):
+        names = {label: name.replace("]", "", 1) for label, name in names.items()}
+    return beginning, {label: name or label for label, name in names.items()}
+
+
+class Cast:
+    """The series of all figures of some rows: how each looks and what it is called.
+
+    Arguments:
+        rows: of one or many models and sizes; failed ones too.
+    """
+
+    def __init__(self, rows: Sequence[Row] | Grouped) -> None:
+        self.rows = grouped(rows)
+        self.looks = looks(self.rows)
+        self.beginning, self._names = shortened(list(self.rows.series))
+
+    def name(self, label: str) -> str:
+        """What a series is called in a figure."""
+        return self._names[label]
+
+    def note(self, left_out: str = "") -> str:
+        """What a figure says at its lower edge: what it left out, and how all names begin; often nothing."""
+        begin = f"all names begin with {self.beginning}" if self.beginning else ""
+        return "; ".join(filter(None, [begin, left_out]))
+
+    def figure(self, height: float, title: str, rows: Grouped | None = None) -> Figure:
+        """A figure with its title and, smaller, what all rows have in common.
+
+        Arguments:
+            height: in inches.
+            title: of the figure.
+            rows: those it shows, where they are not all.
+        """
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        figure.text(0.1 / WIDTH, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
+        said = printable((rows or self.rows).shared_conditions)
+        text = figure.text(0.1 / WIDTH, 1 - 0.34 / height, said, fontsize=8.5, color=GREY, va="top")
+        fit(text, WIDTH - 0.2)
+        return figure
 
 
 def short(label: str, most: int = 26) -> str:
@@ -102,14 +193,10 @@ def printable(text: str) -> str:
     return "".join(char if font.get_char_index(ord(char)) else "?" for char in clean(text))
 
 
-def empty(height: float, title: str, rows: Sequence[Row]) -> Figure:
-    """A figure with its title and, smaller, what all rows have in common."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    FigureCanvasAgg(figure)
-    figure.text(0.1 / WIDTH, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
-    conditions = printable(shared_conditions(rows))
-    figure.text(0.1 / WIDTH, 1 - 0.34 / height, conditions, fontsize=8.5, color=GREY, va="top")
-    return figure
+def note(figure: Figure, text: str) -> None:
+    """A small line at the lower edge: what the figure leaves out."""
+    shown = figure.text(0.1 / WIDTH, 0.05 / figure.get_figheight(), printable(text), fontsize=8.5, color=GREY)
+    fit(shown, WIDTH - 0.2)
 
 
 def fit(text: Text, inches: float, keep: int = 0) -> None:

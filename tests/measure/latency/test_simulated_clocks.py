@@ -18,7 +18,6 @@ import pytest
 from longvis_bench import stats
 from longvis_bench.measure.latency.timing import measure_latency
 from longvis_bench.records import TimingRecord
-from longvis_bench.row_warnings import notes_for
 
 Draw = Callable[[random.Random], float]
 Shape = Callable[[int], float]
@@ -137,8 +136,7 @@ def measured(sample: Callable[[int], float], budget_s: float, precision: float =
 
 
 def names_drift(record: TimingRecord) -> bool:
-    notes = notes_for(samples_s=record.samples_s, precision=PRECISION)
-    return "drift" in {note.code for note in notes}
+    return stats.drift(record.samples_s) is not None
 
 
 class Rates(NamedTuple):

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from longvis_bench.records import Row
-from longvis_bench.report.plots import cost as plots
 from longvis_bench.report.plots import layout
 from longvis_bench.report.plots import style as canvas
+from longvis_bench.report.plots import write as plots
 from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parents[2] / "golden_tables" / "rows.jsonl"
@@ -94,9 +94,9 @@ def test_a_missing_value_is_a_mark_too() -> None:
 
 def test_labels_carry_the_exponents() -> None:
     figures = plots.figures(ROWS)
-    assert "vit-n R^3.6" in words(figures["latency"])
-    assert "vit-n R^-3.6" in words(figures["throughput"])
-    assert "convnext-n R^2.0" in words(figures["macs"])
+    assert "vit-n R³·⁶" in words(figures["latency"])
+    assert "vit-n R⁻³·⁶" in words(figures["throughput"])
+    assert "convnext-n R²·⁰" in words(figures["macs"])
 
 
 def test_accuracy_names_its_front_and_what_is_not_there() -> None:
@@ -121,6 +121,70 @@ def test_a_figure_without_values_says_why(run: str, why: str) -> None:
     assert why in shown.replace("\n", " ")
 
 
+def test_what_was_not_asked_for_has_no_figure_and_leaves_none_behind(tmp_path: Path) -> None:
+    rows = [changed(row, metrics=("count",)).model_copy(update={"timing": None}) for row in ROWS]
+    plots.write_plots(ROWS[:1], tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"")
+    assert set(plots.figures(rows)) == {"macs"}
+    plots.write_plots(rows, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"macs.png", "macs.svg", "mine.png"}
+
+
+def test_both_axes_say_what_they_show() -> None:
+    for name, figure in plots.figures(ROWS).items():
+        axes = figure.axes[0]
+        assert "log scale" in axes.get_xlabel()
+        assert axes.get_ylabel(), name
+    ticks = [text.get_text() for text in plots.figures(ROWS)["latency"].axes[0].get_xticklabels()]
+    assert ticks == ["256 px", "512 px", "1024 px"]
+
+
+def test_no_name_hides_an_interval() -> None:
+    axes = plots.figures(ROWS)["accuracy-macs"].axes[0]
+    bars = [found.get_zorder() for found in axes.collections]
+    assert min(bars) > max(text.get_zorder() for text in axes.texts)
+
+
+# More than can be told apart ----------------------------------------------------------------------------
+
+
+def many(number: int, sizes: tuple[int, ...] = (256, 512)) -> list[Row]:
+    """So many models, each dearer than the one before; every third is no better than a cheaper one."""
+    rows = []
+    for n in range(number):
+        for size in sizes:
+            row = next(row for row in ROWS if row.cell.resolution == size)
+            assert row.timing is not None
+            factor = 1 + n / 10
+            timing = row.timing.model_copy(
+                update={"samples_s": tuple(factor * s for s in row.timing.samples_s)}
+            )
+            accuracy = row.accuracy and row.accuracy.model_copy(
+                update={"correct_top1": 20 + (n % 100) * (n % 3 > 0)}
+            )
+            more = {"timing": timing, "accuracy": accuracy, "key": f"{n}-{size}"}
+            rows.append(changed(row, model=f"net-{n}", family=f"f{n % 30}").model_copy(update=more))
+    return rows
+
+
+def test_of_many_series_the_front_is_shown_and_the_rest_is_said() -> None:
+    rows = many(120)
+    figures = plots.figures(rows)
+    for name, figure in figures.items():
+        assert figure.get_figheight() < 16, name
+    shown = words(figures["latency"])
+    assert f"{canvas.MOST} of 120 series: the Pareto front and the best at 512 px" in shown
+    assert "net-0 R" in shown, "the fastest is on the front"
+    assert "net-117 R" not in shown, "the slowest, of the lowest accuracy"
+    assert "other models" in words(figures["accuracy-throughput"])
+
+
+def test_one_size_of_many_series_too() -> None:
+    figure = plots.figures(many(120, (256,)))["latency"]
+    assert figure.get_figheight() < 12
+    assert f"{canvas.MOST} of 120 series" in words(figure)
+
+
 # Looks --------------------------------------------------------------------------------------------------
 
 
@@ -134,16 +198,47 @@ def test_a_family_looks_the_same_in_every_run_and_no_two_alike() -> None:
     )
 
 
-def test_variants_of_a_family_differ_in_their_line_and_strangers_get_a_look() -> None:
+def test_variants_of_a_family_differ_in_all_and_strangers_get_a_look() -> None:
     rows = [changed(ROWS[0], model=f"atlas-{name}") for name in "nsb"]
-    lines = [look.line for look in canvas.looks(rows).values()]
-    assert len(set(lines)) == 3
+    for others in ([], [ROWS[1]]):  # where another family is there, variants take shades of their own colour
+        looks = [look for label, look in canvas.looks([*rows, *others]).items() if label.startswith("atlas")]
+        assert all(len({look[part] for look in looks}) == 3 for part in range(3))
+        assert canvas.Look(canvas.COLOURS["atlas"], canvas.MARKERS["atlas"], "-") in looks
     strangers = [changed(ROWS[0], model=f"m{i}", family=f"f{i}") for i in range(20)]
     assert len(canvas.looks(strangers)) == 20
 
 
+def test_thirty_variants_of_one_file_are_told_apart() -> None:
+    rows = [
+        changed(row, model=f"net.py:build[w={4 * n}]", family="net") for n in range(30) for row in ROWS[:1]
+    ]
+    cast = canvas.Cast(rows)
+    assert len({(look.colour, look.marker) for look in cast.looks.values()}) == 30
+    assert [cast.name(label) for label in cast.rows.series] == [f"w={4 * n}" for n in range(30)]
+    assert "all names begin with net.py:build[" in words(plots.figures(rows)["latency"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "beginning", "first"),
+    [
+        (["timm:vit_s", "timm:vit_b", "timm:swin"], "timm:", "vit_s"),
+        (["a/b.py:f[w=1], batch 1", "a/b.py:f[w=1], batch 8", "a/b.py:f[w=2]"], "a/b.py:f[", "w=1, batch 1"),
+        (["vit-n", "vit-s", "vit-b"], "", "vit-n"),
+        (["timm:a", "timm:b"], "", "timm:a"),
+        (["timm:", "timm:a", "timm:b"], "timm:", "timm:"),
+        ([], "", None),
+    ],
+)
+def test_common_beginnings_are_said_once(labels: list[str], beginning: str, first: str | None) -> None:
+    found, names = canvas.shortened(labels)
+    assert found == beginning
+    assert names.get(labels[0] if labels else "") == first
+
+
 def test_colours_are_seen_on_white() -> None:
-    for colour in (*canvas.COLOURS.values(), *canvas.OTHER_COLOURS):
+    shades = [canvas.shade(colour, n) for colour in canvas.COLOURS.values() for n in range(3)]
+    assert len(set(shades)) == len(shades)
+    for colour in (*canvas.COLOURS.values(), *canvas.OTHER_COLOURS, *shades):
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         assert 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.45
 
@@ -163,7 +258,7 @@ def test_files(tmp_path: Path) -> None:
         assert str(tmp_path).encode() not in one.read_bytes()
     svg = (tmp_path / "b" / "latency.svg").read_text("utf-8")
     assert "dc:date" not in svg
-    assert ">vit-n R^3.6</text>" in svg
+    assert ">vit-n R³·⁶</text>" in svg
 
 
 HOSTILE = [
@@ -201,7 +296,7 @@ def test_drawing_changes_nothing_global() -> None:
 
 def test_pyplot_is_never_imported() -> None:
     code = (
-        "import sys, longvis_bench.report.plots.cost as p; p.figures([]);"
+        "import sys, longvis_bench.report.plots.write as p; p.figures([]);"
         " assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

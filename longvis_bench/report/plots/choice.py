@@ -1,0 +1,101 @@
+"""Which series a figure shows where there are more than readers can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from longvis_bench import stats, units
+from longvis_bench.records import Row
+from longvis_bench.report.grouping import Grouped, number
+from longvis_bench.report.plots.style import MOST
+
+
+class Point(NamedTuple):
+    """One model's accuracy at what cost."""
+
+    cost: float
+    top1: float
+    low: float
+    high: float
+
+
+class Choice(NamedTuple):
+    """The series of a figure."""
+
+    labels: list[str]
+    """In the order of all series."""
+    note: str
+    """What was left out and why; empty where nothing was."""
+
+
+def points(rows: Sequence[Row], column: str) -> dict[int, Point]:
+    """Size -> point, of the rows of a series that are ok and have both a cost and an accuracy."""
+    found = {}
+    for row in rows:
+        values = [number(row, name) for name in (column, "top1", "top1_low", "top1_high")]
+        known = [value for value in values if value is not None]
+        if row.status == "ok" and len(known) == 4 and known[0] > 0:
+            found[row.cell.resolution] = Point(*known)
+    return found
+
+
+def front(found: dict[str, Point], *, better_up: bool) -> list[str]:
+    """Labels of the points that no other beats, by rising cost."""
+    labels, sign = list(found), -1 if better_up else 1
+    order = stats.pareto_front([(sign * point.cost, point.top1) for point in found.values()])
+    return [labels[index] for index in order]
+
+
+def choose(rows: Grouped, column: str, *, better_up: bool, most: int = MOST) -> Choice:
+    """All series where they can be told apart; else the Pareto fronts, then the best at the largest size.
+
+    Arguments:
+        rows: of all series.
+        column: the cost that the figure shows.
+        better_up: whether more of it is better.
+        most: series of the figure.
+    """
+    labels = list(rows.series)
+    if len(labels) <= most:
+        return Choice(labels, "")
+    fronts = _fronts(rows, column, better_up=better_up)
+    size, ranked = _ranked(rows, column, better_up=better_up)
+    first = [label for label in ranked if label in fronts]
+    rest = [label for label in [*ranked, *labels] if label not in fronts]
+    chosen = set(list(dict.fromkeys([*first, *rest]))[:most])
+    why = "the Pareto front and the best" if fronts else "the best"
+    where = f" at {size} px" if size is not None else ""
+    failed = _failed(rows, chosen)
+    lost = f"; {units.several(failed, 'other')} failed somewhere" if failed else ""
+    note = f"{len(chosen)} of {len(labels)} series: {why}{where}{lost}. All: summary.csv"
+    return Choice([label for label in labels if label in chosen], note)
+
+
+def _fronts(rows: Grouped, column: str, *, better_up: bool) -> set[str]:
+    """Series on the front of accuracy against the cost at any size."""
+    at_size: dict[int, dict[str, Point]] = {}
+    for label, one in rows.series.items():
+        for size, point in points(one, column).items():
+            at_size.setdefault(size, {})[label] = point
+    return {label for found in at_size.values() for label in front(found, better_up=better_up)}
+
+
+def _ranked(rows: Grouped, column: str, *, better_up: bool) -> tuple[int | None, list[str]]:
+    """The largest size at which as many series as possible have a value, and those series, the best first."""
+    values = {label: rows.by_size(label, column) for label in rows.series}
+    counts: dict[int, int] = {}
+    for found in values.values():
+        for size in found:
+            counts[size] = counts.get(size, 0) + 1
+    if not counts:
+        return None, []
+    size = max(counts, key=lambda size: (counts[size], size))
+    known = {label: found[size] for label, found in values.items() if size in found}
+    return size, sorted(known, key=lambda label: -known[label] if better_up else known[label])
+
+
+def _failed(rows: Grouped, shown: Collection[str]) -> int:
+    """Series left out of which some row is not ok."""
+    others = (one for label, one in rows.series.items() if label not in shown)
+    return sum(any(row.status != "ok" for row in one) for one in others)

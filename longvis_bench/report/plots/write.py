@@ -1,0 +1,64 @@
+"""All figures of some rows, and their files.
+
+The same rows give the same SVG, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from longvis_bench.records import METRICS, Row
+from longvis_bench.report.columns import BY_NAME
+from longvis_bench.report.grouping import Grouped
+from longvis_bench.report.plots.accuracy import accuracy_figure
+from longvis_bench.report.plots.cost import COSTS, cost_figure
+from longvis_bench.report.plots.style import DPI, Cast, style
+
+AGAINST = ("throughput", "macs")
+"""Costs that accuracy is drawn against."""
+NAMES = (*COSTS, *(f"accuracy-{name}" for name in AGAINST))
+
+
+def figures(rows: Sequence[Row] | Grouped) -> dict[str, Figure]:
+    """The figures of what was asked for, by name; one without any value says why, in words.
+
+    Arguments:
+        rows: of one or many models and sizes; failed ones too.
+    """
+    cast = Cast(rows)
+    asked = {metric for row in cast.rows.rows for metric in row.cell.metrics} or set(METRICS)
+    wanted = {name: cost for name, cost in COSTS.items() if BY_NAME[cost.column].metric in asked}
+    with style():
+        drawn = {name: cost_figure(cast, cost) for name, cost in wanted.items()}
+        if "accuracy" in asked:
+            both = [name for name in AGAINST if name in wanted]
+            drawn |= {f"accuracy-{name}": accuracy_figure(cast, COSTS[name]) for name in both}
+    return drawn
+
+
+def write_plots(
+    rows: Sequence[Row] | Grouped, folder: Path, more: Mapping[str, Figure] | None = None
+) -> list[Path]:
+    """Write every figure as PNG (200 dpi) and SVG (text as text); return the files.
+
+    Arguments:
+        rows: as `figures` takes them.
+        folder: made if it is not there.
+        more: figures of what is not in the rows, by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    drawn = {**figures(rows), **(more or {})}
+    for name in set(NAMES) - set(drawn):  # of an earlier report on other rows
+        for kind in ("png", "svg"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    for name, figure in drawn.items():
+        png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+        with style():
+            figure.savefig(png, dpi=DPI, metadata={"Software": None})
+            figure.savefig(svg, metadata={"Date": None, "Creator": "longvis-bench"})
+        written += [png, svg]
+    return written
