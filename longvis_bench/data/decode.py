@@ -10,10 +10,14 @@ counts.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -24,6 +28,10 @@ Window = tuple[float, float]
 FULL_16_BIT = (0.0, 65535.0)
 MOST_PIXELS = 1 << 30
 """A file that declares more is taken for broken; Pillow's own limit is below what pathology uses."""
+LARGE_PIXELS = 1 << 20
+"""JPEGs from here on are worth the second that importing torchvision takes."""
+ORIENTATION = 0x0112
+"""EXIF's tag of how an image is turned; 1 is upright."""
 
 
 def decode(path: Path, name: str, window: Window | None = None) -> NDArray[Any]:
@@ -35,21 +43,19 @@ def decode(path: Path, name: str, window: Window | None = None) -> NDArray[Any]:
         window: pixel values (low, high) that become 0 and 1, for grey images of more than 8 bits.
 
     Returns:
-        (1 or 3, height, width), uint8 in 0-255 or float32 in 0-1, contiguous.
+        (1 or 3, height, width), uint8 in 0-255 or float32 in 0-1.  Colour lies channels-last in memory, as
+        decoders write it: reordering 4096 x 4096 pixels takes as long as decoding them.
 
     Raises:
         BrokenImage: the file is missing, truncated or no image.
         DataError: the window does not fit the kind of image, or is needed and not given.
     """
     try:
-        image = _read(path)
-        deep = image.mode == "F" or image.mode.startswith("I")
-        range_ = _range(image, name, window) if deep else None
-        if range_ is not None:
-            return _scaled(image, range_)
-        if window is not None:
-            raise DataError(f"{name} has 8 bits a channel: --window is for grey images of more than that.")
-        return _eight_bit(image)
+        with _opened(path) as image:
+            if window is None and (pixels := _fast_jpeg(image, path)) is not None:
+                return pixels
+            upright = _upright(image)
+        return _pixels(upright, name, window)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # a damaged file can fail anywhere in Pillow's readers
@@ -57,23 +63,67 @@ def decode(path: Path, name: str, window: Window | None = None) -> NDArray[Any]:
         raise BrokenImage(name, why.replace(str(path), name)) from error
 
 
-def _read(path: Path) -> Image.Image:
-    """The image, upright, with its pixels in memory."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image with its header read; pixels are not yet."""
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata that is not used here
+        warnings.simplefilter("ignore")  # about metadata that is not used here, and torchvision's future
         try:
             Image.MAX_IMAGE_PIXELS = None
             # An open file: by name, Pillow (13.0) maps uncompressed TIFFs and garbles those on their side.
             with path.open("rb") as file, Image.open(file) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"it declares {image.width} x {image.height} pixels")
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                upright.format = image.format
-                return upright
+                yield image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image with its pixels in memory, turned as its EXIF data say."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _pixels(image: Image.Image, name: str, window: Window | None) -> NDArray[Any]:
+    """See `decode`."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _scaled(image, _range(image, name, window))
+    if window is not None:
+        raise DataError(f"{name} has 8 bits per channel: --window is for grey images of more than that.")
+    return _eight_bit(image)
+
+
+def _fast_jpeg(image: Image.Image, path: Path) -> NDArray[np.uint8] | None:
+    """The pixels of a large grey or RGB JPEG by torchvision's decoder, which writes no padded copy first.
+
+    None where Pillow is to decide: other kinds of image, those that EXIF data turn, and whatever torchvision
+    refuses, so that damaged files are judged by Pillow alone.
+    """
+    kind = (image.format, image.mode)
+    if kind not in (("JPEG", "RGB"), ("JPEG", "L")) or image.width * image.height < LARGE_PIXELS:
+        return None
+    decode_jpeg = torchvision_decoder()
+    if decode_jpeg is None or image.getexif().get(ORIENTATION, 1) != 1:
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode_jpeg(torch.from_numpy(np.fromfile(path, np.uint8))).numpy()
+    except RuntimeError:
+        return None
+    return pixels if pixels.shape == (len(image.getbands()), image.height, image.width) else None
+
+
+@cache
+def torchvision_decoder() -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The JPEG decoder of torchvision; None where it is not installed or has none."""
+    try:
+        from torchvision.io import decode_jpeg
+    except (ImportError, RuntimeError):
+        return None
+    built: bool = hasattr(torch.ops.image, "decode_jpeg")
+    return decode_jpeg if built else None
 
 
 def _range(image: Image.Image, name: str, window: Window | None) -> Window:
@@ -101,5 +151,5 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
         image = white
-    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+from torch import Tensor
 
+from longvis_bench.data import decode as decoding
 from longvis_bench.data.decode import decode
 from longvis_bench.data.protocol import BrokenImage
 from longvis_bench.errors import DataError
@@ -107,7 +112,7 @@ def test_floats_need_a_window(tmp_path: Path) -> None:
 
 def test_a_window_is_not_for_8_bits(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match="8 bits a channel"):
+    with pytest.raises(DataError, match="8 bits per channel"):
         decode(tmp_path / "x.png", "train/a/x.png", (0, 100))
 
 
@@ -139,3 +144,121 @@ def test_pillows_limit_is_put_back(tmp_path: Path) -> None:
     before = Image.MAX_IMAGE_PIXELS
     _kept(Image.fromarray(COLOURS), tmp_path / "x.png")
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+# Large JPEGs, which torchvision decodes
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """JPEGs of any size count as large; the list holds the bytes of each that torchvision was given."""
+    from torchvision import io
+
+    given: list[int] = []
+
+    def counted(content: Tensor) -> Tensor:
+        given.append(len(content))
+        decoded: Tensor = torchvision_decode(content)
+        return decoded
+
+    torchvision_decode = io.decode_jpeg
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", 1)
+    monkeypatch.setattr(io, "decode_jpeg", counted)
+    decoding.torchvision_decoder.cache_clear()
+    yield given
+    decoding.torchvision_decoder.cache_clear()
+
+
+def _by_pillow(path: Path) -> NDArray[Any] | str:
+    """What `decode` gives without torchvision; the reason for a broken file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "LARGE_PIXELS", 1 << 40)
+        return _outcome(path)
+
+
+def _outcome(path: Path) -> NDArray[Any] | str:
+    try:
+        return decode(path, "x")
+    except BrokenImage as error:
+        return error.why
+
+
+def _same(one: NDArray[Any] | str, other: NDArray[Any] | str) -> bool:
+    return one == other if isinstance(one, str) or isinstance(other, str) else np.array_equal(one, other)
+
+
+def _smooth(mode: str) -> Image.Image:
+    waves = np.random.default_rng(1).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    return Image.fromarray(waves).resize((173, 131), Image.Resampling.BICUBIC).convert(mode)
+
+
+JPEGS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "colour": ("RGB", {"quality": 90}, True),
+    "grey": ("L", {}, True),
+    "progressive": ("RGB", {"progressive": True}, True),
+    "not subsampled": ("RGB", {"subsampling": 0}, True),
+    "stored as RGB": ("RGB", {"keep_rgb": True}, True),
+    "restart markers": ("RGB", {"restart_marker_rows": 1}, True),
+    "CMYK": ("CMYK", {}, False),
+}
+"""Mode, options of Pillow's writer, and whether torchvision is asked."""
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_have_the_pixels_that_pillow_gives(kind: str, tmp_path: Path, fast: list[int]) -> None:
+    mode, options, asked = JPEGS[kind]
+    _smooth(mode).save(tmp_path / "x.jpg", **options)
+    pixels = decode(tmp_path / "x.jpg", "x")
+    assert pixels.shape == (1 if mode == "L" else 3, 131, 173)
+    assert _same(pixels, _by_pillow(tmp_path / "x.jpg"))
+    assert bool(fast) == asked
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_turned_jpegs_have_the_pixels_that_pillow_gives(
+    orientation: int, tmp_path: Path, fast: list[int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    _smooth("RGB").save(tmp_path / "x.jpg", exif=exif)
+    pixels = decode(tmp_path / "x.jpg", "x")
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert np.array_equal(pixels, np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1))
+
+
+def test_damaged_jpegs_are_judged_as_pillow_judges_them(tmp_path: Path, fast: list[int]) -> None:
+    _smooth("RGB").save(tmp_path / "whole.jpg")
+    content, random = (tmp_path / "whole.jpg").read_bytes(), np.random.default_rng(0)
+    cut = [content[:length] for length in (0, 2, 20, 200, len(content) // 2, len(content) - 2)]
+    flipped = []
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[random.integers(len(content))] = random.integers(256)
+        flipped.append(bytes(damaged))
+    joined = [content + content, content + b"\0" * 99, content[:2] + content]
+    outcomes = []
+    for number, content in enumerate([*cut, *flipped, *joined]):
+        (path := tmp_path / f"{number}.jpg").write_bytes(content)
+        outcomes.append(_outcome(path))
+        assert _same(outcomes[-1], _by_pillow(path)), f"file {number}"
+    broken = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert len(broken) >= 6
+    assert len(outcomes) - len(broken) > 100
+
+
+def test_without_torchvision_pillow_decodes(
+    tmp_path: Path, fast: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.io", None)
+    _smooth("RGB").save(tmp_path / "x.jpg")
+    assert _same(decode(tmp_path / "x.jpg", "x"), _by_pillow(tmp_path / "x.jpg"))
+    assert not fast
+
+
+def test_small_jpegs_do_not_import_torchvision(tmp_path: Path) -> None:
+    _smooth("RGB").save(tmp_path / "x.jpg")
+    program = (
+        "import sys; from pathlib import Path; from longvis_bench.data.decode import decode;"
+        f"decode(Path({str(tmp_path / 'x.jpg')!r}), 'x'); sys.exit('torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
