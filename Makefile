@@ -1,9 +1,10 @@
 # `make check` is what CI runs first; the tools are pinned once, in pyproject.toml's `dev` extra.
 PYTHON ?= python
+PYTEST ?= pytest -n 2
 
-.PHONY: check format lint types test chaos deep
+.PHONY: check format lint types docs test chaos deep
 
-check: lint types test
+check: lint types docs test
 
 lint:
 	$(PYTHON) -m ruff format --check .
@@ -17,8 +18,12 @@ format:
 types:
 	$(PYTHON) -m mypy
 
+# The site, in docs/_build/html. A link to a page, heading or file that is not there is an error.
+docs:
+	$(PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 test:
-	$(PYTHON) -m pytest -n 2
+	$(PYTEST)
 
 # What models, drivers and people do wrong: misbehaving models, sweeps killed at random instants and resumed, and
 # hostile command lines, cards, rows and checkpoints.  CI runs a tenth: make chaos KILLS=20 CASES=1000

@@ -1,4 +1,4 @@
-"""The generated parts of README.md: run this file to write them; `test_docs.py` compares them."""
+"""The generated parts of README.md and docs/: run this file to write them; `test_docs.py` compares them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable, Iterable
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +17,14 @@ import pandas as pd
 from rich.console import Console, RenderableType
 
 from longvis_bench import units
+from longvis_bench.data.digits import Digits
 from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
 from longvis_bench.registry.card import Card, WeightsEntry
 from longvis_bench.registry.registry import Registry
+from longvis_bench.report.per_class import worst_classes
 from longvis_bench.report.summary import frame, terminal_table
 from longvis_bench.runs.directory import latest, read_rows, read_run
+from longvis_bench.runs.predictions import read_answers
 from longvis_bench.stats import wilson
 from longvis_bench.training.recipe import QUICK, TUNE
 
@@ -29,28 +34,44 @@ WIDTH = 100
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
-def parts() -> dict[str, str]:
-    """Every generated part by its name."""
+def parts() -> dict[str, Callable[[], str]]:
+    """Every generated part by its name; its links start at the root of the repository."""
     return {
-        "result": _result(),
-        "models": _models(),
-        "runs": _runs(),
-        "tree": _tree(),
-        "recipe": "\n".join(f"> {recipe.describe()}<br>" for recipe in (QUICK, TUNE)).removesuffix("<br>"),
-        "weights": _weights(),
-        "distance": _distance(),
-        "compare": _output(terminal_table(latest(read_rows(_run("atlas-mambavision-2048"))), WIDTH)),
-        "sweep": _command(
-            "bench --models vit-s,swin-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
+        "result": _result,
+        "compare": lambda: _output(terminal_table(latest(read_rows(_run("atlas-mambavision-2048"))), WIDTH)),
+        "sweep": lambda: _commands(
+            "bench --models vit-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
         ),
-        "flops": _command("flops vit-s --res 1024 --depth 1 --no-second-opinion"),
+        "memory": _memory,
+        "flops": lambda: _first(_commands("flops vit-s --res 1024 --depth 1 --no-second-opinion"), 2),
+        "classes": _classes,
+        "check": _check,
+        "models": _models,
+        "runs": _runs,
+        "recipe": lambda: "\n".join(f"> {recipe.describe()}<br>" for recipe in (QUICK, TUNE))[:-4],
+        "weights": _weights,
+        "distance": _distance,
+        "sizes": _sizes,
+        "growth": _growth,
+        "packages": _packages,
+        "arrows": _arrows,
     }
 
 
-def render(readme: str) -> str:
-    """The README with its generated parts as they should be."""
-    made = parts()
-    return PART.sub(lambda match: f"{match[1]}{made[match[2]]}\n{match[4]}", readme)
+def pages() -> list[Path]:
+    """The README and the pages of docs/ that people write."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def render(page: Path) -> str:
+    """A page with its generated parts as they should be."""
+    up = "../" * (len(page.relative_to(ROOT).parts) - 1)
+
+    def make(match: re.Match[str]) -> str:
+        made = re.sub(r"\]\((?!https?:|#)", f"]({up}", parts()[match[2]]())
+        return f"{match[1]}{made}\n{match[4]}"
+
+    return PART.sub(make, page.read_text(encoding="utf-8"))
 
 
 def _run(name: str) -> Path:
@@ -62,13 +83,17 @@ def _output(shown: RenderableType) -> str:
     """What a terminal of 100 columns shows."""
     text = StringIO()
     Console(file=text, width=WIDTH, highlight=False).print(shown)
-    lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
-    return "\n".join(["```text", *lines, "```"])
+    return _block(text.getvalue().splitlines())
 
 
-def _command(arguments: str) -> str:
-    """The output of a command that gives the same on every machine."""
-    command = [sys.executable, "-m", "longvis_bench", *arguments.split()]
+def _block(lines: Iterable[str]) -> str:
+    """A block of text without the blanks at its end and at the ends of its lines."""
+    text = "\n".join(line.rstrip() for line in lines).strip("\n")
+    return f"```text\n{text}\n```"
+
+
+def _commands(*commands: str) -> str:
+    """What the last of some commands prints; they run in one folder and print the same on every machine."""
     environment = {
         **os.environ,
         "COLUMNS": str(WIDTH),
@@ -77,11 +102,44 @@ def _command(arguments: str) -> str:
         "PYTHONPATH": str(ROOT),
     }
     with TemporaryDirectory() as folder:
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=environment, check=True
-        )
-    lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
-    return "\n".join(["```text", *lines, "```"])
+        for command in commands:
+            done = subprocess.run(
+                [sys.executable, "-m", "longvis_bench", *command.split()],
+                capture_output=True,
+                text=True,
+                cwd=folder,
+                env=environment,
+                check=True,
+            )
+    return _block(done.stdout.splitlines())
+
+
+def _first(output: str, paragraphs: int) -> str:
+    """The first paragraphs of an output, and three dots for the rest."""
+    kept = output.removesuffix("\n```").split("\n\n")[:paragraphs]
+    return "\n\n".join(kept) + "\n...\n```"
+
+
+def _check() -> str:
+    """The first and the last line of a check, and those between that are the same on every processor."""
+    lines = _commands("new mynet", "check mynet").splitlines()
+    return "\n".join([*lines[:4], "...", *lines[-3:]])
+
+
+def _memory() -> str:
+    """The table of `longvis report --memory`, without the sentences below it that explain the columns."""
+    return _first(_commands(f"report {_run('atlas-mambavision-2048')} --memory"), 1)
+
+
+def _classes() -> str:
+    """The worst classes of convnext-n at 256 px, from the predictions of the committed run."""
+    run = _run("quick")
+    chosen = [row for row in latest(read_rows(run)) if _is_example(row.cell.model, row.cell.resolution)]
+    return _first(_output(worst_classes(read_answers(chosen, [run]))), 1)
+
+
+def _is_example(model: str, resolution: int) -> bool:
+    return (model, resolution) == ("convnext-n", 256)
 
 
 def _about(run: Path) -> tuple[str, dict[str, str]]:
@@ -101,14 +159,27 @@ def _result() -> str:
         [
             f"![Throughput against resolution]({folder}/plots/throughput.png)",
             "",
-            f"Nano variants on {machine}, {asked['created'][:10]}, batch 1, fp32, by",
-            f"`{asked['command']}` ([all rows]({folder}/summary.md)):",
+            f"Nano variants on {machine}, {asked['created'][:10]}, batch 1, fp32, by `{asked['command']}` "
+            f"([all rows]({folder}/summary.md)):",
             "",
             *_table(frame(latest(read_rows(run)))),
             "",
-            "Top-1 is that of the shipped weights on 128 of the 397 held-out digits. Nano variants show that",
-            "every path works on a laptop; they do not rank the architectures.",
+            f"{_images(run)}Nano variants do not rank the architectures.",
         ]
+    )
+
+
+def _images(run: Path) -> str:
+    """Which held-out images the accuracies of a run on digits are of; its predictions say the same."""
+    held_out = Digits().size("val")
+    kept = [found.images.indices for found in read_answers(latest(read_rows(run)), [run])]
+    used = {tuple(map(int, indices)) for indices in kept if indices is not None}
+    count = len(next(iter(used)))
+    assert used == {tuple(index * held_out // count for index in range(count))}
+    return (
+        f"Top-1 is that of the shipped weights on {count} of the {held_out} held-out digits, evenly spaced "
+        f"in file order:\nnumber floor({held_out} k / {count}) for k = 0, 1, ..., {count - 1}. "
+        f"`--images {held_out}` takes all. "
     )
 
 
@@ -223,35 +294,49 @@ def _runs() -> str:
     return "\n".join(lines)
 
 
-def _tree() -> str:
-    lines = []
-    tracked = subprocess.run(
-        ["git", "ls-files", "longvis_bench"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    for name in sorted(tracked, key=_folders_last):
-        if name.endswith(".py") and not name.endswith("__init__.py"):
-            lines.append(f"{name:42}{_first_line(ROOT / name)}")
-    return "\n".join(["```text", *lines, *_OTHERS, "```"])
+def _sizes() -> str:
+    """The rule of each family, as its card says it."""
+    lines = ["| family | legal sizes |", "|---|---|"]
+    lines += [
+        f"| {one.card.family} | {one.card.resolution.note} |" for one in Registry(working_dir=ROOT).cards
+    ]
+    return "\n".join(lines)
 
 
-_OTHERS = (
-    f"{'models/<family>/':42}card.toml, README.md, shipped weights: data only",
-    f"{'results/reference/<machine>/<run>/':42}committed runs; results/README.md explains every column",
-    f"{'tests/':42}one file a module; golden/ holds outputs of the authors' own code",
-)
+def _growth() -> str:
+    """The growth that each card claims."""
+    lines = ["| family | growth with n tokens |", "|---|---|"]
+    for found in Registry(working_dir=ROOT).cards:
+        lines.append(f"| {found.card.family} | {found.card.growth or 'none claimed'} |")
+    return "\n".join(lines)
 
 
-def _folders_last(name: str) -> tuple[int, str]:
-    return name.count("/"), name
+def _packages() -> str:
+    """Every package and every module at the root, by the first sentence of its docstring."""
+    package = ROOT / "longvis_bench"
+    folders = sorted(path.parent for path in package.rglob("__init__.py"))
+    lines = ["| package | what it is |", "|---|---|"]
+    for folder in folders[1:]:
+        name = folder.relative_to(package).as_posix()
+        lines.append(f"| `{name}/` | {_first_sentence(folder / '__init__.py')} |")
+    for module in sorted(package.glob("[a-z]*.py")):
+        lines.append(f"| `{module.stem}` | {_first_sentence(module)} |")
+    return "\n".join(lines)
 
 
-def _first_line(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    line = docstring.split("\n")[0]
-    first = re.split(r"(?<=[a-z`)])[.:;] ", line + " ")[0].strip().rstrip(".")
-    return first if len(first) <= 76 else first[:75].rsplit(" ", 1)[0] + " ..."
+def _first_sentence(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return re.split(r"(?<=[a-z`)])\. ", paragraph + " ")[0].strip().rstrip(".")
+
+
+def _arrows() -> str:
+    """The layers of import-linter's contract, highest first."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    return "\n".join(["```text", *contract["layers"], "```"])
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    for page in pages():
+        page.write_text(render(page), encoding="utf-8")
