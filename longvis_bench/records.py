@@ -51,9 +51,13 @@ Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of pixels in 0-1, by channel: what becomes 0 and 1 for the model."""
 
 
+ClassOrder = Literal["sorted", "natural"]
+"""How class folders are numbered: by their names' characters, or by the numbers in them (2 before 10)."""
+
+
 @dataclass(frozen=True)
 class DataSpec:
-    """What a user says about the data: `--data`, `--classes` and `--window`."""
+    """What a user says about the data: `--data`, `--classes`, `--window` and `--class-order`."""
 
     data: str
     classes: str | None = None
@@ -62,6 +66,7 @@ class DataSpec:
     """Pixel values that become black and white, for images of more than 8 bits."""
     normalisation: Normalisation | None = None
     """What a weight file wants of a folder's images; None for ImageNet's."""
+    class_order: ClassOrder = "sorted"
 
 
 class _Record(BaseModel):

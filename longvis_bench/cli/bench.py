@@ -13,6 +13,7 @@ import typer
 
 from longvis_bench.cli.options import (
     Classes,
+    ClassOrderOption,
     HoursFor,
     ModelsDirs,
     Pretrained,
@@ -64,6 +65,7 @@ def bench(
         str | None, typer.Option(help="Labelled images: digits, pairs or folder:PATH; default: digits.")
     ] = None,
     classes: Classes = None,
+    class_order: ClassOrderOption = None,
     window: Window = None,
     images: Annotated[int | None, typer.Option(help="Held-out images for the accuracy.", min=1)] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to use instead of the shipped ones.")] = None,
@@ -124,6 +126,7 @@ def bench(
         "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
         "data": data,
         "classes": classes,
+        "class_order": class_order,
         "window": None if window is None else window_bounds(window),
         "images": images,
         "weights": weights,

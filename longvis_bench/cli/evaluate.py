@@ -15,6 +15,7 @@ from rich.console import Console
 
 from longvis_bench.cli.options import (
     Classes,
+    ClassOrderOption,
     Data,
     Device,
     ModelsDirs,
@@ -28,6 +29,7 @@ from longvis_bench.cli.running import run_session, show_ending
 from longvis_bench.registry.registry import split_names
 
 if TYPE_CHECKING:
+    from longvis_bench.sweep.config import SweepConfig
     from longvis_bench.sweep.execute import Outcome
 
 NO_TIMEOUT_S = 1e7
@@ -43,6 +45,7 @@ def evaluate(
     pretrained: Pretrained = False,
     data: Data = "digits",
     classes: Classes = None,
+    class_order: ClassOrderOption = None,
     window: Window = None,
     images: Annotated[int | None, typer.Option(help="Held-out images; default: all.", min=1)] = None,
     device: Device = "auto",
@@ -62,6 +65,7 @@ def evaluate(
         "pretrained": pretrained,
         "data": data,
         "classes": classes,
+        "class_order": class_order or "sorted",
         "window": None if window is None else window_bounds(window),
         "images": images,
         "device": device,
@@ -72,7 +76,20 @@ def evaluate(
         "timeout_s": NO_TIMEOUT_S,
     }
     session = start(options, out=out, fresh=fresh, command=" ".join(["longvis", *sys.argv[1:]]))
+    if classes is None and class_order is None:
+        _note_order(session.plan.config, weights)
     run_session(session, Progress(), _show)
+
+
+def _note_order(config: SweepConfig, weights: Path | None) -> None:
+    """Say where the order of class folders is in doubt, unless the weights name their classes."""
+    from longvis_bench.data.folder import order_note
+    from longvis_bench.data.protocol import open_data
+    from longvis_bench.weights.header import read_header
+
+    note = order_note(open_data(config.source).classes)
+    if note is not None and not (weights and read_header(weights).metadata.get("classes")):
+        Console(stderr=True, highlight=False).print(f"note: {note}", markup=False)
 
 
 def _show(outcome: Outcome) -> None:

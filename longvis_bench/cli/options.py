@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 import typer
 
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import DataSpec, TrainLength
+from longvis_bench.records import ClassOrder, DataSpec, TrainLength
 
 ModelsDirs = Annotated[
     list[Path] | None, typer.Option("--models-dir", help="Further folder of cards; may be given again.")
@@ -23,6 +23,13 @@ Threads = Annotated[
 Data = Annotated[str, typer.Option("--data", help="Labelled images: digits, pairs or folder:PATH.")]
 Classes = Annotated[
     str | None, typer.Option("--classes", help="For folder:PATH: imagenet100, or a file with a class a line.")
+]
+ClassOrderOption = Annotated[
+    ClassOrder | None,
+    typer.Option(
+        "--class-order",
+        help="For folder:PATH: order of its classes, sorted (1, 10, 2; the default) or natural (1, 2, 10).",
+    ),
 ]
 Pretrained = Annotated[
     bool,

@@ -2,10 +2,11 @@
 
     PATH/train/<class>/*.jpg          PATH/val/<class>/*.png          .jpg .jpeg .png .tif .tiff, any case
 
-Labels are the places of the class names in alphabetical order, as torchvision's ImageFolder gives them; with
-a list of classes only those count.  ImageNet with the list `imagenet100` is HR-ImageNet-100 of the Atlas
-paper (arXiv:2503.12355): the shorter side becomes the resolution, bicubic, and the centre is cut out without
-margin.
+Labels number the class folders in alphabetical order, as torchvision's ImageFolder does, or with
+`class_order="natural"` in that of the numbers in their names (2 before 10), as timm does.  With a file of
+classes only those count, and its order is that of the labels.  ImageNet with the list `imagenet100` is
+HR-ImageNet-100 of the Atlas paper (arXiv:2503.12355): the shorter side becomes the resolution, bicubic, and
+the centre is cut out without margin.
 
 The data set's name is `folder:<last part of PATH>-<hash>`; the hash covers the window and every file's class,
 name and size, so that two folders share a name only where they hold the same images.  Paths stay out of it.
@@ -18,13 +19,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from longvis_bench.data.protocol import BROKEN_SHARE, BrokenImage, Split, too_many_broken
 from longvis_bench.errors import DataError, UnknownName
-from longvis_bench.records import Normalisation
+from longvis_bench.records import ClassOrder, Normalisation
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +50,11 @@ class Folder:
 
     Arguments:
         path: the folder that holds train/ and val/.
-        classes: a shipped list or a file, a class name a line, `#` for comments; None for all classes.
+        classes: a shipped list, or a file of class names by label, one per line; lines that begin with `#`
+            and text after ` #` are comments, unless a class has that very name.  None for all classes.
         window: the pixel values (low, high) that become 0 and 1, for images of more than 8 bits.
         normalisation: mean and deviation by channel; None for ImageNet's.
+        class_order: of all classes, where `classes` does not say it.
 
     Raises:
         UnknownName: a listed class has no folder.
@@ -64,11 +68,12 @@ class Folder:
         classes: str | None = None,
         window: tuple[float, float] | None = None,
         normalisation: Normalisation | None = None,
+        class_order: ClassOrder = "sorted",
     ) -> None:
         if window is not None and not window[0] < window[1]:
             raise DataError(f"the window {window[0]:g},{window[1]:g} is empty: LO has to be below HI.")
         self._root, self._window, self._normalisation = _root(path), window, normalisation or IMAGENET
-        self.classes = _chosen_classes(self._root, classes)
+        self.classes = _chosen_classes(self._root, classes, class_order)
         """Class names by label."""
         splits: tuple[Split, ...] = get_args(Split)
         self._files = {split: _files(self._root, split, self.classes) for split in splits}
@@ -171,13 +176,13 @@ def _root(path: str) -> Path:
     return root
 
 
-def _chosen_classes(root: Path, spec: str | None) -> tuple[str, ...]:
-    """Class names in order: all folders of train/, or those of a list."""
+def _chosen_classes(root: Path, spec: str | None, order: ClassOrder) -> tuple[str, ...]:
+    """Class names by label: all folders of train/, or those of a list."""
     there = _class_folders(root, "train")
     unknown = sorted(set(_class_folders(root, "val")) - set(there))
     if unknown and spec is None:
         raise DataError(f"val/ has a class that train/ has not: {_few(unknown)}.")
-    chosen = there if spec is None else _read_list(spec)
+    chosen = in_order(there, order) if spec is None else _read_list(spec, there)
     for name in chosen:
         if name not in there:
             raise UnknownName("class", name, there, f"train/ has {len(there)} classes: {_few(there)}.")
@@ -195,19 +200,48 @@ def _class_folders(root: Path, split: Split) -> list[str]:
     return names
 
 
-def _read_list(spec: str) -> list[str]:
-    """The class names of a shipped list or a file, in alphabetical order."""
-    path = Path(__file__).with_name(f"{spec}.txt") if spec in SHIPPED_LISTS else Path(spec)
+def in_order(names: Iterable[str], order: ClassOrder) -> list[str]:
+    """Class names as they are numbered: `natural` compares the numbers in them as numbers (2 before 10)."""
+    return sorted(names, key=_natural if order == "natural" else None)
+
+
+def order_note(classes: Sequence[str]) -> str | None:
+    """What to say where alphabetical class names with numbers in them have another order as numbers."""
+    natural = in_order(classes, "natural")
+    if list(classes) != in_order(classes, "sorted") or list(classes) == natural:
+        return None
+    return (
+        f"the class folders are numbered alphabetically ({_few(classes, 3)}), as torchvision does; weights "
+        f"trained in the order of the numbers ({_few(natural, 3)}), as with timm, need --class-order natural."
+    )
+
+
+def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    parts = re.findall(r"\d+|\D+", name)
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part.lower()) for part in parts
+    ], name
+
+
+def _read_list(spec: str, there: Sequence[str]) -> list[str]:
+    """The class names of a file, in its order, or of a shipped list, in alphabetical order."""
+    shipped = spec in SHIPPED_LISTS
+    path = Path(__file__).with_name(f"{spec}.txt") if shipped else Path(spec)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         known = f"{', '.join(SHIPPED_LISTS)} ships, or give a file that lists a class a line."
         raise UnknownName("list of classes", spec, SHIPPED_LISTS, known) from None
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text file"
         raise DataError(f"cannot read the classes in {spec}: {why}.") from error
-    names = (line.partition("#")[0].strip() for line in lines)
-    return sorted({name for name in names if name})
+    names = list(dict.fromkeys(filter(None, (_listed(line.strip(), there) for line in lines))))
+    return sorted(names) if shipped else names
+
+
+def _listed(line: str, there: Sequence[str]) -> str:
+    """The class name on a line of a list, without a comment; `#` within a name is part of it."""
+    return line if line in there else re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
 
 
 def _files(root: Path, split: Split, classes: Sequence[str]) -> list[_File]:

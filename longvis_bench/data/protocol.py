@@ -163,10 +163,13 @@ def open_data(spec: str | DataSpec) -> LoadableData:
             classes=spec.classes,
             window=spec.window,
             normalisation=spec.normalisation,
+            class_order=spec.class_order,
         )
     if spec.data not in KNOWN:
         raise UnknownName("data set", spec.data, KNOWN)
-    for option, value in (("--classes", spec.classes), ("--window", spec.window)):
+    natural = None if spec.class_order == "sorted" else spec.class_order
+    given = (("--classes", spec.classes), ("--window", spec.window), ("--class-order", natural))
+    for option, value in given:
         if value is not None:
             raise DataError(f"{option} is for folder:PATH, and the data is {spec.data}.")
     if spec.data == "pairs":

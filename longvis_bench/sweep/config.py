@@ -16,6 +16,7 @@ from longvis_bench.environment import resolve_device, usable_cores
 from longvis_bench.hashing import digest
 from longvis_bench.records import (
     METRICS,
+    ClassOrder,
     DataSpec,
     Dtype,
     MemoryFormat,
@@ -74,7 +75,9 @@ class SweepConfig(BaseModel):
     metrics: tuple[Metric, ...] = METRICS
     data: str = "digits"
     classes: str | None = None
-    """For `folder:PATH`: a shipped list of classes, or a file."""
+    """For `folder:PATH`: a shipped list of classes, or a file, whose order is that of the logits."""
+    class_order: ClassOrder = "sorted"
+    """For `folder:PATH` without `classes`: how its folders are numbered."""
     window: tuple[float, float] | None = None
     """For `folder:PATH`: the pixel values that become 0 and 1, for images of more than 8 bits."""
     images: Positive | None = None
@@ -95,9 +98,9 @@ class SweepConfig(BaseModel):
     def source(self) -> DataSpec:
         """The data, as `open_data` finds it."""
         if not self.data.startswith(FOLDER):
-            return DataSpec(self.data, self.classes, self.window)
+            return DataSpec(self.data, self.classes, self.window, class_order=self.class_order)
         path = Path(self.data.removeprefix(FOLDER)).expanduser().absolute()
-        return DataSpec(f"{FOLDER}{path}", self.classes, self.window)
+        return DataSpec(f"{FOLDER}{path}", self.classes, self.window, class_order=self.class_order)
 
     @property
     def is_quick(self) -> bool:

@@ -107,6 +107,7 @@ def keep(report: TrainReport, store: Path | None) -> Path:
         variant=job.variant.full_name,
         dataset=job.data.name,
         resolution=job.resolution,
+        classes=job.data.classes,
         facts=report.facts(),
         store=store,
     )

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from longvis_bench.data.protocol import FOLDER, ImageData
 from longvis_bench.errors import CheckpointError
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
-from longvis_bench.weights.classes import HEAD, head_classes, logit_places
-
-if TYPE_CHECKING:
-    pass
+from longvis_bench.weights.classes import HEAD, class_indices, head_classes
+from longvis_bench.weights.header import read_header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +30,8 @@ class WeightFile:
     sha256: str
     classes: int | None = None
     """Those that it knows."""
-    places: tuple[int, ...] | None = None
-    """See `heads.logit_places`."""
+    class_indices: tuple[int, ...] | None = None
+    """See `classes.class_indices`."""
     resolution: int | None = None
     """Pixels per side it was trained at, where somebody else than the file says so."""
     normalisation: Normalisation | None = None
@@ -42,7 +39,7 @@ class WeightFile:
 
     def logits(self, data: ImageData) -> int:
         """Those of the model: as many as the data has classes, or the file's where it knows more."""
-        return data.num_classes if self.places is None or self.classes is None else self.classes
+        return data.num_classes if self.class_indices is None or self.classes is None else self.classes
 
 
 def given_weights(
@@ -72,8 +69,10 @@ def given_weights(
 
 def _of_user(path: Path, data: ImageData) -> WeightFile:
     known = known_classes(path)
-    places = logit_places(path.name, known, data)
-    return WeightFile(path=path, name=path.name, sha256=sha256_file(path), classes=known, places=places)
+    indices = class_indices(path.name, known, data, read_header(path).metadata)
+    return WeightFile(
+        path=path, name=path.name, sha256=sha256_file(path), classes=known, class_indices=indices
+    )
 
 
 def _of_timm(variant: Variant, data: ImageData, file: Path | None) -> WeightFile:
@@ -87,7 +86,7 @@ def _of_timm(variant: Variant, data: ImageData, file: Path | None) -> WeightFile
         name=name,
         sha256=sha256_file(found.path),
         classes=known,
-        places=logit_places(name, known, data),
+        class_indices=class_indices(name, known, data, read_header(found.path).metadata),
         resolution=found.resolution,
         normalisation=found.normalisation if data.name.startswith(FOLDER) else None,
     )

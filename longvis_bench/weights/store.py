@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from longvis_bench.errors import CheckpointError
 from longvis_bench.files import write_whole
+from longvis_bench.weights.header import read_header
 from longvis_bench.weights.matching import derived_names
 
 
@@ -74,15 +74,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What `save_weights` was told about a file; empty for a file it did not write."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("longvis", "{}")
-        metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError):
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
+    return read_header(path).metadata
 
 
 def default_store() -> Path:
@@ -98,6 +90,7 @@ def store_weights(
     variant: str,
     dataset: str,
     resolution: int,
+    classes: Sequence[str] = (),
     facts: Mapping[str, Any],
     store: Path | None = None,
 ) -> Path:
@@ -108,13 +101,16 @@ def store_weights(
         variant: as the user names it; characters that no folder should have become `_`.
         dataset: name of the training data.
         resolution: pixels per side it was trained at.
+        classes: their names by logit, by which the file is later matched with data; empty if unknown.
         facts: recipe, seed, epochs, accuracy and the like; plain values, kept in the card.
         store: folder; `default_store()` unless given.
 
     Returns:
         The weight file.
     """
-    identity = {"variant": variant, "dataset": dataset, "resolution": resolution}
+    identity: dict[str, Any] = {"variant": variant, "dataset": dataset, "resolution": resolution}
+    if classes:
+        identity["classes"] = list(classes)
     content = _serialised(model, identity)
     sha256 = hashlib.sha256(content).hexdigest()
     path = weights_folder(variant, store) / f"{_file_name(dataset)}-{resolution}-{sha256[:8]}.safetensors"

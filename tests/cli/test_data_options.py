@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -279,3 +281,78 @@ def test_pairs_are_measured_and_drawn_by_distance(longvis: Longvis, tmp_path: Pa
     assert small["reason"].startswith("128 px is not a legal size: pairs is drawn at 256 to 4096 px")
     assert (row["cell"]["num_classes"], row["accuracy"]["images"]) == (2, 20)
     assert (tmp_path / "run" / "plots" / "accuracy-distance-512.png").is_file()
+
+
+COLOURS = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(3, classes, bias=False)
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+def net(*, resolution, num_classes, in_chans=3):
+    return Net(num_classes)
+"""
+
+
+def _colours(root: Path, names: dict[str, tuple[int, int, int]]) -> None:
+    """Two images of each colour, for a model whose logits are red, green and blue."""
+    for split in ("train", "val"):
+        for name, colour in names.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (16, 16), colour).save(root / split / name / f"{number}.png")
+    Path("net.py").write_text(COLOURS)
+    save_file({"head.weight": torch.eye(3)}, "rgb.safetensors")
+
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def _evaluate(*options: str) -> tuple[float, str]:
+    """Top-1 of the model of colours, and what standard error says."""
+    done = CliRunner().invoke(app, ["eval", *COLOUR_OPTIONS, *options])
+    assert done.exit_code == 0, done.output
+    row = json.loads(next(Path("run").glob("cells.jsonl")).read_text())
+    return row["accuracy"]["correct_top1"] / row["accuracy"]["images"], done.stderr
+
+
+COLOUR_OPTIONS = [
+    *("--models", "net.py:net", "--res", "16", "--device", "cpu", "--data", "folder:rgb", "--out", "run"),
+    "--weights",
+]
+
+
+def test_the_order_of_a_class_list_is_that_of_the_logits() -> None:
+    _colours(Path("rgb"), {"red": RED, "green": GREEN, "blue": BLUE})
+    Path("order.txt").write_text("red\ngreen\nblue\n")
+    assert _evaluate("rgb.safetensors", "--classes", "order.txt") == (1.0, "")
+
+
+@pytest.mark.parametrize(("options", "top1"), [((), 1 / 3), (("--class-order", "natural"), 1.0)])
+def test_classes_named_by_numbers_get_a_note(options: tuple[str, ...], top1: float) -> None:
+    _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
+    found, said = _evaluate("rgb.safetensors", *options)
+    assert found == pytest.approx(top1)
+    assert ("need --class-order natural" in " ".join(said.split())) == (not options)
+
+
+def test_weights_that_name_their_classes_are_matched_by_name() -> None:
+    _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
+    save_file(
+        {"head.weight": torch.eye(3)},
+        "rgb.safetensors",
+        metadata={"longvis": json.dumps({"classes": ["1", "2", "10"]})},
+    )
+    assert _evaluate("rgb.safetensors") == (1.0, "")
+
+
+def test_weights_that_know_some_of_the_classes_are_refused() -> None:
+    _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
+    metadata = {"longvis": json.dumps({"classes": ["1", "2", "3"]})}
+    save_file({"head.weight": torch.eye(3)}, "rgb.safetensors", metadata=metadata)
+    done = CliRunner().invoke(app, ["eval", *COLOUR_OPTIONS, "rgb.safetensors"])
+    assert done.exit_code == 2
+    assert "was not trained on 1 of the 3 classes" in " ".join(done.stderr.split())

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from longvis_bench.data.folder import IMAGENET, Folder
+from longvis_bench.data.folder import IMAGENET, Folder, order_note
 from longvis_bench.data.protocol import open_data
 from longvis_bench.data.resize import finish, fit
 from longvis_bench.errors import DataError, UnknownName
@@ -83,8 +83,48 @@ def test_a_list_picks_classes(pictures: Pictures, tmp_path: Path) -> None:
     root = str(pictures({"ant": 1, "bee": 2, "cat": 3}))
     (tmp_path / "list.txt").write_text("# two of them\ncat\n\nant # small\n")
     data = Folder(root, classes=str(tmp_path / "list.txt"))
-    assert (data.classes, data.size("train")) == (("ant", "cat"), 4)
+    assert (data.classes, data.size("train")) == (("cat", "ant"), 4)
     assert data.name != Folder(root).name
+
+
+def test_a_lists_order_is_that_of_the_labels(pictures: Pictures, tmp_path: Path) -> None:
+    root = str(pictures({"blue": 1, "green": 1, "red": 1}))
+    (tmp_path / "order.txt").write_text("red\ngreen\nred\nblue\n")
+    data = Folder(root, classes=str(tmp_path / "order.txt"))
+    assert data.classes == ("red", "green", "blue")
+    assert [data.load("val", index, 8)[1] for index in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert data.name != Folder(root).name
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_as_editors_write_them(pictures: Pictures, tmp_path: Path, start: str, end: str) -> None:
+    """With a byte order mark, with Windows' line ends, and with `#` within names and before comments."""
+    root = str(pictures({"c#": 1, "#1": 1, "a #b": 1, "f": 1}))
+    lines = ["f # a comment", "c#", "", "# another", "#1", "a #b"]
+    (tmp_path / "list.txt").write_bytes((start + end.join(lines)).encode())
+    assert Folder(root, classes=str(tmp_path / "list.txt")).classes == ("f", "c#", "#1", "a #b")
+
+
+@pytest.mark.parametrize(
+    ("names", "natural"),
+    [
+        (("1", "10", "2"), ["1", "2", "10"]),
+        (("c1", "c10", "c9b"), ["c1", "c9b", "c10"]),
+        (("001", "002", "010"), ["001", "002", "010"]),
+        (("Eel", "cat", "dog"), ["cat", "dog", "Eel"]),
+    ],
+)
+def test_classes_in_natural_order_are_those_of_timm(
+    pictures: Pictures, names: tuple[str, ...], natural: list[str]
+) -> None:
+    from timm.utils.misc import natural_key
+
+    root = str(pictures(dict.fromkeys(names, 1)))
+    assert Folder(root).classes == names
+    assert Folder(root, class_order="natural").classes == tuple(natural)
+    assert natural == sorted(names, key=natural_key)
+    assert (order_note(names) is None) == (list(names) == natural)
 
 
 def test_imagenet100_ships(tmp_path: Path) -> None:

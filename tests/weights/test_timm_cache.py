@@ -24,7 +24,7 @@ from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.plan import Plan, make_plan
-from longvis_bench.weights.classes import logit_places
+from longvis_bench.weights.classes import class_indices
 from longvis_bench.weights.reading import read_tensors
 from longvis_bench.weights.timm_cache import find_pretrained
 
@@ -165,7 +165,7 @@ class _Data:
 
 def _places(known: int | None, *classes: str) -> tuple[int, ...] | None:
     data: Any = _Data(*classes)
-    return logit_places("w", known, data)
+    return class_indices("w", known, data)
 
 
 def test_synsets_find_their_logits_in_every_set_of_imagenet() -> None:
