@@ -14,9 +14,10 @@ from pathlib import Path
 
 from longvis_bench.errors import DeviceError
 from longvis_bench.records import Environment
+from longvis_bench.registry.discovery import required_packages
 
-PACKAGES = ("torch", "timm", "fastervit", "numba", "triton", "numpy", "mambavision", "mamba-ssm")
-"""Packages whose version can change a number."""
+PACKAGES = ("torch", "timm", "numba", "triton", "numpy", "mamba-ssm")
+"""Packages whose version can change a number, beside those that the built-in cards require."""
 FLAGS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -145,7 +146,7 @@ def _gpu() -> tuple[str | None, str | None]:
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *required_packages()):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from longvis_bench.registry.discovery import built_in_cards
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "longvis_bench"
+
+FAMILY_FILES = ("backbones", "sizes")
+"""Folders that hold a file per family, beside its card."""
+NAMED = {
+    "atlas": {"training/recipe.py": "a recipe is named after the paper that states it"},
+}
+"""Other modules in which a family's name stands, and why."""
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
 
@@ -67,3 +79,31 @@ def test_heavy_imports_are_allowed_by_folder_never_by_file() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     ignored = settings["tool"]["ruff"]["lint"]["per-file-ignores"]
     assert all(pattern.endswith("/**") for pattern, rules in ignored.items() if "TID253" in rules)
+
+
+@cache
+def _code(path: Path) -> str:
+    """Source without docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _mentions(family: str) -> set[str]:
+    """Modules outside the family's own files in which its name stands, comments and docstrings apart."""
+    word = re.compile(rf"""["'`.]{family}["'`.:-]""")
+    modules = {path.relative_to(PACKAGE): path for path in PACKAGE.rglob("*.py")}
+    return {
+        name.as_posix()
+        for name, path in modules.items()
+        if name.parts[0] not in FAMILY_FILES and word.search(_code(path))
+    }
+
+
+@pytest.mark.parametrize("family", [found.card.family for found in built_in_cards()])
+def test_a_family_is_named_in_its_own_files_only(family: str) -> None:
+    assert _mentions(family) == set(NAMED.get(family, ()))

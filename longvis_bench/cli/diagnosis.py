@@ -13,6 +13,7 @@ from longvis_bench import units
 from longvis_bench.environment import available_devices, read_environment
 from longvis_bench.errors import LongvisError, MissingDependency
 from longvis_bench.measure.flops.fvcore_check import INSTALL
+from longvis_bench.registry.discovery import built_in_cards
 from longvis_bench.registry.registry import Registry
 
 
@@ -43,19 +44,33 @@ def _system() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for name in ("torch", "timm", "fastervit", "numba"):
+    for name, install in {**_of_ours(), **_of_cards()}.items():
         try:
             yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("broken", name, f"install it with: python -m pip install {name}")
+            yield Finding("broken", name, f"install it with: {install}")
     if importlib.util.find_spec("fvcore") is None:
         yield Finding("absent", "fvcore (second opinion on FLOPs)", f"add it with: {INSTALL}")
     else:
         yield Finding("ok", f"fvcore {importlib.metadata.version('fvcore')}")
     if importlib.util.find_spec("mamba_ssm") is None:
-        yield Finding("absent", "mamba-ssm (its CUDA scan)", "not needed: MambaVision runs with our own scan")
+        yield Finding("absent", "mamba-ssm (its CUDA scan)", "not needed: the scan has other backends")
     else:
         yield Finding("ok", "mamba-ssm")
+
+
+def _of_ours() -> dict[str, str]:
+    """Packages that the whole program needs -> the command that installs each."""
+    return {name: f"python -m pip install {name}" for name in ("torch", "timm", "numba")}
+
+
+def _of_cards() -> dict[str, str]:
+    """Packages that the built-in families need, other implementations aside."""
+    try:
+        needs = [need for found in built_in_cards() for need in found.card.requires]
+    except LongvisError:  # named among the models
+        return {}
+    return {need.package: need.install for need in needs}
 
 
 def _models() -> Iterator[Finding]:

@@ -77,8 +77,14 @@ class Dependency(_Strict):
     """A package the factory needs beyond this project's own dependencies."""
 
     module: str
+    """As Python imports it; as pip names it too, but for underscores."""
     install: str
     """The exact command that adds it."""
+
+    @property
+    def package(self) -> str:
+        """The name under which its version is installed."""
+        return self.module.partition(".")[0].replace("_", "-")
 
 
 class ImplementationEntry(_Strict):
@@ -170,6 +176,10 @@ class Card(_Strict):
     default_cuda: Name | None = None
     nano: Name | None = None
     """The variant of the quick default on a CPU."""
+    colour: str | None = Field(None, pattern=r"^#[0-9A-Fa-f]{6}$")
+    """Of the family's series in figures; absent: one is chosen."""
+    marker: str | None = Field(None, pattern=r"^[os^v<>DdPXph*]$")
+    """matplotlib's letter of the family's points in figures; given where `colour` is."""
     dtypes: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
     notes: tuple[str, ...] = ()
     """What the user must know to read this family's rows."""
@@ -191,6 +201,12 @@ class Card(_Strict):
         for name in named:
             if name is not None and name not in self.variants:
                 raise ValueError(f"{name!r} is not one of the card's variants")
+        return self
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Card:
+        if (self.colour is None) != (self.marker is None):
+            raise ValueError("figures need both a colour and a marker, or neither")
         return self
 
     @model_validator(mode="after")

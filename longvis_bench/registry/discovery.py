@@ -1,6 +1,6 @@
 """Where cards are looked for: in this package, in plug-ins, in the user's folders, in the working directory.
 
-What the cards declare is read by `cards.py` and found by name in `registry.py`.
+What the cards declare is read by `card.py` and found by name in `registry.py`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,19 @@ def built_in_cards() -> Iterator[FoundCard]:
         yield FoundCard(_card_in(folder.resolve()), folder.resolve(), BUILT_IN)
 
 
+def required_packages() -> list[str]:
+    """Packages that the built-in cards require, other implementations included; sorted, each once."""
+    cards = [found.card for found in built_in_cards()]
+    needs = [need for card in cards for need in card.requires]
+    needs += [need for card in cards for other in card.implementations.values() for need in other.requires]
+    return sorted({need.package for need in needs})
+
+
 def find_cards(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[FoundCard]:
     """All cards in reach, each folder once; see `Registry`.
 
     Raises:
-        CardError: a card, or a place where cards should be, cannot be read.
+        CardError: a card, or a folder where cards should be, cannot be read.
     """
     seen: set[Path] = set()
     for folder, origin in _card_folders(models_dirs, working_dir):

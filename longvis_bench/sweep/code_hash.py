@@ -11,6 +11,7 @@ from longvis_bench.registry.registry import Variant
 
 _MEASURING = (
     "records.py",
+    "row_warnings.py",
     "stats.py",
     "sizes",
     "data",
@@ -21,15 +22,21 @@ _MEASURING = (
     "isolation",
     "backbones/building.py",
 )
-"""Files and packages of ours that can change a number of any model."""
+"""Modules and packages of ours that can change what is stored in a row of any model."""
 
 
 def code_hash(variant: Variant, package: Path = PACKAGE) -> str:
-    """Hash of the sources that can change a number of this variant: no commands, tables or plots.
+    """Hash of the sources that can change a row of this variant: no commands, tables or plots.
 
     Arguments:
-        variant: its backbone's own file is hashed beside what all models share.
+        variant: the file of its factory is hashed beside what all models share.
         package: the folder of this package.
+
+    Returns:
+        Sixteen hexadecimal characters.
+
+    Raises:
+        CardError: the factory's module cannot be found.
     """
     files = [path for name in _MEASURING for path in _sources(package / name)]
     source = variant.source_file()

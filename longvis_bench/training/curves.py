@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from longvis_bench import units
 from longvis_bench.report.plots.layout import spread
 from longvis_bench.report.plots.style import (
-    COLOURS,
     DPI,
     GREY,
     INK,
     OTHER_COLOURS,
     PALE,
     WIDTH,
+    family_marks,
     printable,
     style,
 )
@@ -67,7 +67,8 @@ def curves(report: TrainReport) -> Figure:
             left=0.95 / WIDTH, right=1 - 0.95 / WIDTH, bottom=0.5 / HEIGHT, top=1 - 0.75 / HEIGHT, hspace=0.14
         )
         _title(figure, report)
-        colour = COLOURS.get(report.job.variant.family, OTHER_COLOURS[0])
+        mark = family_marks().get(report.job.variant.family)
+        colour = mark.colour if mark else OTHER_COLOURS[0]
         _draw_loss(loss, report, colour)
         _draw_top1(top1, report, colour)
         steps = [update[1] for update in report.curve]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import NamedTuple
@@ -20,23 +20,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from longvis_bench.errors import CardError
 from longvis_bench.records import Row
+from longvis_bench.registry.discovery import built_in_cards
+from longvis_bench.registry.registry import Registry
 from longvis_bench.report.grouping import Grouped, grouped
 from longvis_bench.text import clean
 
-COLOURS = {
-    "atlas": "#0072B2",
-    "convnext": "#E69F00",
-    "fastervit": "#009E73",
-    "longvit": "#CC79A7",
-    "mambavision": "#D55E00",
-    "swin": "#56B4E9",
-    "vit": "#000000",
-}
-"""Okabe and Ito's palette without its yellow, which vanishes on white (jfly.uni-koeln.de/color)."""
-MARKERS = dict(zip(COLOURS, "os^DvPX", strict=True))
 OTHER_COLOURS = ("#332288", "#999933", "#882255", "#44AA99", "#661100", "#6699CC")
-"""Paul Tol's muted palette, for families that are not ours."""
+"""Paul Tol's muted palette, for families whose card names no colour.  The built-in cards name Okabe and Ito's
+without its yellow, which vanishes on white (jfly.uni-koeln.de/color)."""
 OTHER_MARKERS = "ph<>*d"
 LINES = ("-", "--", ":", "-.")
 
@@ -74,6 +67,27 @@ class Look(NamedTuple):
     line: str
 
 
+class Mark(NamedTuple):
+    """How a family is drawn, whichever of its variants."""
+
+    colour: str
+    marker: str
+
+
+def family_marks() -> dict[str, Mark]:
+    """Family -> colour and marker, of every card in reach that names them.
+
+    A user's card that cannot be read takes away the colours of users' families only: figures of a run that is
+    finished never fail for a card.
+    """
+    try:
+        found = Registry().cards
+    except CardError:
+        found = list(built_in_cards())
+    cards = (each.card for each in found)
+    return {card.family: Mark(card.colour, card.marker) for card in cards if card.colour and card.marker}
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draw with these settings alone, whatever a matplotlibrc says."""
@@ -87,8 +101,10 @@ def looks(rows: Sequence[Row] | Grouped) -> dict[str, Look]:
     Where all series are of one family there are no other families to tell apart, and they take all colours.
     """
     families = {label: one[0].cell.family for label, one in grouped(rows).series.items()}
-    own = _family_looks(families.values())
-    palette, markers = (*COLOURS.values(), *OTHER_COLOURS), (*MARKERS.values(), *OTHER_MARKERS)
+    marks = family_marks()
+    own = _family_looks(families.values(), marks)
+    palette = tuple(dict.fromkeys((*(mark.colour for mark in marks.values()), *OTHER_COLOURS)))
+    markers = tuple(dict.fromkeys((*(mark.marker for mark in marks.values()), *OTHER_MARKERS)))
     seen: Counter[str] = Counter()
     found: dict[str, Look] = {}
     for label, family in families.items():
@@ -103,12 +119,12 @@ def looks(rows: Sequence[Row] | Grouped) -> dict[str, Look]:
     return found
 
 
-def _family_looks(families: Iterable[str]) -> dict[str, Look]:
+def _family_looks(families: Iterable[str], marks: Mapping[str, Mark]) -> dict[str, Look]:
     """How the first variant of each family looks."""
-    others = sorted(set(families) - set(COLOURS))
-    found = {family: Look(COLOURS[family], MARKERS[family], LINES[0]) for family in COLOURS}
-    for place, family in enumerate(others):
-        colour, marker = OTHER_COLOURS[place % len(OTHER_COLOURS)], OTHER_MARKERS[place % len(OTHER_MARKERS)]
+    found = {family: Look(*mark, LINES[0]) for family, mark in marks.items()}
+    for number, family in enumerate(sorted(set(families) - set(marks))):
+        colour = OTHER_COLOURS[number % len(OTHER_COLOURS)]
+        marker = OTHER_MARKERS[number % len(OTHER_MARKERS)]
         found[family] = Look(colour, marker, LINES[0])
     return {family: found[family] for family in set(families)}
 

@@ -203,7 +203,7 @@ def test_variants_of_a_family_differ_in_all_and_strangers_get_a_look() -> None:
     for others in ([], [ROWS[1]]):  # where another family is there, variants take shades of their own colour
         looks = [look for label, look in canvas.looks([*rows, *others]).items() if label.startswith("atlas")]
         assert all(len({look[part] for look in looks}) == 3 for part in range(3))
-        assert canvas.Look(canvas.COLOURS["atlas"], canvas.MARKERS["atlas"], "-") in looks
+        assert canvas.Look(*canvas.family_marks()["atlas"], "-") in looks
     strangers = [changed(ROWS[0], model=f"m{i}", family=f"f{i}") for i in range(20)]
     assert len(canvas.looks(strangers)) == 20
 
@@ -236,9 +236,10 @@ def test_common_beginnings_are_said_once(labels: list[str], beginning: str, firs
 
 
 def test_colours_are_seen_on_white() -> None:
-    shades = [canvas.shade(colour, n) for colour in canvas.COLOURS.values() for n in range(3)]
+    own = [mark.colour for mark in canvas.family_marks().values()]
+    shades = [canvas.shade(colour, n) for colour in own for n in range(3)]
     assert len(set(shades)) == len(shades)
-    for colour in (*canvas.COLOURS.values(), *canvas.OTHER_COLOURS, *shades):
+    for colour in (*own, *canvas.OTHER_COLOURS, *shades):
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         assert 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.45
 
