@@ -1,6 +1,27 @@
 """`longvis` and `python -m longvis_bench`."""
 
-from longvis_bench.cli.app import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; `--version` alone answers without importing it."""
+    if sys.argv[1:] == ["--version"] and _show_version():
+        return
+    from longvis_bench.cli.app import main as run
+
+    run()
+
+
+def _show_version() -> bool:
+    """Whether the version could be written; where it could not, the command line says why."""
+    from longvis_bench.version import __version__
+
+    try:
+        print(f"longvis {__version__}", flush=True)
+    except OSError:
+        return False
+    return sys.stdout is not None
+
 
 if __name__ == "__main__":
     main()

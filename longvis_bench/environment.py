@@ -69,6 +69,12 @@ def usable_cores() -> int:
         return cores
 
 
+def default_threads() -> int:
+    """CPU threads where none are asked for: OMP_NUM_THREADS where it is set, else all usable cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if re.fullmatch(r"[1-9]\d{0,3}", asked, re.ASCII) else usable_cores()
+
+
 def resolve_device(asked: str) -> str:
     """The device to run on: `auto` picks CUDA, then MPS, then the CPU.
 

@@ -1,15 +1,21 @@
-"""The only place where a number becomes text for people.
+"""The only place where a number becomes text for people, and where their text with a unit becomes a number.
 
-Every formatter takes None for "not known" and shows it as `-`; stored values keep full precision.
+Every formatter takes None for "not known" and shows it as `-`; stored values keep full precision.  A reader
+(`read_seconds`, ...) raises ValueError with what would be right, e.g. "a time like 90s, 2m or 1h".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from math import isfinite, nan
 from statistics import median_low
 from typing import NamedTuple
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 UNKNOWN = "-"
+_BYTES = TypeAdapter(ByteSize)
 
 
 class Scale(NamedTuple):
@@ -132,3 +138,81 @@ def _rounded(value: float) -> float:
 
 
 Formatter = Callable[[float | None], str]
+
+
+_TIMES = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME = re.compile(r"(\d+(?:\.\d+)?|\.\d+) *([a-z]*)")
+
+
+def read_seconds(text: str) -> float:
+    """A duration of one or several parts: "90", "90s", "2m", "1h 30min", "500ms" -> seconds.
+
+    Raises:
+        ValueError: it is none; the message says what would be one.
+    """
+    plain_text = text.strip().lower()
+    parts = _TIME.findall(plain_text)
+    if not parts or _TIME.sub("", plain_text).strip() or any(unit not in ("", *_TIMES) for _, unit in parts):
+        raise ValueError("a time like 90s, 2m or 1h")
+    if len(parts) > 1 and any(not unit for _, unit in parts):
+        raise ValueError("a time like 90s, 2m or 1h")
+    return sum(float(number) * _TIMES[unit or "s"] for number, unit in parts)
+
+
+def read_share(text: str) -> float:
+    """A share of 0-1, plain or in per cent: "0.02", "2%" -> 0.02.
+
+    Raises:
+        ValueError: it is none; the message says what would be one.
+    """
+    number, percent_sign, rest = text.strip().partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = nan
+    if not isfinite(value) or rest.strip():
+        raise ValueError("a share like 2% or 0.02")
+    return value / 100 if percent_sign else value
+
+
+def read_whole(text: str) -> int:
+    """A whole number from 1 up; "1_000" too.
+
+    Raises:
+        ValueError: it is none; the message says what would be one.
+    """
+    if re.fullmatch(r"\d+(_\d+)*", text.strip(), re.ASCII) is None or len(text) > 30 or int(text) < 1:
+        raise ValueError("whole numbers from 1 up")
+    return int(text)
+
+
+def read_pixels(text: str) -> int:
+    """Pixels per side: "1024", "1024px"; "2k" -> 2048.
+
+    Raises:
+        ValueError: it is none; the message says what would be one.
+    """
+    bare = re.sub(r" ?px$", "", text.strip().lower())
+    thousand = re.fullmatch(r"(\d{1,4})k", bare)
+    try:
+        return 1024 * read_whole(thousand[1]) if thousand else read_whole(bare)
+    except ValueError:
+        raise ValueError("whole numbers from 1 up, like 1024,2048 or 1k,2k") from None
+
+
+def read_size(text: str) -> int:
+    """Bytes with a unit: "8GiB" -> 8589934592; "8G" and "8GB" are decimal, 8000000000.
+
+    Raises:
+        ValueError: it has no unit or is no size; the message says what would be one.
+    """
+    bare = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*", text)
+    if bare is not None:
+        raise ValueError(f"a size with its unit: {bare[1]} what? {bare[1]}GiB, for example")
+    wrong = ValueError("a size like 8GiB (binary) or 8G (decimal)")
+    if re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*[a-zA-Z]+\s*", text) is None:
+        raise wrong
+    try:
+        return int(_BYTES.validate_python(text.strip()))
+    except ValidationError:
+        raise wrong from None

@@ -114,9 +114,9 @@ def plant() -> Plant:
 def longvis(tmp_path: Path) -> Longvis:
     """Run the command line as a user does; returns the finished process."""
 
-    def run(*arguments: object, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, cwd: Path = tmp_path, columns: int = 120) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "longvis_bench", *map(str, arguments)]
-        environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
+        environment = {**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"}
         if not _is_installed():
             environment["PYTHONPATH"] = str(ROOT)
         return subprocess.run(

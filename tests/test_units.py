@@ -134,3 +134,39 @@ def test_a_shared_scale_hides_nothing(values: list[float], scales: tuple[units.S
     scale = units.shared_scale(values, scales)
     if scale is not None:
         assert all(float(units.significant(v / scale.factor)) > 0 for v in values if v)
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (units.read_seconds, "90", 90.0),
+        (units.read_seconds, "2m", 120.0),
+        (units.read_seconds, "1h 30min", 5400.0),
+        (units.read_seconds, "1h30m", 5400.0),
+        (units.read_seconds, "500ms", 0.5),
+        (units.read_seconds, ".5", 0.5),
+        (units.read_share, "2%", 0.02),
+        (units.read_share, " 2 % ", 0.02),
+        (units.read_share, "0.02", 0.02),
+        (units.read_whole, "1_000", 1000),
+        (units.read_pixels, "2k", 2048),
+        (units.read_pixels, "1024 px", 1024),
+    ],
+)
+def test_text_with_a_unit_is_read(read: Callable[[str], float], text: str, value: float) -> None:
+    assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "texts"),
+    [
+        (units.read_seconds, ("", "-1", "2x", "inf", "nan", "1 2", "1e3", "2m later")),
+        (units.read_share, ("", "x", "2%%", "inf", "nan", "2% or so")),
+        (units.read_whole, ("", "0", "-1", "1.5", "1e3", "²", "9" * 5000)),
+        (units.read_pixels, ("", "0", "0k", "1.5k", "big", "1024x1024")),
+    ],
+)
+def test_text_that_is_no_number_is_refused(read: Callable[[str], float], texts: tuple[str, ...]) -> None:
+    for text in texts:
+        with pytest.raises(ValueError, match=r"^(a|whole) "):
+            read(text)

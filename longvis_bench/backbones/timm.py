@@ -136,6 +136,12 @@ def build_any(
     return model
 
 
+def known_names() -> list[str]:
+    """Names of timm's architectures, without tags of weights."""
+    names: list[str] = timm.list_models()
+    return names
+
+
 def require_known(name: str) -> None:
     """Raise UnknownName, with near misses, unless timm has a model of this name."""
     if name.startswith(HUB):

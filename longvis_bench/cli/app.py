@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from longvis_bench.cli.check import check
 from longvis_bench.cli.doctor import doctor
 from longvis_bench.cli.evaluate import evaluate
 from longvis_bench.cli.flops import flops
+from longvis_bench.cli.group import Command, Group
 from longvis_bench.cli.guard import guarded
 from longvis_bench.cli.merge import merge
 from longvis_bench.cli.models import models
@@ -23,9 +23,8 @@ from longvis_bench.version import __version__
 
 app = typer.Typer(
     name="longvis",
+    cls=Group,
     help="What a vision backbone really costs and really achieves on 1024-4096 px images.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -43,7 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name)(guarded(_command))
+    app.command(_name, cls=Command)(guarded(_command))
 
 
 def _show_version(wanted: bool) -> None:
@@ -63,5 +62,4 @@ def options(
 
 def main() -> None:
     """Run the command line."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     app(prog_name="longvis")

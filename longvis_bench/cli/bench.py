@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from longvis_bench import units
 from longvis_bench.cli.options import (
+    DATA,
+    HOW,
+    MODELS_HELP,
+    OUTPUT,
+    RES_HELP,
+    RUN,
+    WHAT,
     Classes,
     ClassOrderOption,
     HoursFor,
@@ -19,131 +26,354 @@ from longvis_bench.cli.options import (
     Pretrained,
     Threads,
     Window,
-    batches,
+    batch,
+    choice,
     choices,
-    numbers,
-    one,
-    size,
-    train_length,
-    window_bounds,
+    complete_models,
+    joined,
+    names,
+    reader,
+    several,
 )
-from longvis_bench.cli.options import shard as parse_shard
+from longvis_bench.cli.options import shard as read_shard
 from longvis_bench.cli.running import run_session, show_ending
-from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
-from longvis_bench.registry.registry import split_names
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
 
 
 def bench(
+    ctx: typer.Context,
     models: Annotated[
-        str | None, typer.Option(help="Names, comma-separated; default: a quick tour of all families.")
+        list[Any] | None,
+        typer.Option(
+            "--models",
+            "-m",
+            metavar="NAMES",
+            help=MODELS_HELP,
+            show_default="a quick tour of all families",
+            parser=names("--models"),
+            autocompletion=complete_models,
+            rich_help_panel=WHAT,
+        ),
     ] = None,
-    res: Annotated[str | None, typer.Option(help="Pixels per side, e.g. 1024,2048.")] = None,
-    mode: Annotated[str | None, typer.Option(help="infer, train or both.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Images a batch, e.g. 1,8; auto: the best.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp32, bf16, fp16; default by device.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
-    threads: Threads = None,
-    memory_format: Annotated[str | None, typer.Option(help="channels_last or contiguous.")] = None,
-    fuse: Annotated[
-        bool, typer.Option("--fuse", help="Fold batch norms into convolutions, in inference.")
-    ] = False,
-    grad_checkpointing: Annotated[
-        bool,
-        typer.Option("--grad-checkpointing", help="In training, compute activations again, to save memory."),
-    ] = False,
-    compile_model: Annotated[
-        bool, typer.Option("--compile", help="Run through torch.compile; its time is kept apart.")
-    ] = False,
+    resolutions: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--res",
+            "-r",
+            metavar="PX",
+            help=RES_HELP,
+            show_default="256,512,1024 on the CPU; 1k,2k,4k on CUDA",
+            parser=several("--res", units.read_pixels),
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    modes: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--mode",
+            metavar="NAMES",
+            help="infer, train or both.",
+            show_default="infer",
+            parser=choices("--mode", Mode, "both"),
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    batch_sizes: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            help="Batch sizes, e.g. 1,8; auto picks the one with the highest throughput.",
+            show_default="1",
+            parser=several("--batch", batch),
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Some of count, time, memory, accuracy, validity; default: all.")
+        list[Any] | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAMES",
+            help="Any of count, time, memory, accuracy, validity.",
+            show_default="all",
+            parser=choices("--metrics", Metric),
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    dtypes: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--dtype",
+            metavar="NAMES",
+            help="Any of fp32, bf16, fp16.",
+            show_default="fp32 on the CPU, bf16 on CUDA",
+            parser=choices("--dtype", Dtype),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="auto, cpu, cuda, cuda:N, mps or xpu.",
+            show_default="auto",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    threads: Threads = None,
+    memory_format: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-format",
+            metavar="NAME",
+            help="channels_last or contiguous.",
+            show_default="channels_last",
+            parser=reader("--memory-format", choice(get_args(MemoryFormat))),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    fuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--fuse",
+            help="Fold batch norms into the preceding convolutions (inference).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    grad_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--grad-checkpointing",
+            help="Recompute activations in the backward pass to save memory (training).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile",
+            help="Run through torch.compile; compile time is reported apart from the budget.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    budget_s: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Timing budget per cell, e.g. 90s or 2m; a bare number is seconds.",
+            show_default="30s; 5s in the quick tour on a CPU",
+            parser=reader("--budget", units.read_seconds),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            "--precision",
+            metavar="SHARE",
+            help="Stop timing once the median's 95 % interval is within this, e.g. 1%.",
+            show_default="2%",
+            parser=reader("--precision", units.read_share),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="Kill a cell after this time.",
+            show_default="10m",
+            parser=reader("--timeout", units.read_seconds),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    memory_limit_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--memory-limit",
+            metavar="SIZE",
+            help="Kill a cell whose processes hold more than this, e.g. 8GiB; the ~0.4 GiB of Python and "
+            "torch count, which peak memory leaves out.",
+            show_default="none",
+            parser=reader("--memory-limit", units.read_size),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--repeats",
+            metavar="N",
+            help="Passes over all cells, each in a fresh process.",
+            show_default="1",
+            parser=reader("--repeats", units.read_whole),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            help="Seed of the random weights.",
+            show_default="0",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Labelled images: digits, pairs or folder:PATH; default: digits.")
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME",
+            help="Labelled images: digits, pairs or folder:PATH.",
+            show_default="digits",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     classes: Classes = None,
     class_order: ClassOrderOption = None,
     window: Window = None,
-    images: Annotated[int | None, typer.Option(help="Held-out images for the accuracy.", min=1)] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights to use instead of the shipped ones.")] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            "--images",
+            metavar="N",
+            help="Held-out images to measure accuracy on.",
+            show_default="128 on the CPU, else all",
+            parser=reader("--images", units.read_whole),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Weight file to use.",
+            show_default="the shipped one",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     pretrained: Pretrained = False,
-    budget: Annotated[float | None, typer.Option(help="Seconds of timing a cell.")] = None,
-    precision: Annotated[
-        float | None, typer.Option(help="Wanted half-width of the median's interval; 0.02 is 2 %.")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is ended.")] = None,
-    memory_limit: Annotated[
-        str | None, typer.Option(help="Memory a cell may hold, e.g. 8GiB; default: all there is.")
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Passes over all cells, in fresh processes.", min=1)
-    ] = None,
-    hours_for: HoursFor = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of fresh weights.")] = None,
+    models_dirs: ModelsDirs = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A TOML file of planning.SweepConfig's fields, or a run.json to replay."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Read options from a TOML file (see --save-config), or replay a run.json.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the run; the same one resumes.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again into a new directory.")] = False,
-    retry: Annotated[str, typer.Option(help="Statuses to run again, e.g. oom,timeout,error.")] = "",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="List the cells and estimate the time; measure nothing.", rich_help_panel=RUN
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure again, into a new directory.", rich_help_panel=RUN)
+    ] = False,
+    retry: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--retry",
+            metavar="NAMES",
+            help="Run cells of these statuses again, e.g. oom,timeout,error.",
+            parser=several("--retry", str.strip),
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     only_missing: Annotated[
-        bool, typer.Option("--only-missing", help="Keep rows of older code; run cells that have none.")
+        bool,
+        typer.Option(
+            "--only-missing",
+            help="Keep rows measured by older code; run only cells without a row.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    no_skip: Annotated[
+        bool,
+        typer.Option(
+            "--no-skip", help="Also run sizes above one that ran out of memory.", rich_help_panel=RUN
+        ),
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(help="A part of the cells, e.g. 2/8; see longvis merge.")
+        Any,
+        typer.Option(
+            "--shard",
+            metavar="K/N",
+            help="Run part K of N of the cells, e.g. 2/8; join them by `longvis merge`.",
+            parser=reader("--shard", read_shard),
+            rich_help_panel=RUN,
+        ),
     ] = None,
-    no_skip: Annotated[
-        bool, typer.Option("--no-skip", help="Also run sizes above one that ran out of memory.")
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Directory of the run; the same one resumes.",
+            show_default="results/runs/NAME",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            "--machine",
+            metavar="NAME",
+            help="Name of this machine in the results.",
+            show_default="its processor or GPU",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    hours_for: HoursFor = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print rows as JSON lines on standard output; all else goes to standard error.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    machine: Annotated[str | None, typer.Option(help="Name of this machine in the results.")] = None,
-    models_dir: ModelsDirs = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells; run nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON lines on standard output.")] = False,
+    save_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-config",
+            metavar="FILE",
+            help="Write these options as TOML, every other field as a comment, and stop.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
-    """Measure models at resolutions: accuracy, throughput, memory and FLOPs, one row a cell."""
+    """Measure models at resolutions: accuracy, throughput, memory and FLOPs, one row per cell."""
     from longvis_bench.cli.progress import Progress, show_plan
+    from longvis_bench.sweep.config_file import read_config_file, write_config_file
     from longvis_bench.sweep.session import start
 
-    given = {
-        "models": None if models is None else tuple(split_names(models)),
-        "resolutions": None if res is None else numbers(res, "--res"),
-        "modes": None if mode is None else choices(mode, "--mode", Mode),
-        "batch_sizes": None if batch is None else batches(batch),
-        "dtypes": None if dtype is None else choices(dtype, "--dtype", Dtype),
-        "device": device,
-        "threads": threads,
-        "memory_format": None
-        if memory_format is None
-        else one(choices(memory_format, "--memory-format", MemoryFormat), "--memory-format"),
-        "fuse": fuse or None,
-        "grad_checkpointing": grad_checkpointing or None,
-        "compile": compile_model or None,
-        "repeats": repeats,
-        "metrics": None if metrics is None else choices(metrics, "--metrics", Metric),
-        "data": data,
-        "classes": classes,
-        "class_order": class_order,
-        "window": None if window is None else window_bounds(window),
-        "images": images,
-        "weights": weights,
-        "pretrained": pretrained or None,
-        "budget_s": budget,
-        "precision": precision,
-        "timeout_s": timeout,
-        "memory_limit_bytes": None if memory_limit is None else size(memory_limit, "--memory-limit"),
-        "hours_for": None if hours_for is None else train_length(hours_for),
-        "seed": seed,
-        "models_dirs": models_dir,
-        "skip_after_oom": False if no_skip else None,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    options = _read_config(config, given) | given
-    command = " ".join(["longvis", *sys.argv[1:]])
-    session = start(options, out=out, fresh=fresh, machine=machine, command=command, shard=parse_shard(shard))
+    options = _given(ctx.params) | ({"skip_after_oom": False} if no_skip else {})
+    if config is not None:
+        options = read_config_file(config, options) | options
+    if save_config is not None:
+        write_config_file(save_config, options)
+        typer.echo(f"wrote {save_config}")
+        return
+    session = start(
+        options,
+        out=out,
+        fresh=fresh,
+        machine=machine,
+        command=" ".join(["longvis", *sys.argv[1:]]),
+        shard=shard,
+    )
     if dry_run:
         show_plan(session, as_json=as_json)
         return
@@ -151,27 +381,27 @@ def bench(
         session,
         Progress(quiet_output=as_json),
         partial(_show, as_json=as_json),
-        retry=split_names(retry),
+        retry=joined(retry),
         only_missing=only_missing,
     )
 
 
-def _read_config(path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a TOML file, or the resolved ones of a run.json."""
-    from longvis_bench.sweep.run_file import read_replay
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, under the names of SweepConfig's fields, which the parameters bear."""
+    from longvis_bench.sweep.config import SweepConfig
 
-    if path is None:
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = read_replay(text, str(path), given) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise LongvisError(f"cannot read --config {path}: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.") from error
-    if not isinstance(content, dict):
-        raise LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.")
-    return content
+    values = {name: params[name] for name in SweepConfig.model_fields if name in params}
+    values = {name: _one_list(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: value for name, value in values.items() if not _is_absent(value)}
+
+
+def _is_absent(value: object) -> bool:
+    """Whether an option was not given; 0 is a value."""
+    return value is None or value is False or value == ()
+
+
+def _one_list(values: list[Any]) -> tuple[Any, ...]:
+    return joined(values) if isinstance(values[0], tuple) else tuple(values)
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`longvis check`: the conformance test that an adapter passes."""
+"""`longvis check`: the conformance test of a model's adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from longvis_bench.cli.options import ModelsDirs
+from longvis_bench import units
+from longvis_bench.cli.options import HOW, OUTPUT, WHAT, Model, ModelsDirs, reader
 from longvis_bench.registry.registry import Registry
 from longvis_bench.text import clean
 
@@ -18,17 +19,33 @@ if TYPE_CHECKING:
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="A model, as for bench.")],
+    name: Model,
     res: Annotated[
-        int | None, typer.Option(help="Pixels per side; default: a small legal size.", min=1)
+        int | None,
+        typer.Option(
+            "--res",
+            "-r",
+            metavar="PX",
+            help="Pixels per side.",
+            show_default="a small legal size",
+            parser=reader("--res", units.read_pixels),
+            rich_help_panel=WHAT,
+        ),
     ] = None,
-    models_dir: ModelsDirs = None,
     on_meta: Annotated[
-        bool, typer.Option("--meta", help="Shapes only, on the meta device: no memory, whatever the size.")
+        bool,
+        typer.Option(
+            "--meta",
+            help="Check shapes only, on the meta device; needs no memory at any size.",
+            rich_help_panel=HOW,
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check.")] = False,
+    models_dir: ModelsDirs = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per check.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Check that a model keeps the adapter contract; exit code 1 if it does not."""
+    """Check that a model meets the adapter contract; exit code 1 if it does not."""
     from longvis_bench.adapters.conformance import check_model, smallest_size
 
     variant = Registry(models_dir or ()).find(name)

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from longvis_bench import units
 from longvis_bench.cli.options import (
+    DATA,
+    MODELS_HELP,
+    OUTPUT,
+    RES_HELP,
+    WHAT,
     Classes,
     ClassOrderOption,
     Data,
@@ -22,51 +28,103 @@ from longvis_bench.cli.options import (
     Pretrained,
     Threads,
     Window,
-    numbers,
-    window_bounds,
+    complete_models,
+    joined,
+    names,
+    reader,
+    several,
 )
 from longvis_bench.cli.running import run_session, show_ending
-from longvis_bench.registry.registry import split_names
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.config import SweepConfig
     from longvis_bench.sweep.execute import Outcome
 
 NO_TIMEOUT_S = 1e7
-"""Held-out images may be many."""
+"""No limit: there may be many held-out images."""
 
 
 def evaluate(
-    models: Annotated[str, typer.Option(help="Names, comma-separated; see `longvis models`.")],
-    res: Annotated[str, typer.Option(help="Pixels per side, separated by commas.")],
+    models: Annotated[
+        list[Any],
+        typer.Option(
+            "--models",
+            "-m",
+            metavar="NAMES",
+            help=MODELS_HELP,
+            parser=names("--models"),
+            autocompletion=complete_models,
+            rich_help_panel=WHAT,
+        ),
+    ],
+    res: Annotated[
+        list[Any],
+        typer.Option(
+            "--res",
+            "-r",
+            metavar="PX",
+            help=RES_HELP,
+            parser=several("--res", units.read_pixels),
+            rich_help_panel=WHAT,
+        ),
+    ],
     weights: Annotated[
-        Path | None, typer.Option(help="safetensors, or a file of torch.save; default: the shipped ones.")
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Weight file: safetensors, or written by torch.save.",
+            show_default="the shipped one",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     pretrained: Pretrained = False,
     data: Data = "digits",
     classes: Classes = None,
     class_order: ClassOrderOption = None,
     window: Window = None,
-    images: Annotated[int | None, typer.Option(help="Held-out images; default: all.", min=1)] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            "--images",
+            metavar="N",
+            help="Held-out images to measure accuracy on.",
+            show_default="all",
+            parser=reader("--images", units.read_whole),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the run; the same one resumes.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again into a new directory.")] = False,
     models_dir: ModelsDirs = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Directory of the run; the same one resumes.",
+            show_default="results/runs/NAME",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure again, into a new directory.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Top-1 and top-5 of weights on held-out images, with 95 % Wilson intervals, and the worst classes."""
+    """Measure the top-1 and top-5 accuracy of weights, with 95 % intervals and the worst classes."""
     from longvis_bench.cli.progress import Progress
     from longvis_bench.sweep.session import start
 
     options = {
-        "models": tuple(split_names(models)),
-        "resolutions": numbers(res, "--res"),
+        "models": joined(models),
+        "resolutions": joined(res),
         "weights": weights,
         "pretrained": pretrained,
         "data": data,
         "classes": classes,
         "class_order": class_order or "sorted",
-        "window": None if window is None else window_bounds(window),
+        "window": window,
         "images": images,
         "device": device,
         "threads": threads,

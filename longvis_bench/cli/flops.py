@@ -1,4 +1,4 @@
-"""`longvis flops`: where the operations of a model are."""
+"""`longvis flops`: the operations of a model by module and operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.cli.options import ModelsDirs
+from longvis_bench.cli.options import HOW, OUTPUT, WHAT, Model, ModelsDirs, OneRes, reader
 from longvis_bench.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -19,16 +19,35 @@ if TYPE_CHECKING:
 
 
 def flops(
-    name: Annotated[str, typer.Argument(help="A model, as for bench.")],
-    res: Annotated[int, typer.Option(help="Pixels per side.", min=1)],
-    classes: Annotated[int, typer.Option(help="Width of the logits.", min=1)] = 1000,
-    depth: Annotated[int, typer.Option(help="Levels of modules to show.", min=1)] = 2,
-    second_opinion: Annotated[
-        bool, typer.Option("--second-opinion/--no-second-opinion", help="Also count with fvcore.")
-    ] = True,
+    name: Model,
+    res: OneRes,
+    classes: Annotated[
+        int,
+        typer.Option(
+            "--classes",
+            metavar="N",
+            help="Width of the logits.",
+            parser=reader("--classes", units.read_whole),
+            rich_help_panel=WHAT,
+        ),
+    ] = 1000,
+    no_second_opinion: Annotated[
+        bool,
+        typer.Option("--no-second-opinion", help="Do not count with fvcore as well.", rich_help_panel=HOW),
+    ] = False,
     models_dir: ModelsDirs = None,
+    depth: Annotated[
+        int,
+        typer.Option(
+            "--depth",
+            metavar="N",
+            help="Levels of submodules to show.",
+            parser=reader("--depth", units.read_whole),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 2,
 ) -> None:
-    """MACs and FLOPs of one image by module and operator, the ledger, and fvcore's second opinion."""
+    """Count the MACs and FLOPs per image, by module and operator, beside fvcore's count."""
     from longvis_bench.measure.flops.counter import count_variant
     from longvis_bench.measure.flops.fvcore_check import compare
 
@@ -43,7 +62,7 @@ def flops(
     console.print(_by_module(result, depth))
     console.print(_by_operator(result))
     _print_ledger(console, result)
-    if second_opinion:
+    if not no_second_opinion:
         console.print(escape(compare(variant, res, classes)))
 
 
@@ -72,9 +91,10 @@ def _by_operator(result: Count) -> Table:
 
 def _print_ledger(console: Console, result: Count) -> None:
     ledger = result.ledger
+    unknown = units.several(len(ledger.unknown), "unknown operator")
     console.print(
-        f"Ledger: {ledger.formula.total()} calls with a formula, {ledger.free.total()} without arithmetic of "
-        f"matmul kind, {len(ledger.unknown)} unknown operators; coverage {units.percent(result.coverage)}."
+        f"Ledger: {ledger.formula.total()} calls with a formula, {ledger.free.total()} calls that do no "
+        f"multiply-accumulate work, {unknown}; coverage {units.percent(result.coverage)}."
     )
     for name, elements in ledger.unknown.items():
         console.print(f"  unknown: {escape(name)}, {units.count(elements)} output elements")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, ParamSpec
+from typing import NoReturn, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
 
 from longvis_bench.errors import HarnessFault, LongvisError
 from longvis_bench.text import clean
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 70
@@ -26,13 +27,13 @@ NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 """No path of ours meets these: the user gave one that no file system takes."""
 
 
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command so that it ends with a sentence and an exit code, whatever is raised."""
 
     @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            command(*args, **kwargs)
+            return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except LongvisError as error:
@@ -40,22 +41,53 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             fail("interrupted.", INTERRUPTED)
         except BrokenPipeError:
-            sys.stderr.close()  # nobody reads on; do not let the interpreter complain at exit
+            sys.stderr.close()  # the reader is gone; do not let the interpreter complain at exit
             raise typer.Exit(1) from None
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_PATH:
-                fail(f"{str(error.filename)[:40]}... cannot be a path: {error.strerror}.", BAD_INPUT)
-            fail(_internal(error), INTERNAL_ERROR)
+            if hasattr(error, "format_message"):  # typer's: the command line could not be parsed
+                raise
+            fail(*_unforeseen(error))
 
     return run
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Print one sentence to standard error and end the command."""
+    raise typer.Exit(explain(message, code))
+
+
+def explain(message: str, code: int) -> int:
+    """Print one sentence to standard error; the exit code is handed through."""
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("error:", style="bold red", end=" ")
     console.print(clean(message), markup=False)
-    raise typer.Exit(code)
+    return code
+
+
+def sentence(text: str) -> str:
+    """A message of a library as a part of ours: small first letter, no full stop."""
+    text = text.strip().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Message and exit code of an exception that is no LongvisError."""
+    if isinstance(error, OSError) and error.errno in NO_PATH:
+        return f"{str(error.filename)[:40]}... cannot be a path: {error.strerror}.", BAD_INPUT
+    if isinstance(error, OSError) and error.filename is None and _output_is_full():
+        return f"cannot write to standard output: {error.strerror}.", BAD_INPUT
+    return _internal(error), INTERNAL_ERROR
+
+
+def _output_is_full() -> bool:
+    """Whether standard output takes no more; an end of line more does no harm where it does."""
+    try:
+        os.write(1, b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def _internal(error: Exception) -> str:
@@ -68,5 +100,5 @@ def _internal(error: Exception) -> str:
             file.write(trace)
     except OSError:
         sys.stderr.write(trace)
-        return "internal error; please report it with the traceback above, which no file would take."
+        return "internal error; please report it with the traceback above, which could not be saved."
     return f"internal error; please report it with the traceback in {Path(file.name)}."

@@ -1,4 +1,4 @@
-"""`longvis merge`: rows of several runs of one environment into one directory."""
+"""`longvis merge`: copy the rows of several runs of one environment into one directory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ import typer
 from rich.console import Console
 
 from longvis_bench import units
+from longvis_bench.cli.options import OUTPUT
 
 
 def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.")],
-    out: Annotated[Path, typer.Option(help="Directory of the merged run; must hold no run yet.")],
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Directory of the merged run; must not hold a run yet.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
 ) -> None:
-    """Merge runs of one environment; of a cell in several, the row of the run named last counts."""
+    """Merge runs of one environment; for a cell in several runs, the last run's row counts."""
     from longvis_bench.report.write import write_derived
     from longvis_bench.runs.merge import merge_runs
 

@@ -19,7 +19,7 @@ from longvis_bench.registry.registry import Registry
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A family or a variant, to see it in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A family or a variant to show in full.")] = None,
     models_dir: ModelsDirs = None,
 ) -> None:
     """List the models, or show one family in full."""

@@ -1,4 +1,4 @@
-"""`longvis new`: the files of a new model, ready to be filled in."""
+"""`longvis new`: write the files of a new model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rich.console import Console
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Lower-case name of the model and its folder.")],
+    name: Annotated[str, typer.Argument(help="Lower-case name of the model.")],
 ) -> None:
-    """Write ./models/NAME/ with a card, a small model and its test; `longvis check NAME` passes at once."""
+    """Write ./models/NAME/ with a card, a small model and its test, as a start for your own."""
     from longvis_bench.adapters.scaffold import write_model
 
     folder = write_model(name)

@@ -1,171 +1,255 @@
-"""Options several commands share, and how their values are read."""
+"""Options that several commands share, how their values are read, and the panels of `--help`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite, nan
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
+from longvis_bench import units
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import ClassOrder, DataSpec, TrainLength
+from longvis_bench.registry.names import split_names
 
-ModelsDirs = Annotated[
-    list[Path] | None, typer.Option("--models-dir", help="Further folder of cards; may be given again.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps or xpu.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads; default: all usable cores.", min=1)
-]
-Data = Annotated[str, typer.Option("--data", help="Labelled images: digits, pairs or folder:PATH.")]
-Classes = Annotated[
-    str | None, typer.Option("--classes", help="For folder:PATH: imagenet100, or a file with a class a line.")
-]
-ClassOrderOption = Annotated[
-    ClassOrder | None,
-    typer.Option(
-        "--class-order",
-        help="For folder:PATH: order of its classes, sorted (1, 10, 2; the default) or natural (1, 2, 10).",
-    ),
-]
-Pretrained = Annotated[
-    bool,
-    typer.Option("--pretrained", help="The weights that timm has, from the local cache or from --weights."),
-]
-Window = Annotated[
-    str | None, typer.Option("--window", help="LO,HI: 16-bit pixel values that become black and white.")
-]
+T = TypeVar("T")
+
+WHAT = "What to measure"
+HOW = "How to measure"
+DATA = "Data and weights"
+RUN = "Run"
+OUTPUT = "Output"
 
 
-def data_spec(data: str, classes: str | None, window: str | None) -> DataSpec:
-    """What a user says about the data."""
-    return DataSpec(data, classes, None if window is None else window_bounds(window))
+def reader(flag: str, read: Callable[[str], T]) -> Callable[[Any], T]:
+    """A parser for typer, of a function that raises ValueError with what would be right.
+
+    Returns:
+        A function that raises LongvisError with the flag, what would be right and what was given.
+    """
+
+    def parse(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text  # a default, which is a value already
+        try:
+            return read(text)
+        except ValueError as error:
+            raise LongvisError(f"{flag} takes {error}, not {text.strip()[:80]!r}.") from error
+
+    return parse
+
+
+def several(flag: str, read: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """A parser of values separated by commas; the option may be repeated, see `joined`."""
+    return lambda text: tuple(reader(flag, read)(part) for part in text.split(","))
+
+
+def joined(values: Iterable[tuple[T, ...]] | None) -> tuple[T, ...]:
+    """The values of an option that was given once or several times, each value once."""
+    return tuple(dict.fromkeys(value for given in values or () for value in given))
+
+
+def names(flag: str) -> Callable[[str], tuple[str, ...]]:
+    """A parser of model names, separated by commas outside brackets."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(split_names(text))
+        if not found:
+            raise LongvisError(f"{flag} names no model: give names separated by commas, like atlas-s,vit-s.")
+        return found
+
+    return parse
+
+
+def batch(text: str) -> int | str:
+    """`8` -> 8; `auto` stays.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return text.strip() if text.strip() == "auto" else units.read_whole(text)
+    except ValueError:
+        raise ValueError("auto or whole numbers from 1 up, like 1,8") from None
+
+
+def choice(known: Sequence[str]) -> Callable[[str], str]:
+    """A reader of one of several words."""
+
+    def read(text: str) -> str:
+        if text.strip() not in known:
+            raise ValueError(", ".join(known))
+        return text.strip()
+
+    return read
+
+
+def choices(flag: str, literal: object, *more: str) -> Callable[[str], tuple[str, ...]]:
+    """A parser of values of a Literal type, separated by commas.
+
+    Arguments:
+        flag: for the message.
+        literal: the type.
+        more: further words that are allowed.
+    """
+    return several(flag, choice((*get_args(literal), *more)))
 
 
 def window_bounds(text: str) -> tuple[float, float]:
     """`100,4000` -> (100.0, 4000.0).
 
     Raises:
-        LongvisError: it is not two finite numbers.
+        ValueError: it is not two finite numbers.
     """
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low = high = nan
     if not (isfinite(low) and isfinite(high)):
-        raise LongvisError(f"--window takes two numbers, like 100,4000, not {text!r}.")
+        raise ValueError("two numbers, like 100,4000")
     return low, high
 
 
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-
-
-def size(text: str, option: str) -> int:
-    """`8GiB`, `8G` -> 8589934592; `500MB` -> 500000000.
-
-    Raises:
-        LongvisError: it is no size of at least one byte.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?b)?", text.strip().lower())
-    if match is None:
-        raise LongvisError(f"{option} takes a size like 8GiB or 500MB, not {text!r}.")
-    number, prefix, ending = match.groups()
-    factor = 1000 ** (" kmgt".index(prefix)) if prefix and ending == "b" else _UNITS[prefix]
-    value = int(float(number) * factor)
-    if value < 1:
-        raise LongvisError(f"{option} takes a size of at least one byte, not {text!r}.")
-    return value
-
-
-def shard(text: str | None) -> tuple[int, int] | None:
+def shard(text: str) -> tuple[int, int]:
     """`2/8` -> (2, 8).
 
     Raises:
-        LongvisError: it is not of that form.
+        ValueError: it is not of that form.
     """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip(), re.ASCII)
     if match is None:
-        raise LongvisError(f"--shard takes a part and the number of parts, like 2/8, not {text!r}.")
+        raise ValueError("a part and the number of parts, like 2/8")
     return int(match[1]), int(match[2])
 
 
-HoursFor = Annotated[
+def train_length(text: str) -> TrainLength:
+    """`126689x320` -> 126689 images, 320 epochs.
+
+    Raises:
+        ValueError: it is not images x epochs.
+    """
+    try:
+        return TrainLength.parse(text)
+    except ValueError:
+        raise ValueError("images x epochs, like 126689x320") from None
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Shell completion of model names: the last one of a list separated by commas.
+
+    Reads cards only; a card that cannot be read completes nothing.
+    """
+    from longvis_bench.registry.registry import Registry
+
+    before, comma, last = incomplete.rpartition(",")
+    try:
+        known = Registry().names()
+    except LongvisError:
+        return []
+    return [f"{before}{comma}{name}" for name in known if name.startswith(last)]
+
+
+MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
+RES_HELP = "Pixels per side, e.g. 1024,2048 or 1k,2k."
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model, as for `longvis bench`.", show_default=False, autocompletion=complete_models
+    ),
+]
+OneRes = Annotated[
+    int,
+    typer.Option(
+        "--res",
+        "-r",
+        metavar="PX",
+        help="Pixels per side.",
+        parser=reader("--res", units.read_pixels),
+        rich_help_panel=WHAT,
+    ),
+]
+ModelsDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models-dir", metavar="DIR", help="Further folder of model cards; repeatable.", rich_help_panel=DATA
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps or xpu.", rich_help_panel=HOW
+    ),
+]
+Threads = Annotated[
+    Any,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="CPU threads.",
+        show_default="OMP_NUM_THREADS, else all usable cores",
+        parser=reader("--threads", units.read_whole),
+        rich_help_panel=HOW,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="NAME", help="Labelled images: digits, pairs or folder:PATH.", rich_help_panel=DATA
+    ),
+]
+Classes = Annotated[
     str | None,
     typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="For folder:PATH: imagenet100, or a file with one class per line.",
+        rich_help_panel=DATA,
+    ),
+]
+ClassOrderOption = Annotated[
+    ClassOrder | None,
+    typer.Option(
+        "--class-order",
+        metavar="NAME",
+        help="Order of the class folders of folder:PATH: sorted (1, 10, 2) or natural (1, 2, 10).",
+        show_default="sorted",
+        rich_help_panel=DATA,
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Use timm's pretrained weights from the local cache (or the file given by --weights).",
+        rich_help_panel=DATA,
+    ),
+]
+Window = Annotated[
+    Any,
+    typer.Option(
+        "--window",
+        metavar="LO,HI",
+        help="16-bit pixel values shown as black and white.",
+        parser=reader("--window", window_bounds),
+        rich_help_panel=DATA,
+    ),
+]
+HoursFor = Annotated[
+    Any,
+    typer.Option(
         "--hours-for",
-        help="Also the hours that training takes on this device, e.g. 126689x320: images x epochs.",
+        metavar="NxE",
+        help="Also report the hours of a training, e.g. 126689x320: images x epochs.",
+        parser=reader("--hours-for", train_length),
+        rich_help_panel=OUTPUT,
     ),
 ]
 
 
-def train_length(text: str) -> TrainLength:
-    """The value of --hours-for.
-
-    Raises:
-        LongvisError: it is not images x epochs.
-    """
-    try:
-        return TrainLength.parse(text)
-    except ValueError as error:
-        raise LongvisError(f"--hours-for is wrong: {error}.") from error
-
-
-def batches(text: str) -> tuple[int | str, ...]:
-    """`1,8,auto` -> (1, 8, "auto").
-
-    Raises:
-        LongvisError: some part is neither a whole number of at least 1 nor auto.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    sizes = [part if part == "auto" else numbers(part, "--batch (or auto)")[0] for part in parts]
-    return tuple(dict.fromkeys(sizes))
-
-
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """`1024,2048` -> (1024, 2048).
-
-    Raises:
-        LongvisError: some part is not a whole number of at least 1.
-    """
-    values = []
-    for part in text.split(","):
-        try:
-            value = int(part)
-        except ValueError:
-            value = 0
-        if value < 1:
-            raise LongvisError(
-                f"{option} takes whole numbers from 1 up, like 1024,2048, not {part.strip()!r}."
-            )
-        values.append(value)
-    return tuple(dict.fromkeys(values))
-
-
-def one(values: tuple[str, ...], option: str) -> str:
-    """The only value.
-
-    Raises:
-        LongvisError: there are several.
-    """
-    if len(values) > 1:
-        raise LongvisError(f"{option} takes one value, not {len(values)}.")
-    return values[0]
-
-
-def choices(text: str, option: str, literal: object) -> tuple[str, ...]:
-    """`fp32,bf16` -> ("fp32", "bf16"), each one of a Literal's values.
-
-    Raises:
-        LongvisError: some part is none of them.
-    """
-    known: Sequence[str] = get_args(literal)
-    values = tuple(part.strip() for part in text.split(",") if part.strip())
-    for value in values or ("",):
-        if value not in known:
-            raise LongvisError(f"{option} takes {', '.join(known)}, not {value!r}.")
-    return tuple(dict.fromkeys(values))
+def data_spec(data: str, classes: str | None, window: tuple[float, float] | None) -> DataSpec:
+    """What a user says about the data."""
+    return DataSpec(data, classes, window)

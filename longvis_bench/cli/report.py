@@ -1,4 +1,4 @@
-"""`longvis report`: tables and plots again, from rows alone."""
+"""`longvis report`: make tables and plots again from stored rows."""
 
 from __future__ import annotations
 
@@ -8,28 +8,44 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from longvis_bench.cli.options import HoursFor, train_length
+from longvis_bench.cli.options import OUTPUT, WHAT, HoursFor
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write; default: into the run, if it is only one.")
-    ] = None,
-    hours_for: HoursFor = None,
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.", show_default=False)],
     overhead: Annotated[
-        bool, typer.Option("--overhead", help="Show where the time of each cell went, and write nothing.")
+        bool,
+        typer.Option(
+            "--overhead", help="Show where the time of each cell went; write nothing.", rich_help_panel=WHAT
+        ),
     ] = False,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Show what each peak is made of, and write nothing.")
+        bool,
+        typer.Option(
+            "--memory", help="Show what each memory peak consists of; write nothing.", rich_help_panel=WHAT
+        ),
     ] = False,
     by_class: Annotated[
-        bool, typer.Option("--by-class", help="Also show the worst classes of every accuracy.")
+        bool,
+        typer.Option("--by-class", help="Also show the worst classes per accuracy.", rich_help_panel=WHAT),
     ] = False,
+    hours_for: HoursFor = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Directory to write to.",
+            show_default="the run, if there is one only",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
-    """Write summary.csv, summary.md and plots/ again, and print the table; several runs stand side by side.
+    """Print the table of runs and write summary.csv, summary.md and plots/ again.
 
-    Of a cell measured twice in the same environment with the same code, the row of the run named last counts.
+    Several runs are shown side by side.  If two runs hold the same cell, measured in the same environment by
+    the same code, the row of the run named last counts.
     """
     from longvis_bench.report.breakdowns import memory_table, overhead_table
     from longvis_bench.report.per_class import worst_classes
@@ -42,7 +58,7 @@ def report(
     found = read_runs(runs, one_a_cell=True)
     rows = side_by_side(found)
     if hours_for is not None:
-        rows = restate(rows, train_length(hours_for))
+        rows = restate(rows, hours_for)
     console = Console(highlight=False)
     explained = [
         table(rows) for wanted, table in ((overhead, overhead_table), (memory, memory_table)) if wanted

@@ -1,10 +1,10 @@
-"""`longvis train`: make the weights that accuracy needs."""
+"""`longvis train`: train the weights that accuracy is measured with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -15,8 +15,26 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.cli.options import Classes, Data, Device, ModelsDirs, Threads, Window, data_spec
-from longvis_bench.registry.registry import Registry, split_names
+from longvis_bench.cli.options import (
+    DATA,
+    HOW,
+    MODELS_HELP,
+    OUTPUT,
+    WHAT,
+    Classes,
+    Data,
+    Device,
+    ModelsDirs,
+    OneRes,
+    Threads,
+    Window,
+    complete_models,
+    data_spec,
+    joined,
+    names,
+    reader,
+)
+from longvis_bench.registry.registry import Registry
 from longvis_bench.stats import wilson
 
 if TYPE_CHECKING:
@@ -27,45 +45,123 @@ LOADER_LIMIT = 0.3
 
 
 def train(
-    models: Annotated[str, typer.Option(help="Models, separated by commas; see `longvis models`.")],
-    res: Annotated[int, typer.Option(help="Pixels per side.", min=1)],
+    models: Annotated[
+        list[Any],
+        typer.Option(
+            "--models",
+            "-m",
+            metavar="NAMES",
+            help=MODELS_HELP,
+            parser=names("--models"),
+            autocompletion=complete_models,
+            rich_help_panel=WHAT,
+        ),
+    ],
+    res: OneRes,
     data: Data = "digits",
     classes: Classes = None,
     window: Window = None,
-    recipe: Annotated[str, typer.Option(help="quick, tune, atlas, or a path to a .toml file.")] = "quick",
-    epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.", min=1)] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(help="Images an update over all devices; learning rates grow with it.", min=1),
-    ] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option(help="Images at once on a device; default: its share of an update.", min=1)
-    ] = None,
     initial: Annotated[
         str | None,
-        typer.Option("--from", help="Weights to start from: a file, or the size of shipped ones, e.g. 256."),
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Initial weights: a file, or the size of shipped ones, e.g. 256.",
+            show_default="random",
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load images, for each device.", min=0)
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", metavar="NAME", help="quick, tune, atlas, or a TOML file.", rich_help_panel=HOW
+        ),
+    ] = "quick",
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            help="Passes over the training images.",
+            show_default="the recipe's",
+            parser=reader("--epochs", units.read_whole),
+            rich_help_panel=HOW,
+        ),
     ] = None,
-    checkpoint_minutes: Annotated[
-        float, typer.Option(help="A checkpoint is written each epoch and this often.", min=0)
-    ] = 10.0,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder for the weights; default: the user's data folder.")
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            help="Images per update over all devices; learning rates scale with it.",
+            show_default="the recipe's",
+            parser=reader("--batch", units.read_whole),
+            rich_help_panel=HOW,
+        ),
     ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            "--micro-batch",
+            metavar="N",
+            help="Images per forward pass on a device.",
+            show_default="its share of an update",
+            parser=reader("--micro-batch", units.read_whole),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            help="Seed of weights, order and augmentation.",
+            min=0,
+            rich_help_panel=HOW,
+        ),
+    ] = 0,
     device: Device = "auto",
     threads: Threads = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Loader processes per device.",
+            show_default="0 on the CPU, else up to 8",
+            min=0,
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     models_dir: ModelsDirs = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            help="Folder for the trained weights.",
+            show_default="the user's data folder",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-minutes",
+            metavar="MIN",
+            help="Write a checkpoint this often, besides once per epoch.",
+            min=0,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 10.0,
 ) -> None:
-    """Train models, one recipe for all, and keep their weights in the store; the same command goes on."""
+    """Train models by one recipe and keep their weights; the same command resumes."""
     from longvis_bench.training.jobs import Options, is_main_process, keep, start_training
     from longvis_bench.training.loop import train as train_one
     from longvis_bench.training.recipe import read_recipe
 
     registry = Registry(models_dir or ())
-    variants = [registry.find(name) for name in split_names(models)]
+    variants = [registry.find(name) for name in registry.expand(joined(models))]
     options = Options(
         seed=seed,
         device=device,

@@ -6,7 +6,7 @@ imported when it is built, so listing is instant and a card in somebody's folder
 user names its model.
 
 A model is named `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`, or
-`path/to/file.py:callable`.
+`path/to/file.py:callable`; how names may be spelled and matched stands in `names.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
 from longvis_bench.registry.card import Card, Dependency, Implementation, WeightsEntry
 from longvis_bench.registry.discovery import FoundCard, built_in_cards, find_cards
+from longvis_bench.registry.names import expand, respelled, split_names, unknown_model
 from longvis_bench.sizes.plan import SizePlan, require_multiple
 
 if TYPE_CHECKING:
@@ -297,6 +298,10 @@ class Registry:
             names += [f"{name}@{other}" for other in found.card.implementations]
         return sorted(names)
 
+    def expand(self, names: Iterable[str]) -> list[str]:
+        """Names with patterns replaced by what they match; see `names.expand`."""
+        return expand(names, sorted(self._variants))
+
     def find(self, name: str) -> Variant:
         """The variant behind a name as the user wrote it.
 
@@ -316,11 +321,10 @@ class Registry:
         if ".py:" in base:
             return _file_variant(base, self.working_dir)
         name, _, implementation = base.partition("@")
-        found = self._variants.get(name)
-        if found is None:
-            hint = "run `longvis models` to see them all, or write timm:NAME or path/to/file.py:callable."
-            raise UnknownName("model", base, self.names(), hint)
-        return _card_variant(found, name, implementation)
+        known = name if name in self._variants else respelled(name, self._variants)
+        if known is None:
+            raise unknown_model(base, self.names())
+        return _card_variant(self._variants[known], known, implementation)
 
 
 def _card_variant(found: FoundCard, name: str, implementation: str) -> Variant:
@@ -388,18 +392,6 @@ def _parse_arguments(name: str, text: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             arguments[key.strip()] = value.strip()
     return arguments
-
-
-def split_names(text: str) -> list[str]:
-    """Split at commas that stand outside brackets: `a[x=1,y=2],b` -> `["a[x=1,y=2]", "b"]`."""
-    parts, depth, start = [], 0, 0
-    for place, character in enumerate(text):
-        depth += (character in "[(") - (character in "])")
-        if character == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
 
 
 def preload() -> None:

@@ -5,14 +5,18 @@ Imports no torch, so that bad input answers at once.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER, open_data
-from longvis_bench.environment import resolve_device, usable_cores
+from longvis_bench.environment import default_threads, resolve_device
+from longvis_bench.errors import LongvisError
 from longvis_bench.hashing import digest
 from longvis_bench.records import (
     METRICS,
@@ -29,17 +33,72 @@ from longvis_bench.registry.registry import Registry
 _NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "memory_limit_bytes", "skip_after_oom", "hours_for"}
 """Changing these continues the same run."""
 
-
 QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
-
-
 QUICK_BUDGET_S = 5.0
-
-
+BUDGET_S = 30.0
 CPU_IMAGES = 128
+LEAST_MEMORY_LIMIT = 1 << 20
+
+FLAGS = {
+    "models": "--models",
+    "resolutions": "--res",
+    "modes": "--mode",
+    "batch_sizes": "--batch",
+    "dtypes": "--dtype",
+    "device": "--device",
+    "threads": "--threads",
+    "memory_format": "--memory-format",
+    "fuse": "--fuse",
+    "grad_checkpointing": "--grad-checkpointing",
+    "compile": "--compile",
+    "repeats": "--repeats",
+    "metrics": "--metrics",
+    "data": "--data",
+    "classes": "--classes",
+    "class_order": "--class-order",
+    "window": "--window",
+    "images": "--images",
+    "weights": "--weights",
+    "pretrained": "--pretrained",
+    "budget_s": "--budget",
+    "precision": "--precision",
+    "timeout_s": "--timeout",
+    "memory_limit_bytes": "--memory-limit",
+    "hours_for": "--hours-for",
+    "seed": "--seed",
+    "models_dirs": "--models-dir",
+    "skip_after_oom": "--no-skip",
+}
+"""Field -> the option of `longvis bench` that sets it, for messages."""
 
 
+def _text(read: Callable[[str], Any]) -> BeforeValidator:
+    """Read text with a unit; numbers pass as they are."""
+
+    def validate(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return read(value)
+        except ValueError as error:
+            raise ValueError(f"it takes {error}") from None
+
+    return BeforeValidator(validate)
+
+
+def _modes(value: object) -> object:
+    """`both` stands for inference and training."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(mode for name in value for mode in (BOTH if name == "both" else (name,)))
+
+
+BOTH: tuple[Mode, ...] = ("infer", "train")
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Pixels = Annotated[Positive, _text(units.read_pixels)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), _text(units.read_seconds)]
+Share = Annotated[float, Field(gt=0, lt=1), _text(units.read_share)]
+Bytes = Annotated[int, Field(ge=LEAST_MEMORY_LIMIT, lt=2**63), _text(units.read_size)]
 
 
 def _train_length(value: object) -> object:
@@ -49,50 +108,68 @@ def _train_length(value: object) -> object:
 class SweepConfig(BaseModel):
     """What `longvis bench` was asked; also the form of `--config` files and of `config` in run.json.
 
-    None means "the default for this machine", which `resolve` fills in.
+    None means "the default for this machine", which `resolve` fills in.  Text with a unit is read: "2k" as a
+    resolution, "2m" as a duration, "2%" as a share, "8GiB" as a size.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     models: tuple[str, ...] = ()
-    """Names as `registry.Registry.find` takes them; empty for the quick default."""
-    resolutions: tuple[Positive, ...] = ()
-    modes: tuple[Mode, ...] = ("infer",)
+    """Names, patterns such as "*-s", or "all"; empty for the quick tour of all families."""
+    resolutions: tuple[Pixels, ...] = ()
+    """Pixels per side."""
+    modes: Annotated[tuple[Mode, ...], BeforeValidator(_modes)] = ("infer",)
+    """Any of "infer" and "train"; "both" stands for the two."""
     batch_sizes: tuple[Positive | Literal["auto"], ...] = (1,)
-    """`auto`: the batch of best throughput; see `batch_search.py`."""
+    """Images per batch; "auto" finds the batch of the highest throughput."""
     dtypes: tuple[Dtype, ...] = ()
+    """Any of "fp32", "bf16" and "fp16"; empty for fp32 on the CPU and bf16 on CUDA."""
     device: str = "auto"
+    """One of "auto", "cpu", "cuda", "cuda:N", "mps" and "xpu"."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """CPU threads; by default OMP_NUM_THREADS, else all usable cores."""
     memory_format: MemoryFormat = "channels_last"
+    """Memory format of images and convolution weights: "channels_last" or "contiguous"."""
     fuse: bool = False
-    """Fold batch norms into the convolutions before them, in inference."""
+    """Fold batch norms into the preceding convolutions (inference only)."""
     grad_checkpointing: bool = False
-    """In training, keep blocks' inputs only and compute the rest again in the backward."""
+    """Recompute activations in the backward pass to save memory (training only)."""
     compile: bool = False
-    """Run through torch.compile; its time is no part of the budget."""
+    """Run through torch.compile; compile time is reported apart from the budget."""
     repeats: int = Field(1, ge=1, le=1000)
     """Passes over all cells, each cell in a fresh process every time."""
     metrics: tuple[Metric, ...] = METRICS
+    """Which of count, time, memory, accuracy and validity to measure."""
     data: str = "digits"
+    """Labelled images: "digits", "pairs" or "folder:PATH"."""
     classes: str | None = None
-    """For `folder:PATH`: a shipped list of classes, or a file, whose order is that of the logits."""
+    """For folder:PATH: a shipped list of classes, or a file with one class per line, in the logits' order."""
     class_order: ClassOrder = "sorted"
-    """For `folder:PATH` without `classes`: how its folders are numbered."""
+    """For folder:PATH without `classes`: number the folders "sorted" (1, 10, 2) or "natural" (1, 2, 10)."""
     window: tuple[float, float] | None = None
-    """For `folder:PATH`: the pixel values that become 0 and 1, for images of more than 8 bits."""
+    """For folder:PATH with more than 8 bits per pixel: the values shown as black and white."""
     images: Positive | None = None
+    """Held-out images to measure accuracy on; by default 128 on the CPU, else all."""
     weights: Path | None = None
+    """Weight file to use instead of the shipped ones."""
     pretrained: bool = False
-    """timm's own weights: `weights`, or what the local cache holds."""
-    budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
-    precision: float = Field(0.02, gt=0, lt=1)
-    timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
-    memory_limit_bytes: int | None = Field(None, ge=1, lt=2**63)
+    """Use timm's pretrained weights: those in `weights`, or from the local cache."""
+    budget_s: Seconds | None = None
+    """Timing budget per cell, in seconds; by default 30, and 5 in the quick tour on a CPU."""
+    precision: Share = 0.02
+    """Stop timing once the 95 % interval of the median latency is this narrow (half-width, relative)."""
+    timeout_s: Seconds = 600.0
+    """Kill a cell after this many seconds."""
+    memory_limit_bytes: Bytes | None = None
+    """Kill a cell whose processes hold more memory than this; the interpreter and torch are included."""
     hours_for: Annotated[TrainLength | None, BeforeValidator(_train_length)] = None
-    """What `train_hours` is worked out for."""
+    """Also report the hours that a training of this length takes, e.g. "126689x320": images x epochs."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the random weights."""
     models_dirs: tuple[Path, ...] = ()
+    """Further folders of model cards."""
     skip_after_oom: bool = True
+    """Skip sizes above one that ran out of memory."""
 
     @property
     def source(self) -> DataSpec:
@@ -115,16 +192,16 @@ class SweepConfig(BaseModel):
         """
         device = resolve_device(self.device)
         kind = "cuda" if device.startswith("cuda") else "cpu"
-        quick = QUICK_BUDGET_S if self.is_quick and kind == "cpu" else 30.0
+        budget = QUICK_BUDGET_S if self.is_quick and kind == "cpu" else BUDGET_S
         return self.model_copy(
             update={
                 "device": device,
-                "models": self.models or _quick_models(registry, kind),
+                "models": tuple(registry.expand(self.models)) or _quick_models(registry, kind),
                 "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
                 "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else ("bf16",)),
-                "threads": self.threads or usable_cores(),
+                "threads": self.threads or default_threads(),
                 "images": self.images or self._usual_images(kind),
-                "budget_s": self.budget_s or quick,
+                "budget_s": self.budget_s or budget,
             }
         )
 
@@ -153,3 +230,36 @@ def _quick_models(registry: Registry, kind: str) -> tuple[str, ...]:
     cards = (found.card for found in registry.cards if found.origin == "built-in")
     chosen = (card.nano if kind == "cpu" else card.default_cuda for card in cards)
     return tuple(name for name in chosen if name is not None)
+
+
+def read_config(options: Mapping[str, Any]) -> SweepConfig:
+    """Check options.
+
+    Raises:
+        LongvisError: one is unknown or impossible; the message names the field and its flag.
+    """
+    try:
+        return SweepConfig.model_validate(dict(options))
+    except ValidationError as error:
+        raise LongvisError(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault: the field with its flag, the value, and what would be right."""
+    fault = error.errors()[0]
+    name = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        return _unknown_field(name)
+    flag = f" ({FLAGS[name]})" if name in FLAGS else ""
+    wrong = fault["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    return f"{name}{flag} cannot be {str(fault['input'])[:80]!r}: {wrong}."
+
+
+def _unknown_field(name: str) -> str:
+    known = list(SweepConfig.model_fields)
+    asked = name.lower().replace("-", "_")
+    by_flag = {flag.removeprefix("--").replace("-", "_"): field for field, flag in FLAGS.items()}
+    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+    meant = by_flag.get(asked, near[0] if near else None)
+    advice = f"did you mean {meant}? " if meant else ""
+    return f"unknown field {name[:80]!r} of a configuration: {advice}The fields are {', '.join(known)}."

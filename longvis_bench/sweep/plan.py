@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longvis_bench.data.protocol import ImageData, open_data
-from longvis_bench.environment import usable_cores
+from longvis_bench.environment import default_threads
 from longvis_bench.errors import (
     CheckpointError,
     IllegalSize,
@@ -199,7 +199,7 @@ def _cell(
         implementation=variant.implementation,
         arguments=variant.arguments,
         device=config.device,
-        threads=config.threads or usable_cores(),
+        threads=config.threads or default_threads(),
         memory_format=config.memory_format,
         fuse=config.fuse and condition["mode"] == "infer",
         grad_checkpointing=config.grad_checkpointing and condition["mode"] == "train",
@@ -235,11 +235,13 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
 def _check_options(config: SweepConfig) -> None:
     """Refuse options that would have no effect."""
     if "auto" in config.batch_sizes and "time" not in config.metrics:
-        raise LongvisError("--batch auto looks for the best throughput, so it needs time among --metrics.")
+        raise LongvisError("--batch auto finds the highest throughput, so --metrics must include time.")
     if config.grad_checkpointing and "train" not in config.modes:
         raise LongvisError("--grad-checkpointing is for training; add --mode train.")
+    if config.fuse and "infer" not in config.modes:
+        raise LongvisError("--fuse folds batch norms, which training needs; drop it, or use --mode infer.")
     if config.hours_for is not None and "train" not in config.modes:
-        raise LongvisError("--hours-for tells how long training takes; add --mode train.")
+        raise LongvisError("--hours-for reports how long training takes; add --mode train.")
 
 
 def _check_fit(config: SweepConfig, variant: Variant, weights: WeightFile | None, data: ImageData) -> None:

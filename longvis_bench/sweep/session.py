@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from longvis_bench import units
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, UnknownName
 from longvis_bench.records import Status
 from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
-from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.config import read_config
 from longvis_bench.sweep.execute import Outcome, run_sweep
 from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.sweep.reporter import Reporter
@@ -90,14 +88,7 @@ def start(
     Raises:
         LongvisError: an option is wrong, or no cell can run.
     """
-    try:
-        config = SweepConfig.model_validate(dict(options))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise LongvisError(
-            f"{place} = {fault['input']!r} is not possible: {fault['msg'].lower()}."
-        ) from error
+    config = read_config(options)
     plan = make_plan(config, read_environment(machine))
     path = out or RUNS / plan.config.name
     part = None

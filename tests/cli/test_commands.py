@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +43,8 @@ BAD = [
     (("bench", "--device", "tpu"), 2, "unknown device 'tpu'"),
     (("bench", "--device", "cuda"), 2, "has no cuda device"),
     (("bench", "--metrics", "speed"), 2, "--metrics takes count"),
-    (("bench", "--budget", "-1"), 2, "budget_s"),
+    (("bench", "--budget", "-1"), 2, "--budget takes a time like 90s, 2m or 1h, not '-1'"),
+    (("bench", "--models", "vit-n", "--budget", "0"), 2, "budget_s (--budget)"),
     (("bench", "--config", "gone.toml"), 2, "cannot read --config"),
     (("bench", "--models", "vit-n", "--res", "64", "--weights", "gone"), 2, "does not exist"),
     (("bench", "--models", "mambavision-s@upstream", "--res", "256"), 3, "python -m pip install"),
@@ -49,12 +53,35 @@ BAD = [
     (("bench", "--models", "mambavision-s[window_size=8]", "--res", "64"), 2, "window_size must be a list"),
     (("bench", "--models", "timm:resnet5O", "--res", "64"), 2, "did you mean resnet"),
     (("bench", "--models", "nowhere.py:build", "--res", "64"), 2, "does not exist"),
-    (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "timeout_s"),
+    (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "--timeout takes a time"),
     (("bench", "--models", "vit-n", "--res", str(2**70)), 2, "resolutions"),
     (("bench", "--models", "vit-n", "--repeats", str(10**9)), 2, "repeats"),
     (("bench", "--models", "vit-n", "--seed", "-1"), 2, "seed"),
-    (("bench", "--mode", ""), 2, "--mode takes infer, train"),
-    (("bench", "--memory-format", "channels_last,contiguous"), 2, "takes one value"),
+    (("bench", "--mode", ""), 2, "--mode has an empty value"),
+    (("bench", "--mode=", "--res", "64"), 2, "--mode has an empty value"),
+    (("bench", "--models", ""), 2, "--models has an empty value"),
+    (("bench", "--models", ","), 2, "--models names no model"),
+    (("bench", "--out", ""), 2, "--out has an empty value"),
+    (("bench", "--models", "vit-n swin-n", "--res", "64"), 2, "separate names by commas, like vit-n,swin-n"),
+    (("bench", "-m", "vit-n", "swin-n", "--res", "64"), 2, "separate several values by commas"),
+    (("bench", "-m", "vit-n", "--res", "64", "128"), 2, "separate several values by commas"),
+    (("bench", "-m", "vit-n", "--res", "64 128"), 2, "like 1024,2048"),
+    (("bench", "-m", "vit-n", "-r", "64", "--memory-limit", "24"), 2, "24 what? 24GiB"),
+    (("bench", "-m", "vit-n", "-r", "64", "--memory-limit", "24B"), 2, "memory_limit_bytes (--memory-limit)"),
+    (("bench", "-m", "vit-n", "-r", "64", "--precision", "2"), 2, "precision (--precision) cannot be '2.0'"),
+    (("bench", "-m", "vit-n", "-r", "64", "--fuse", "--mode", "train"), 2, "--fuse folds batch norms"),
+    (("bench", "-m", "resnet50", "-r", "64"), 2, "did you mean timm:resnet50?"),
+    (("bench", "-m", "timm/resnet50", "-r", "64"), 2, "did you mean timm:resnet50?"),
+    (("bench", "-m", "*-q", "-r", "64"), 2, "the pattern matches no name"),
+    (("train", "-m", "*-q", "-r", "64"), 2, "the pattern matches no name"),
+    (("bench", "--moddels", "vit-n"), 2, "there is no option --moddels: did you mean --mode, --models"),
+    (("bench", "--nothing-like-it"), 2, "there is no option --nothing-like-it: see `longvis bench --help`"),
+    (("bench", "--seed", "x"), 2, "--seed"),
+    (("bench", "--out"), 2, "requires an argument"),
+    (("flops", "vit-n"), 2, "missing option '--res'"),
+    (("flops",), 2, "missing argument"),
+    (("bnech",), 2, "there is no command 'bnech': did you mean bench"),
+    (("bench", "--memory-format", "channels_last,contiguous"), 2, "takes channels_last, contiguous, not"),
     (("models", "atlsa"), 2, "did you mean atlas"),
     (("flops", "vit-n", "--res", "250"), 2, "240, 256"),
     (("report", "x" * 300), 2, "cannot be a path: File name too long"),
@@ -210,6 +237,90 @@ def test_config_file_and_flags_over_it() -> None:
     assert [json.loads(line)["resolution"] for line in out.splitlines()] == [32]
 
 
+def test_repeated_and_comma_separated_options_are_alike() -> None:
+    planned = [
+        invoke("bench", "--dry-run", "--json", "--device", "cpu", *words)[1]
+        for words in (
+            ("-m", "vit-n,swin-n", "-r", "64,128", "--mode", "infer,train", "--batch", "1,2"),
+            ("-m", "vit-n", "-m", "swin-n", "-r", "64", "-r", "128", "--mode", "both", "--batch", "1",
+             "--batch", "2"),
+            ("-m", "Vit_N,swin-n", "-r", "64,64", "-r", "128", "--mode", "infer", "--mode", "train",
+             "--batch", "1,2"),
+        )
+    ]  # fmt: skip
+    assert len(planned[0].splitlines()) == 16
+    assert planned[0] == planned[1] == planned[2]
+
+
+def test_patterns_and_all_name_variants() -> None:
+    out = invoke("bench", "--dry-run", "--json", "--device", "cpu", "-m", "*-n", "-r", "1k")[1]
+    cells = [json.loads(line) for line in out.splitlines()]
+    assert {"atlas-n", "vit-n", "swin-n"} <= {cell["model"] for cell in cells}
+    assert {cell["resolution"] for cell in cells} == {1024}
+    everything = invoke("bench", "--dry-run", "--json", "--device", "cpu", "-m", "all", "-r", "1k")[1]
+    assert len(everything.splitlines()) > 3 * len(cells)
+
+
+def test_units_are_read() -> None:
+    words = ("--budget", "2m", "--precision", "1%", "--timeout", "1h", "--memory-limit", "8G")
+    assert invoke("bench", "-m", "vit-n", "-r", "2k", *words, "--save-config", "sweep.toml")[0] == 0
+    saved = tomllib.loads(Path("sweep.toml").read_text())
+    assert saved == {
+        "models": ["vit-n"],
+        "resolutions": [2048],
+        "budget_s": 120.0,
+        "precision": 0.01,
+        "timeout_s": 3600.0,
+        "memory_limit_bytes": 8_000_000_000,
+    }
+
+
+def test_longvis_alone_shows_its_help() -> None:
+    code, out, stderr = invoke()
+    assert (code, stderr) == (0, "")
+    assert out == invoke("--help")[1]
+    assert "Measure models at resolutions" in out
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_narrow_terminal(command: str, longvis: Longvis) -> None:
+    """At 80 columns, flags carry no type and the texts have more room than 28 characters."""
+    done = longvis(*([command] if command else []), "--help", columns=80)
+    lines = done.stdout.splitlines()
+    assert "<bool>" not in done.stdout
+    assert max(map(len, lines)) <= 80
+    if command == "bench":
+        for panel in ("What to measure", "How to measure", "Data and weights", "Run", "Output"):
+            assert f"─ {panel} ─" in done.stdout
+    for line in lines:
+        described = re.match(r"│ \*?  ?--\S+ .*?  +(?=[A-Z0-9a-z]\S* \S+ \S+)", line)
+        assert described is None or 78 - described.end() > 28, line
+
+
+COMPLETE = {"_LONGVIS_COMPLETE": "complete_bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("longvis bench --models atlas-", ["atlas-b", "atlas-n", "atlas-s"]),
+        ("longvis bench -m vit-n,atlas-", ["vit-n,atlas-b", "vit-n,atlas-n", "vit-n,atlas-s"]),
+        ("longvis flops swin-", ["swin-b", "swin-l", "swin-n", "swin-s", "swin-t"]),
+    ],
+)
+def test_the_shell_completes_model_names(words: str, wanted: list[str]) -> None:
+    program = (
+        "import sys\nfrom longvis_bench.cli.app import main\ntry: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, **COMPLETE, "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "AssertionError" not in done.stderr
+    assert sorted(done.stdout.split()) == wanted
+
+
 @pytest.mark.parametrize("text", ['{"config": 3}', "[]", "{"])
 def test_a_config_file_that_is_none(text: str) -> None:
     Path("run.json").write_text(text)
@@ -236,7 +347,9 @@ def test_a_config_file_with_an_unknown_option() -> None:
     Path("sweep.toml").write_text('model = ["vit-n"]\n')
     code, _, stderr = invoke("bench", "--config", "sweep.toml")
     assert code == 2
-    assert "model" in stderr
+    assert (
+        "unknown field 'model' of a configuration: did you mean models? The fields are models, res" in stderr
+    )
 
 
 def test_new_then_check() -> None:

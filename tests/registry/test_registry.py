@@ -13,7 +13,8 @@ from longvis_bench.adapters.scaffold import write_model
 from longvis_bench.errors import CardError, IllegalSize, MissingDependency, UnknownName
 from longvis_bench.registry.card import read_card
 from longvis_bench.registry.discovery import built_in_folder
-from longvis_bench.registry.registry import Registry, split_names
+from longvis_bench.registry.names import split_names
+from longvis_bench.registry.registry import Registry
 
 HERE = Path(__file__).parents[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from longvis_bench.environment import machine_name, read_environment, usable_cores
+from longvis_bench.environment import default_threads, machine_name, read_environment
 from longvis_bench.errors import (
     CheckpointError,
     DeviceError,
@@ -49,7 +49,7 @@ def test_the_quick_default_brings_weights_at_256() -> None:
 
 def test_defaults_of_a_cpu() -> None:
     cell = plan(models=("moody-fine",), resolutions=(64,)).cells[0].cell
-    assert (cell.dtype, cell.threads, cell.images, cell.num_classes) == ("fp32", usable_cores(), 128, 10)
+    assert (cell.dtype, cell.threads, cell.images, cell.num_classes) == ("fp32", default_threads(), 128, 10)
 
 
 def test_cheap_cells_come_first() -> None:

@@ -1,0 +1,136 @@
+"""How the commands behave as one program: help, one style of errors, and closed or full standard output."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from longvis_bench.cli.guard import BAD_INPUT, explain, guarded, sentence
+from longvis_bench.errors import LongvisError
+
+_STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
+
+
+class Command(TyperCommand):
+    """A command whose flags show no type in `--help`, and that refuses empty values."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters as help shows them: `--help` stands last, in the last panel."""
+        params = _without_flag_types(super().get_params(ctx))
+        panels = [getattr(param, "rich_help_panel", None) for param in params]
+        if params[-1].name == "help":
+            params[-1].rich_help_panel = next((panel for panel in reversed(panels) if panel), None)
+        return params
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and say what a value that is empty stands for.
+
+        Raises:
+            LongvisError: an option has an empty value, or a word belongs to no option.
+        """
+        _refuse_empty(args)
+        return super().parse_args(ctx, args)
+
+
+class Group(TyperGroup):
+    """The program: errors of parsing are one sentence like all others, and `longvis` alone shows the help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters as help shows them."""
+        return _without_flag_types(super().get_params(ctx))
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> NoReturn:
+        """Run a command and leave the process with its documented exit code."""
+        _open_closed_streams()
+        words = list(sys.argv[1:] if args is None else args)
+        code = _run(super().main, words or ["--help"], *more, **{**options, "standalone_mode": False})
+        sys.exit(_flushed(code))
+
+
+def _run(main: Any, *args: Any, **options: Any) -> int:
+    try:
+        code = guarded(main)(*args, **options)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except typer.Abort:
+        code = 1
+    except SystemExit as stop:  # typer's own, after a pipe was closed or a completion was installed
+        code = stop.code
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = explain(_usage(error), BAD_INPUT)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, in one sentence of our style."""
+    message = str(error.format_message()).strip()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "longvis"
+    extra = re.search(r"unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", message)
+    if extra is not None:
+        advice = "separate several values by commas, like 1024,2048, or repeat the option"
+        return f"unexpected {extra[1]!r}: {advice}; see `{path} --help`."
+    near = re.search(
+        r"No such option: (\S+?)\.? *(?:\(Possible options?: (.*)\)|Did you mean (.*)\?)?$", message
+    )
+    if near is not None:
+        meant = near[2] or near[3]
+        advice = f"did you mean {meant}?" if meant else f"see `{path} --help`."
+        return f"there is no option {near[1]}: {advice}"
+    command = re.search(r"No such command '(.*?)'", message)
+    if command is not None:
+        found = re.search(r"Did you mean (.*)\?", message)
+        advice = (
+            f"did you mean {found[1].strip(chr(39))}?" if found else "`longvis --help` lists the commands."
+        )
+        return f"there is no command {command[1]!r}: {advice}"
+    return f"{sentence(message)}; see `{path} --help`."
+
+
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+def _refuse_empty(args: Sequence[str]) -> None:
+    for before, word in zip(["", *args], args, strict=False):
+        if word == "--":
+            return
+        flag = before if word == "" else word.removesuffix("=") if re.fullmatch(r"--[\w-]+=", word) else ""
+        if flag.startswith("-"):
+            raise LongvisError(f"{flag} has an empty value: give one, or leave the option out.")
+
+
+def _open_closed_streams() -> None:
+    """Replace standard streams that the caller closed (`>&-`), so that no file of ours gets their number."""
+    for number, name, mode in _STREAMS:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _flushed(code: int) -> int:
+    """The exit code, after what stands in standard output was written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more as it ends
+        if getattr(error, "errno", None) == errno.EPIPE:
+            return code or 1
+        return explain(f"cannot write to standard output: {error}.", BAD_INPUT)
+    return code

@@ -1,0 +1,111 @@
+"""How users write model names: lists, patterns, spellings that mean a known name, and near misses."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from longvis_bench.errors import LongvisError, UnknownName
+
+ALL = "all"
+TIMM = "timm:"
+_TIMM_STYLE = re.compile(r"(?:timm[/.]|hf-hub:timm/)?(?P<name>[a-z0-9_]+(?:\.\w+)?)", re.ASCII)
+_HUB_STYLE = re.compile(r"(?:hf-hub:)?(?P<name>[\w.-]+/[\w.-]+)", re.ASCII)
+
+
+def split_names(text: str) -> list[str]:
+    """Split at commas that stand outside brackets: `a[x=1,y=2],b` -> `["a[x=1,y=2]", "b"]`."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def expand(names: Iterable[str], variants: Sequence[str]) -> list[str]:
+    """Names without patterns, each once: `all`, `*-s` and `timm:resnet1*` become the names they match.
+
+    Arguments:
+        names: as the user wrote them, arguments in brackets included.
+        variants: names of the cards' variants; `all` stands for every one of them.
+
+    Raises:
+        UnknownName: a pattern matches nothing.
+    """
+    return list(dict.fromkeys(found for name in names for found in _expand(name, variants)))
+
+
+def _expand(name: str, variants: Sequence[str]) -> list[str]:
+    base, bracket, arguments = name.strip().partition("[")
+    if base in variants:
+        return [name]
+    if base.lower() == ALL:
+        return [f"{variant}{bracket}{arguments}" for variant in variants]
+    if ".py:" in base or (base.startswith(TIMM) and not _is_pattern(base)):
+        return [name]
+    if not _is_pattern(base):
+        variant, at, implementation = base.partition("@")
+        return [f"{respelled(variant, variants) or variant}{at}{implementation}{bracket}{arguments}"]
+    if base.startswith(TIMM):
+        from longvis_bench.backbones.timm import known_names
+
+        found = [TIMM + known for known in known_names() if fnmatchcase(known, base.removeprefix(TIMM))]
+    else:
+        pattern = normal(base.partition("@")[0])
+        found = [
+            variant + base[len(pattern) :] for variant in variants if fnmatchcase(normal(variant), pattern)
+        ]
+    if not found:
+        raise UnknownName(
+            "model", base, [], "the pattern matches no name; run `longvis models` to see them all."
+        )
+    return [f"{match}{bracket}{arguments}" for match in found]
+
+
+def _is_pattern(base: str) -> bool:
+    return any(sign in base for sign in "*?")
+
+
+def normal(name: str) -> str:
+    """`Atlas_S` -> `atlas-s`: how spellings of one name are compared."""
+    return name.lower().replace("_", "-")
+
+
+def respelled(name: str, variants: Iterable[str]) -> str | None:
+    """The only variant that a name spells with other case, hyphens or underscores; None if there is none."""
+    found = [variant for variant in variants if normal(variant) == normal(name)]
+    return found[0] if len(found) == 1 else None
+
+
+def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
+    """The error for a name that nothing answers to, with near misses among cards and timm's models."""
+    if " " in name:
+        parts = ",".join(name.split())
+        return LongvisError(f"unknown model {name!r}: separate names by commas, like {parts}.")
+    near = _near_in_timm(name)
+    if near:
+        return UnknownName("model", name, near, f"did you mean {near[0]}?")
+    hub = _HUB_STYLE.fullmatch(name)
+    hint = "run `longvis models` to see them all, or write timm:NAME or path/to/file.py:callable."
+    if hub is not None and not difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5):
+        hint = f"for a timm model on the Hugging Face hub, write timm:hf-hub:{hub['name']}."
+    return UnknownName("model", name, known, hint)
+
+
+def _near_in_timm(name: str) -> list[str]:
+    """Find timm's models of nearly this name; timm is imported only for names that it could have."""
+    match = _TIMM_STYLE.fullmatch(name.lower())
+    if match is None:
+        return []
+    from longvis_bench.backbones.timm import known_names
+
+    architecture, dot, tag = match["name"].partition(".")
+    names = known_names()
+    if architecture in names:
+        return [f"{TIMM}{architecture}{dot}{tag}"]
+    return [f"{TIMM}{near}" for near in difflib.get_close_matches(architecture, names, n=2, cutoff=0.85)]

@@ -1,0 +1,72 @@
+"""Standard streams that are closed or full, and starting quickly."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAMILIES = Path(__file__).parents[1] / "families"
+MEASURE = (
+    *("bench", "-m", "moody-fine", "--models-dir", str(FAMILIES), "-r", "64", "--device", "cpu"),
+    *("--budget", "0.1", "--metrics", "count,time", "-o", "run"),
+)
+
+
+def shell(redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command with a redirection of the shell."""
+    line = f'"$0" -m longvis_bench "$@" {redirection}'
+    return subprocess.run(
+        ["bash", "-c", line, sys.executable, *words], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [("models",), ("--help",), ("--version",), ("bench", "--help")])
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&-", "2>&-"])
+def test_closed_streams_are_no_error(redirection: str, words: tuple[str, ...]) -> None:
+    done = shell(redirection, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_without_standard_output_measures_all_the_same() -> None:
+    done = shell(">&-", *MEASURE)
+    assert done.returncode == 0, done.stderr
+    assert len(Path("run/cells.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("models",), ("--help",), ("--version",), ("models", "vit"), MEASURE])
+def test_a_full_standard_output_is_one_sentence(words: tuple[str, ...]) -> None:
+    done = shell("> /dev/full", *words)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write to standard output: ")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = shell("| head -1 > /dev/null", "models")
+    assert done.stderr == ""
+
+
+@pytest.mark.alone
+def test_the_version_is_quick() -> None:
+    """Under 0.3 s of CPU; on a machine too slow for that, within three times the interpreter's own."""
+    assert min(cpu_seconds("-m", "longvis_bench", "--version") for _ in range(3)) < max(
+        0.3, 3 * min(cpu_seconds("-c", "import argparse") for _ in range(3))
+    )
+    heavy = "import sys, longvis_bench.__main__ as m; sys.argv = ['longvis', '--version']; m.main()"
+    loaded = "; print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", heavy + loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def cpu_seconds(*arguments: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, env=dict(os.environ))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
