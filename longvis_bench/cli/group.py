@@ -30,12 +30,15 @@ class Command(TyperCommand):
         return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, and say what a value that is empty stands for.
+        """Parse after a look at what typer lets pass.
 
         Raises:
-            LongvisError: an option has an empty value, or a word belongs to no option.
+            LongvisError: an option has an empty value, or one that takes one value is given twice.
         """
         _refuse_empty(args)
+        for param in self.params:
+            if not (getattr(param, "multiple", True) or getattr(param, "is_flag", False)):
+                _refuse_repeated(param.opts, args)
         return super().parse_args(ctx, args)
 
 
@@ -110,6 +113,14 @@ def _refuse_empty(args: Sequence[str]) -> None:
         flag = before if word == "" else word.removesuffix("=") if re.fullmatch(r"--[\w-]+=", word) else ""
         if flag.startswith("-"):
             raise LongvisError(f"{flag} has an empty value: give one, or leave the option out.")
+
+
+def _refuse_repeated(names: Sequence[str], args: Sequence[str]) -> None:
+    """Raise where an option of one value stands twice: the last one alone would count."""
+    words = args[: args.index("--")] if "--" in args else args
+    given = [word for word in words if word in names or word.startswith(tuple(f"{name}=" for name in names))]
+    if len(given) > 1:
+        raise LongvisError(f"{names[0]} takes one value, and is given {len(given)} times.")
 
 
 def _open_closed_streams() -> None:

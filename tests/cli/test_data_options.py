@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,11 @@ def test_bad_data_is_one_sentence(
     assert message in _refused(*command, "--data", "folder:pets", *options)
 
 
+def _at(size: str, words: Sequence[str]) -> list[str]:
+    """The command line with another size than 256."""
+    return [size if word == "256" else word for word in words]
+
+
 def _refused(*words: str) -> str:
     """What a command says that must end with one sentence and exit code 2 before anything is done."""
     done = CliRunner().invoke(app, [*words])
@@ -93,7 +98,7 @@ def test_train_and_eval_refuse_a_folder_that_is_not_there(command: tuple[str, ..
 
 @pytest.mark.parametrize("command", [TRAIN, EVAL])
 def test_train_and_eval_refuse_a_size_the_model_cannot_take(command: tuple[str, ...]) -> None:
-    said = _refused(*command, "--res", "250")
+    said = _refused(*_at("250", command))
     assert "250 px is not a legal size: vit needs a multiple of 16 px; legal sizes near it: 240, 256." in said
 
 
@@ -153,7 +158,7 @@ def test_sizes_at_which_a_tensor_would_be_random_are_refused(tmp_path: Path) -> 
 
 
 def test_an_evaluation_without_any_weights_is_refused() -> None:
-    said = _refused(*EVAL, "--res", "320")
+    said = _refused(*_at("320", EVAL))
     assert "no weights ship for vit-n on digits at 320 px; make them with `longvis train" in said
     assert "or give a file with --weights" in said
 
