@@ -2,7 +2,8 @@
 
 A convolutional stem makes a map of one token per 16 px.  Scale 1 is that map, scale s + 1 is scale s
 max-pooled by `stride` on each side, until one window holds it all: O(log N) scales of N tokens.  Each scale
-is cut into windows of `window` x `window` tokens.  One block of multi-scale attention (MSA) does, in order,
+is partitioned into windows of `window` x `window` tokens.  One block of multi-scale attention (MSA) does, in
+order,
 
 1. add to each scale a position embedding, the same in every window;
 2. bottom up, add to each scale the max-pooled scale below it;
@@ -39,52 +40,13 @@ from torch import Tensor, nn
 
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
-from longvis_bench.ops.windows import cut, join
-from longvis_bench.sizes.atlas import Scale, atlas_depths, check_atlas, check_atlas_depths, require_atlas
+from longvis_bench.ops.windows import window_partition, window_reverse
+from longvis_bench.sizes.atlas import Scale, check_atlas, check_atlas_depths, require_atlas
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 WindowOrder = Literal["position", "official"]
-
-
-def build(
-    *,
-    resolution: int,
-    num_classes: int,
-    in_chans: int = 3,
-    dim: int,
-    heads: int,
-    stem_dim: int,
-    window: int = 16,
-    stride: int = 4,
-    depths: Sequence[int] | None = None,
-    window_order: WindowOrder = "position",
-    drop_path: float = 0.0,
-) -> Atlas:
-    """Build a variant with as many scales as the size needs; without `depths`, the paper's 12 blocks.
-
-    Raises:
-        IllegalSize: some scale does not divide into windows.
-        IllegalArgument: the arguments do not fit together.
-    """
-    if depths is None:
-        check_atlas(window=window, stride=stride)
-        scales = require_atlas(resolution, resolution, window=window, stride=stride)
-        depths = atlas_depths(len(scales))
-    return Atlas(
-        resolution=resolution,
-        num_classes=num_classes,
-        dim=dim,
-        heads=heads,
-        stem_dim=stem_dim,
-        depths=depths,
-        window=window,
-        stride=stride,
-        in_chans=in_chans,
-        drop_path=drop_path,
-        window_order=window_order,
-    )
 
 
 class Atlas(nn.Module):
@@ -96,12 +58,16 @@ class Atlas(nn.Module):
         dim: channels of a token.
         heads: attention heads; must divide `dim`.
         stem_dim: channels at stride 4 in the stem; a quarter of `dim`.
-        depths: blocks of each stage, one stage a scale.
+        depths: blocks of each stage, one stage per scale; `sizes.atlas.plan` gives the paper's 12 by size.
         window: tokens per window side.
         stride: pooling between scales, per side; must divide `window`.
         in_chans: channels of the image.
         drop_path: stochastic depth of the last block of each stage; grows linearly from 0 at its first.
         window_order: which coarse window a fine one attends to: see the module's docstring.
+
+    Raises:
+        IllegalSize: some scale does not divide into windows.
+        IllegalArgument: the arguments do not fit together.
     """
 
     def __init__(
@@ -113,8 +79,8 @@ class Atlas(nn.Module):
         heads: int,
         stem_dim: int,
         depths: Sequence[int],
-        window: int,
-        stride: int,
+        window: int = 16,
+        stride: int = 4,
         in_chans: int = 3,
         drop_path: float = 0.0,
         window_order: WindowOrder = "position",
@@ -149,8 +115,12 @@ class Atlas(nn.Module):
         """Keep only the blocks' inputs in training and compute the rest again in the backward."""
         set_grad_checkpointing(self, enable)
 
-    def tokens(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> tokens of the coarsest scale (batch, tokens, dim)."""
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, height, width) -> normalised coarsest tokens (batch, tokens, dim).
+
+        Raises:
+            ValueError: the image is of another size than the model was built for.
+        """
         if image.shape[-2:] != self.size:
             wanted, got = (f"{h} x {w}" for h, w in (self.size, image.shape[-2:]))
             raise ValueError(
@@ -159,7 +129,14 @@ class Atlas(nn.Module):
         scales: list[Tensor] = self.pyramid(self.stem(image))
         for i, stage in enumerate(self.stages):
             scales = stage(scales[i > 0 :])
-        return scales[0]
+        out: Tensor = self.readout_norm(scales[0])
+        return out
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens (batch, tokens, dim) -> logits (batch, classes), or the head's input (batch, dim)."""
+        pooled: Tensor = self.head_norm(features.mean(1))
+        logits: Tensor = pooled if pre_logits else self.head(pooled)
+        return logits
 
     def pyramid(self, grid: Tensor) -> list[Tensor]:
         """Map of the stem (batch, dim, height, width) -> windows of each scale, finest first."""
@@ -167,7 +144,7 @@ class Atlas(nn.Module):
         for _ in self.scales[1:]:
             grids.append(F.max_pool2d(grids[-1], self.stride))
         return [
-            cut(grid.permute(0, 2, 3, 1), scale.windows)
+            window_partition(grid.permute(0, 2, 3, 1), scale.windows)
             for grid, scale in zip(grids, self.scales, strict=True)
         ]
 
@@ -176,9 +153,7 @@ class Atlas(nn.Module):
         image: Float[Tensor, "batch channels height width"],  # noqa: F722
     ) -> Float[Tensor, "batch classes"]:  # noqa: F722
         """Logits of a batch of images."""
-        features = self.readout_norm(self.tokens(image)).mean(1)
-        logits: Tensor = self.head(self.head_norm(features))
-        return logits
+        return self.forward_head(self.forward_features(image))
 
 
 class Stem(nn.Sequential):
@@ -298,8 +273,8 @@ class MultiScaleBlock(nn.Module):
         fine, coarse = self.layout[s], self.layout[s + 1]
         maps = torch.unflatten(tokens, 1, fine.window).permute(0, 3, 1, 2)
         pooled = F.max_pool2d(maps, self.stride).permute(0, 2, 3, 1)
-        grid = join(pooled.flatten(1, 2), fine.windows, (pooled.shape[1], pooled.shape[2]))
-        return cut(grid, coarse.windows)
+        grid = window_reverse(pooled.flatten(1, 2), fine.windows, (pooled.shape[1], pooled.shape[2]))
+        return window_partition(grid, coarse.windows)
 
     def top_down(self, tokens: list[Tensor]) -> list[Tensor]:
         """Step 3: update `tokens` from the coarsest scale to the finest.
@@ -356,10 +331,12 @@ class MultiScaleBlock(nn.Module):
         """Step 4: update `tokens` from the second-finest scale to the coarsest, each from the one below."""
         for s in range(1, len(tokens)):
             attention, fine, coarse = self.attention(s), self.layout[s - 1], self.layout[s]
-            grid = join(attention.query(tokens[s]), coarse.windows, coarse.window)
+            grid = window_reverse(attention.query(tokens[s]), coarse.windows, coarse.window)
             over = (coarse.grid[0] // fine.windows[0], coarse.grid[1] // fine.windows[1])
-            read = attention.attend(cut(grid, fine.windows), contexts[s - 1])
-            tokens[s] = attention(tokens[s], cut(join(read, fine.windows, over), coarse.windows))
+            read = attention.attend(window_partition(grid, fine.windows), contexts[s - 1])
+            tokens[s] = attention(
+                tokens[s], window_partition(window_reverse(read, fine.windows, over), coarse.windows)
+            )
             if s + 1 < len(tokens):
                 contexts[s] = attention.context(tokens[s])
 

@@ -33,7 +33,6 @@ from typing import Any
 from torch import nn
 
 from longvis_bench.backbones.building import LinspaceOnCpu
-from longvis_bench.sizes.fastervit import plan
 
 DERIVED = ("relative_coords_table", "relative_position_index", "relative_bias")
 """Buffers of the package's position modules; all follow from weights and window size."""
@@ -48,14 +47,14 @@ def build(
     in_dim: int,
     depths: Sequence[int],
     num_heads: Sequence[int],
-    window_size: Sequence[int] | None = None,
+    window_size: Sequence[int],
     ct_size: int = 2,
     mlp_ratio: float = 4,
     layer_scale: float | None = None,
     do_propagation: bool = False,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """Build a variant; without `window_size`, that which `sizes.fastervit.plan` plans for the size.
+    """Build a variant.
 
     Arguments:
         resolution: pixels per side.
@@ -65,17 +64,14 @@ def build(
         in_dim: channels after the stem's first convolution.
         depths: blocks of each stage.
         num_heads: attention heads of each stage; stages 1 and 2 ignore theirs.
-        window_size: tokens per window side of each stage; stages 1 and 2 ignore theirs.
+        window_size: tokens per window side of each stage, as `sizes.fastervit.plan` gives them for the size;
+            stages 1 and 2 ignore theirs.
         ct_size: carrier tokens per window side.
         mlp_ratio: hidden width of the MLPs over the block's width.
         layer_scale: first value of the scales of stages 3 and 4's residual branches; None: no scales.
         do_propagation: whether stage 3's last block adds its carrier tokens to the map.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
-
-    Raises:
-        IllegalSize: the size is below 64 px or no multiple of 32.
     """
-    planned = plan(resolution, window_size=window_size).arguments["window_size"]
     with _quiet(), LinspaceOnCpu():
         package: Any = importlib.import_module("fastervit.models.faster_vit_any_res")
         model: nn.Module = package.FasterViT(
@@ -83,7 +79,7 @@ def build(
             in_dim=in_dim,
             depths=list(depths),
             num_heads=list(num_heads),
-            window_size=list(planned),
+            window_size=list(window_size),
             ct_size=ct_size,
             mlp_ratio=mlp_ratio,
             resolution=[resolution, resolution],

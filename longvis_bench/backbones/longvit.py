@@ -34,49 +34,10 @@ from longvis_bench.ops.dilated_attention import dilated_attention
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.sizes import require_multiple
-from longvis_bench.sizes.longvit import LONGVIT_RATIOS, check_longvit, longvit_segments
+from longvis_bench.sizes.longvit import LONGVIT_RATIOS, check_longvit
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-
-def build(
-    *,
-    resolution: int,
-    num_classes: int,
-    in_chans: int = 3,
-    dim: int,
-    depth: int,
-    num_heads: int,
-    patch_size: int,
-    segment_length: Sequence[int] | None = None,
-    dilated_ratio: Sequence[int] = LONGVIT_RATIOS,
-    mask_padding: bool = False,
-    differentiable_mixing: bool = False,
-    drop_path: float = 0.0,
-) -> LongViT:
-    """Build a variant; without `segment_length`, that which the authors' code picks for the size.
-
-    Raises:
-        IllegalSize: the resolution is not a multiple of the patch.
-        IllegalArgument: the arguments do not fit together.
-    """
-    if segment_length is None:
-        segment_length = longvit_segments(resolution)
-    return LongViT(
-        resolution=resolution,
-        num_classes=num_classes,
-        patch_size=patch_size,
-        dim=dim,
-        depth=depth,
-        num_heads=num_heads,
-        segment_length=segment_length,
-        dilated_ratio=dilated_ratio,
-        in_chans=in_chans,
-        drop_path=drop_path,
-        mask_padding=mask_padding,
-        differentiable_mixing=differentiable_mixing,
-    )
 
 
 class LongViT(nn.Module):
@@ -89,13 +50,18 @@ class LongViT(nn.Module):
         dim: channels of a token.
         depth: blocks.
         num_heads: attention heads; must divide `dim`.
-        segment_length: tokens per segment, one a branch of dilated attention.
-        dilated_ratio: dilation ratio, one a branch.
+        segment_length: tokens per segment, one per branch of dilated attention; `sizes.longvit.plan` gives
+            those that the authors' code picks for the size.
+        dilated_ratio: dilation ratio, one per branch.
         in_chans: channels of the image.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
         mask_padding: leave padding out of the softmax and from between the segments; the authors' code
             attends it, and it moves their outputs.
         differentiable_mixing: let gradients flow through the mixing weights; the authors' code detaches them.
+
+    Raises:
+        IllegalSize: the resolution is not a multiple of the patch.
+        IllegalArgument: the arguments do not fit together.
     """
 
     def __init__(
@@ -108,7 +74,7 @@ class LongViT(nn.Module):
         depth: int,
         num_heads: int,
         segment_length: Sequence[int],
-        dilated_ratio: Sequence[int],
+        dilated_ratio: Sequence[int] = LONGVIT_RATIOS,
         in_chans: int = 3,
         drop_path: float = 0.0,
         mask_padding: bool = False,
@@ -157,8 +123,12 @@ class LongViT(nn.Module):
         """Keep only the blocks' inputs in training and compute the rest again in the backward."""
         set_grad_checkpointing(self, enable)
 
-    def tokens(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, resolution, resolution) -> last tokens (batch, patches, dim)."""
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, resolution, resolution) -> tokens of the last block (batch, patches, dim).
+
+        Raises:
+            ValueError: the image is of another size than the model was built for.
+        """
         if image.shape[-2:] != (self.resolution, self.resolution):
             height, width = image.shape[-2:]
             raise ValueError(
@@ -169,13 +139,18 @@ class LongViT(nn.Module):
         out: Tensor = self.layers(patches + self.pos_embed)
         return out
 
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens (batch, tokens, dim) -> logits (batch, classes), or the head's input (batch, dim)."""
+        pooled: Tensor = self.head_norm(features.mean(1))
+        logits: Tensor = pooled if pre_logits else self.head(pooled)
+        return logits
+
     def forward(
         self,
         image: Float[Tensor, "batch channels height width"],  # noqa: F722
     ) -> Float[Tensor, "batch classes"]:  # noqa: F722
         """Logits of a batch of images."""
-        logits: Tensor = self.head(self.head_norm(self.tokens(image).mean(1)))
-        return logits
+        return self.forward_head(self.forward_features(image))
 
 
 class Block(nn.Module):

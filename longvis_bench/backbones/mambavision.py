@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.selective_scan.operator import selective_scan
-from longvis_bench.ops.windows import cut, join, pad_to_whole
-from longvis_bench.sizes.mambavision import check_mambavision, plan
+from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
+from longvis_bench.sizes.mambavision import check_mambavision
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -50,45 +50,11 @@ KERNEL = 3
 """Tokens that the mixer's convolutions see."""
 
 
-def build(
-    *,
-    resolution: int,
-    num_classes: int,
-    in_chans: int = 3,
-    dim: int,
-    in_dim: int,
-    depths: Sequence[int],
-    window_size: Sequence[int],
-    mlp_ratio: float = 4,
-    num_heads: Sequence[int],
-    layer_scale: float | None = None,
-    drop_path: float = 0.0,
-) -> MambaVision:
-    """Build a variant; any resolution from 32 px is legal and changes no parameter.
-
-    Raises:
-        IllegalSize: the resolution is below 32 px.
-        IllegalArgument: the arguments do not fit together.
-    """
-    plan(resolution, window_size=window_size)
-    return MambaVision(
-        num_classes=num_classes,
-        dim=dim,
-        in_dim=in_dim,
-        depths=depths,
-        window_size=window_size,
-        mlp_ratio=mlp_ratio,
-        num_heads=num_heads,
-        layer_scale=layer_scale,
-        in_chans=in_chans,
-        drop_path=drop_path,
-    )
-
-
 class MambaVision(nn.Module):
     """The classifier.
 
     Arguments:
+        resolution: pixels per side; changes nothing in the model, which takes any image from 32 px.
         num_classes: logits.
         dim: channels of stage 1; each later stage has twice those of the one before.
         in_dim: channels after the stem's first convolution.
@@ -99,19 +65,23 @@ class MambaVision(nn.Module):
         layer_scale: first value of the scales of stages 3 and 4's residual branches; None: no scales.
         in_chans: channels of the image.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+
+    Raises:
+        IllegalArgument: the arguments do not fit together.
     """
 
     def __init__(
         self,
         *,
+        resolution: int | None = None,
         num_classes: int,
         dim: int,
         in_dim: int,
         depths: Sequence[int],
         window_size: Sequence[int],
-        mlp_ratio: float,
+        mlp_ratio: float = 4,
         num_heads: Sequence[int],
-        layer_scale: float | None,
+        layer_scale: float | None = None,
         in_chans: int = 3,
         drop_path: float = 0.0,
     ) -> None:
@@ -149,7 +119,7 @@ class MambaVision(nn.Module):
         """Keep only the blocks' inputs in training and compute the rest again in the backward."""
         set_grad_checkpointing(self, enable)
 
-    def features(self, image: Tensor) -> Tensor:
+    def forward_features(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, height, width) -> normalised map (batch, 8 dim, height/32, width/32)."""
         x: Tensor = self.stem(image)
         for stage, downsample in zip(self.stages, self.downsamples, strict=False):
@@ -157,13 +127,18 @@ class MambaVision(nn.Module):
         out: Tensor = self.norm(self.stages[-1](x))
         return out
 
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map (batch, 8 dim, height/32, width/32) -> logits (batch, classes), or its mean (batch, 8 dim)."""
+        pooled = features.mean((2, 3))
+        logits: Tensor = pooled if pre_logits else self.head(pooled)
+        return logits
+
     def forward(
         self,
         image: Float[Tensor, "batch channels height width"],  # noqa: F722
     ) -> Float[Tensor, "batch classes"]:  # noqa: F722
         """Logits of a batch of images."""
-        logits: Tensor = self.head(self.features(image).mean((2, 3)))
-        return logits
+        return self.forward_head(self.forward_features(image))
 
 
 class ConvStage(nn.Module):
@@ -228,8 +203,8 @@ class WindowStage(nn.Module):
         height, width = x.shape[2:]
         grid = pad_to_whole(x.permute(0, 2, 3, 1), self.window)
         counts = (grid.shape[1] // self.window, grid.shape[2] // self.window)
-        tokens = self.blocks(cut(grid, counts))
-        grid = join(tokens, counts, (self.window, self.window))
+        tokens = self.blocks(window_partition(grid, counts))
+        grid = window_reverse(tokens, counts, (self.window, self.window))
         return grid[:, :height, :width].permute(0, 3, 1, 2)
 
 

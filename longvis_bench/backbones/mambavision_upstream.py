@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import MissingDependency
 from longvis_bench.ops.selective_scan.operator import backend_for, selective_scan
-from longvis_bench.sizes.mambavision import plan
+from longvis_bench.sizes.mambavision import check_mambavision
 
 INSTALL = "python -m pip install mambavision"
 KERNEL = "mamba_ssm.ops.selective_scan_interface"
@@ -46,15 +46,13 @@ def mambavision(
     layer_scale: float | None = None,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """MambaVision as its authors' package builds it; the arguments are those of `mambavision.build`.
+    """MambaVision as its authors' package builds it; the arguments are those of `mambavision.MambaVision`.
 
     Raises:
-        IllegalSize: the resolution is below 32 px.
         IllegalArgument: the arguments do not fit together.
         MissingDependency: the package, or einops that it needs, is not installed.
     """
-    plan(
-        resolution,
+    check_mambavision(
         dim=dim,
         in_dim=in_dim,
         depths=depths,

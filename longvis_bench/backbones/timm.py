@@ -3,7 +3,7 @@
 The three families are built from timm's classes with the arguments that stand in their cards, so that what
 runs can be read there; the result equals `timm.create_model` of the published name
 (tests/backbones/test_timm.py).
-Never with pretrained weights: those are loaded by `weights.py`, and said so in the row.
+Always built with random weights; `weights/` loads pretrained ones and the row records it.
 
 Stochastic depth is 0 unless asked for, in every family: the published rates belong to recipes.
 """
@@ -23,7 +23,6 @@ from torch import nn
 
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import CardError, IllegalSize, UnknownName
-from longvis_bench.sizes import timm as sizes
 from longvis_bench.sizes.plan import near_multiples
 
 HUB = "hf-hub:"
@@ -39,7 +38,6 @@ def convnext(
     drop_path: float = 0.0,
 ) -> nn.Module:
     """ConvNeXt (arXiv:2201.03545) of four stages with `depths` blocks of `dims` channels."""
-    sizes.convnext(resolution)
     with LinspaceOnCpu():
         model: nn.Module = ConvNeXt(
             in_chans=in_chans,
@@ -63,7 +61,6 @@ def vit(
     drop_path: float = 0.0,
 ) -> nn.Module:
     """ViT (arXiv:2010.11929) with a class token and a position table of `resolution / patch_size` squared."""
-    sizes.vit(resolution, patch_size=patch_size)
     with LinspaceOnCpu():
         model: nn.Module = VisionTransformer(
             img_size=resolution,
@@ -86,11 +83,10 @@ def swin(
     dim: int,
     depths: Sequence[int],
     num_heads: Sequence[int],
-    window_size: int | None = None,
+    window_size: int,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """Swin (arXiv:2103.14030); without `window_size`, that which `sizes.swin` plans for the size."""
-    planned = sizes.swin(resolution, window_size=window_size).arguments["window_size"]
+    """Swin (arXiv:2103.14030), with the windows that `sizes.timm.swin` gives for the size."""
     with LinspaceOnCpu():
         model: nn.Module = SwinTransformer(
             img_size=resolution,
@@ -100,7 +96,7 @@ def swin(
             embed_dim=dim,
             depths=tuple(depths),
             num_heads=tuple(num_heads),
-            window_size=planned,
+            window_size=window_size,
             drop_path_rate=drop_path,
         )
     return model
@@ -176,8 +172,8 @@ def _call(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         if not name.startswith(HUB):
             raise
         raise CardError(
-            f"the hub's description of {name} cannot be had ({_first_line(error).split('. ')[0]}): check the "
-            f"name and the network, or download its config.json once where there is one."
+            f"could not read config.json of {name} from the hub ({_first_line(error).split('. ')[0]}): check "
+            f"the name and the network, or download its config.json once where there is one."
         ) from error
     return model
 

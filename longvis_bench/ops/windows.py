@@ -1,6 +1,6 @@
-"""Cutting a grid of tokens into windows and putting the windows together again.
+"""Partition a grid of tokens into windows, and reverse it.
 
-One layout for all families: a grid is (batch, height, width, channels); its windows are
+Every backbone uses one layout: a grid is (batch, height, width, channels); its windows are
 (batch * rows * columns, tokens, channels), batch first, then windows in raster order, then the tokens of a
 window in raster order.  Windows neither overlap nor shift.
 """
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cut(grid: Tensor, windows: tuple[int, int]) -> Tensor:
-    """Cut a grid into windows.
+def window_partition(grid: Tensor, windows: tuple[int, int]) -> Tensor:
+    """Partition a grid into windows.
 
     Arguments:
         grid: (batch, height, width, channels); both sides divisible by the number of windows there.
@@ -27,8 +27,8 @@ def cut(grid: Tensor, windows: tuple[int, int]) -> Tensor:
     return cells.transpose(2, 3).reshape(batch * rows * columns, -1, channels)
 
 
-def join(tokens: Tensor, windows: tuple[int, int], window: tuple[int, int]) -> Tensor:
-    """Put windows together: the inverse of `cut`.
+def window_reverse(tokens: Tensor, windows: tuple[int, int], window: tuple[int, int]) -> Tensor:
+    """Put windows together again: the inverse of `window_partition`.
 
     Arguments:
         tokens: (batch * rows * columns, height * width of a window, channels).

@@ -202,17 +202,27 @@ def _check_source(file: Path, name: str, variant: Variant) -> None:
         raise CardError(f"the factory's file {file} does not exist.") from error
     except (SyntaxError, ValueError) as error:
         raise CardError(f"the factory's file {file.name} is not valid Python: {error}.") from error
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    if name not in functions:
+    signature = _signature(tree, name)
+    if signature is None:
         if not any(name in ast.dump(node) or "'*'" in ast.dump(node) for node in tree.body):
             raise CardError(f"{file.name} has no callable named {name!r}.")
         return
-    signature = functions[name].args
     takes = [argument.arg for argument in (*signature.args, *signature.kwonlyargs)]
     unknown = [] if signature.kwarg else [key for key in variant.overrides if key not in takes]
     if unknown:
-        own = [key for key in takes if key not in ("resolution", "num_classes", "in_chans")]
+        own = [key for key in takes if key not in ("self", "resolution", "num_classes", "in_chans")]
         raise UnknownName(f"argument of {variant.name}", unknown[0], own)
+
+
+def _signature(tree: ast.Module, name: str) -> ast.arguments | None:
+    """Parameters of a module's function or of its class's constructor; None where neither is there."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return node.args
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            own = (inner for inner in node.body if isinstance(inner, ast.FunctionDef))
+            return next((inner.args for inner in own if inner.name == "__init__"), None)
+    return None
 
 
 def _load(reference: str, folder: Path) -> Callable[..., Any]:

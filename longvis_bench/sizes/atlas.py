@@ -19,7 +19,7 @@ from longvis_bench.sizes.plan import (
 
 
 class Scale(NamedTuple):
-    """One scale of Atlas: how its token grid is cut into windows (rows, columns)."""
+    """One scale of Atlas: how its token grid is partitioned into windows (rows, columns)."""
 
     windows: tuple[int, int]
     window: tuple[int, int]
@@ -49,9 +49,9 @@ def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) 
             if tokens > window and tokens % window:
                 raise ValueError(f"a scale of {tokens} tokens does not divide into windows of {window}")
             windows.append(max(1, tokens // window))
-        cut = (windows[0], windows[1])
-        scales.append(Scale(cut, (height // cut[0], width // cut[1])))
-        if cut == (1, 1):
+        rows, columns = windows
+        scales.append(Scale((rows, columns), (height // rows, width // columns)))
+        if (rows, columns) == (1, 1):
             return scales
         if height % stride or width % stride:
             raise ValueError(f"a scale of {height} x {width} tokens does not pool by {stride}")
@@ -59,7 +59,7 @@ def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) 
 
 
 def atlas_depths(scales: int, total: int = 12) -> list[int]:
-    """Blocks a stage: two in each but the last, which takes the rest of `total` (arXiv:2503.12355)."""
+    """Blocks per stage: two in each but the last, which takes the rest of `total` (arXiv:2503.12355)."""
     return [2] * (scales - 1) + [total - 2 * (scales - 1)]
 
 
@@ -122,11 +122,14 @@ def plan(
     """Atlas: rebuilt, with as many scales as the size needs."""
     check_atlas(window=window, stride=stride, **others)
     scales = require_atlas(resolution, resolution, window=window, stride=stride)
-    if depths is not None:
-        check_atlas_depths(depths, len(scales), f"{resolution} px")
+    if depths is None:
+        depths = atlas_depths(len(scales))
+    check_atlas_depths(depths, len(scales), f"{resolution} px")
     grids = ", ".join(f"{scale.grid[0]}x{scale.grid[1]}" for scale in scales)
     plural = "scale" if len(scales) == 1 else "scales"
-    return SizePlan(reach=f"rebuilt with {len(scales)} {plural} of {grids} tokens")
+    return SizePlan(
+        reach=f"rebuilt with {len(scales)} {plural} of {grids} tokens", arguments={"depths": list(depths)}
+    )
 
 
 WINDOW_ORDERS = ("position", "official")
@@ -166,7 +169,7 @@ def check_atlas(
 
 
 def check_atlas_depths(depths: Sequence[int], scales: int, size: str) -> None:
-    """Raise IllegalArgument unless there is one number of blocks a scale; `size` names the image."""
+    """Raise IllegalArgument unless there is one number of blocks per scale; `size` names the image."""
     require_whole_numbers("depths", depths)
     if len(depths) != scales:
         raise IllegalArgument(

@@ -140,7 +140,14 @@ def _atlas(variant: str, resolution: int, mode: Callable[[str, nn.Module, int], 
     def build(kind: str, checkouts: Checkouts) -> Call:
         warnings.simplefilter("ignore")
         official = make.atlas(checkouts["atlas"], config, {})[0]
-        ours = partial(atlas.build, resolution=resolution, num_classes=100, **sizes, window_order="official")
+        ours = partial(
+            atlas.Atlas,
+            resolution=resolution,
+            num_classes=100,
+            depths=config["depths"],
+            window_order="official",
+            **sizes,
+        )
         return mode(kind, _model(kind, official, ours, resolution), resolution)
 
     return build

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longvis_bench.backbones import atlas
-from longvis_bench.backbones.atlas import Atlas, MultiScaleBlock, ScaleAttention, Stage, WindowOrder, build
+from longvis_bench.backbones.atlas import Atlas, MultiScaleBlock, ScaleAttention, Stage, WindowOrder
 from longvis_bench.errors import IllegalArgument, IllegalSize
-from longvis_bench.ops.windows import cut, join
+from longvis_bench.ops.windows import window_partition, window_reverse
+from longvis_bench.registry.registry import Registry
 from longvis_bench.sizes.atlas import atlas_scales, require_atlas
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "stem_dim": 4, "window": 4, "stride": 2}
@@ -86,8 +87,10 @@ def test_block_equals_the_paper_one_window_at_a_time(grid: tuple[int, int]) -> N
     torch.manual_seed(1)
     block = MultiScaleBlock(scales, 16, 2, 2, 0.0, "position").double()
     grids = [torch.randn(2, *scale.grid, 16, dtype=torch.float64) for scale in scales]
-    fast = block([cut(g, scale.windows) for g, scale in zip(grids, scales, strict=True)])
-    fast_grids = [join(t, scale.windows, scale.window) for t, scale in zip(fast, scales, strict=True)]
+    fast = block([window_partition(g, scale.windows) for g, scale in zip(grids, scales, strict=True)])
+    fast_grids = [
+        window_reverse(t, scale.windows, scale.window) for t, scale in zip(fast, scales, strict=True)
+    ]
     for b in range(2):
         for ours, theirs in zip(fast_grids, slow_block(block, [g[b] for g in grids]), strict=True):
             torch.testing.assert_close(ours[b], theirs)
@@ -154,7 +157,7 @@ def test_drop_path_acts_in_training_only() -> None:
 def test_published_sizes_build_on_meta() -> None:
     with torch.device("meta"):
         for resolution, scales in [(256, 1), (1024, 2), (2048, 3), (4096, 3)]:
-            model = build(resolution=resolution, num_classes=100, dim=384, heads=6, stem_dim=96)
+            model = cast(Atlas, Registry().find("atlas-s").build(resolution=resolution, num_classes=100))
             assert len(model.stages) == scales
             assert sum(len(cast(Stage, stage).blocks) for stage in model.stages) == 12
             assert model(torch.empty(1, 3, resolution, resolution)).shape == (1, 100)
@@ -195,7 +198,7 @@ def test_a_rectangular_image_is_one_of_its_own_blocks(size: tuple[int, int], ord
     grid = model.stem(image)
     for scale, tokens in zip(model.scales, model.pyramid(grid), strict=True):
         pooled = F.adaptive_max_pool2d(grid, scale.grid)[0].permute(1, 2, 0)
-        torch.testing.assert_close(join(tokens, scale.windows, scale.window)[0], pooled)
+        torch.testing.assert_close(window_reverse(tokens, scale.windows, scale.window)[0], pooled)
     model(image).square().sum().backward()
     assert image.grad is not None
     assert bool(F.max_pool2d(image.grad.abs().sum(1), 16).all())
@@ -223,7 +226,7 @@ def test_illegal_rectangle_names_legal_ones(size: tuple[int, int], legal: str) -
 
 def test_illegal_size_names_legal_ones() -> None:
     with pytest.raises(IllegalSize, match="1024"):
-        build(resolution=1000, num_classes=5, dim=16, heads=2, stem_dim=4)
+        Atlas(resolution=1000, num_classes=5, dim=16, heads=2, stem_dim=4, depths=[2, 10])
 
 
 def test_image_of_another_size_is_refused() -> None:

@@ -200,7 +200,7 @@ def test_window_sizes_are_an_argument() -> None:
 
 def test_the_smallest_size() -> None:
     with pytest.raises(IllegalSize, match="at least 64 px"):
-        fastervit.build(resolution=32, num_classes=2, **REGISTRY.find("fastervit-n").arguments)
+        REGISTRY.find("fastervit-n").build(resolution=32, num_classes=2)
     model = REGISTRY.find("fastervit-n").build(resolution=64, num_classes=2).eval()
     assert torch.isfinite(model(torch.randn(1, 3, 64, 64))).all()
 

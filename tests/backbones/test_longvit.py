@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from longvis_bench.backbones import longvit
-from longvis_bench.backbones.longvit import Block, DilatedAttention, LongViT, build
+from longvis_bench.backbones.longvit import Block, DilatedAttention, LongViT
 from longvis_bench.errors import IllegalSize
 from longvis_bench.ops.dilated_attention import reference
+from longvis_bench.registry.registry import Registry
 
 SMALL: dict[str, Any] = {
     "resolution": 64,
@@ -83,16 +84,14 @@ def test_drop_path_acts_in_training_only() -> None:
 def test_published_sizes_build_on_meta() -> None:
     with torch.device("meta"):
         for resolution in (1024, 2048, 4096):
-            model = build(
-                resolution=resolution, num_classes=2, dim=384, depth=12, num_heads=16, patch_size=32
-            )
+            model = cast(LongViT, Registry().find("longvit-s").build(resolution=resolution, num_classes=2))
             assert model(torch.empty(1, 3, resolution, resolution)).shape == (1, 2)
         assert attention(model).segment_length == (1024, 2048, 4096, 8192, 16384)
 
 
 def test_illegal_size_names_legal_ones() -> None:
     with pytest.raises(IllegalSize, match="992, 1024"):
-        build(resolution=1000, num_classes=2, dim=12, depth=1, num_heads=3, patch_size=32)
+        Registry().find("longvit-n").build(resolution=1000, num_classes=2)
 
 
 def test_image_of_another_size_is_refused() -> None:

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from longvis_bench.backbones import mambavision
-from longvis_bench.backbones.mambavision import MambaMixer, MambaVision, SelfAttention, WindowStage, build
+from longvis_bench.backbones.mambavision import MambaMixer, MambaVision, SelfAttention, WindowStage
 from longvis_bench.errors import IllegalSize
 from longvis_bench.ops.selective_scan.operator import reference
+from longvis_bench.registry.registry import Registry
 
 SMALL: dict[str, Any] = {
     "num_classes": 5,
@@ -98,7 +99,7 @@ def test_drop_path_acts_in_training_only() -> None:
 
 def test_published_sizes_build_on_meta() -> None:
     with torch.device("meta"):
-        model = build(
+        model = MambaVision(
             resolution=1024,
             num_classes=1000,
             dim=96,
@@ -112,9 +113,8 @@ def test_published_sizes_build_on_meta() -> None:
 
 
 def test_illegal_size_names_legal_ones() -> None:
-    arguments = {key: value for key, value in SMALL.items() if key != "num_classes"}
     with pytest.raises(IllegalSize, match="32"):
-        build(resolution=16, num_classes=5, **arguments)
+        Registry().find("mambavision-n").build(resolution=16, num_classes=5)
 
 
 def test_official_names_are_told_from_ours() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from longvis_bench.backbones import mambavision
 from longvis_bench.backbones import mambavision_upstream as upstream
-from longvis_bench.errors import IllegalSize, MissingDependency
+from longvis_bench.errors import IllegalArgument, MissingDependency
 from longvis_bench.ops.selective_scan.operator import backend_for, selective_scan
 from longvis_bench.registry.registry import Registry
 from longvis_bench.weights.matching import load_weights
@@ -164,9 +164,9 @@ def test_it_builds_on_meta(install: Callable[[dict[str, str]], None]) -> None:
     assert model.rates == pytest.approx([0.0, 0.1, 0.2])
 
 
-def test_an_illegal_size_comes_before_the_package(fresh: None) -> None:
-    with pytest.raises(IllegalSize):
-        upstream.mambavision(resolution=16, num_classes=2, **NANO)
+def test_an_illegal_argument_comes_before_the_package(fresh: None) -> None:
+    with pytest.raises(IllegalArgument):
+        upstream.mambavision(resolution=64, num_classes=2, drop_path=2, **NANO)
 
 
 NEEDS_PACKAGE = pytest.mark.skipif(
@@ -179,7 +179,7 @@ def pair(size: int, **arguments: Any) -> tuple[torch.nn.Module, torch.nn.Module]
     torch.manual_seed(0)
     settings = {**NANO, **arguments}
     theirs = upstream.mambavision(resolution=size, num_classes=10, **settings)
-    ours = mambavision.build(resolution=size, num_classes=10, **settings)
+    ours = mambavision.MambaVision(resolution=size, num_classes=10, **settings)
     report = load_weights(ours, theirs.state_dict())
     assert (report.unused, report.missing, report.reshaped) == ((), (), {})
     return theirs, ours

@@ -146,7 +146,7 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         REGISTRY.find("timm:hf-hub:someone/some-model").build(resolution=64, num_classes=7)
     sentence = str(caught.value)
     assert sentence.startswith(
-        "the hub's description of hf-hub:someone/some-model cannot be had (We could not"
+        "could not read config.json of hf-hub:someone/some-model from the hub (We could not"
     )
     assert sentence.endswith("or download its config.json once where there is one.")
     assert "\n" not in sentence

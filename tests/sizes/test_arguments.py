@@ -62,8 +62,6 @@ def test_the_class_says_what_would_be_legal(variant: str, change: dict[str, Any]
         "mambavision": {"layer_scale": None},
     }
     arguments |= rest[family]
-    if family == "mambavision":
-        del arguments["resolution"]
     native = getattr(import_module(f"longvis_bench.backbones.{family}"), CLASSES[variant])
     native(**arguments)
     with pytest.raises(IllegalArgument) as caught:

@@ -136,7 +136,12 @@ def test_swins_padding_is_what_timm_pads(size: int, monkeypatch: pytest.MonkeyPa
 
     with torch.device("meta"):
         model = timm_backbones.swin(
-            resolution=size, num_classes=2, dim=12, depths=[2, 2, 2, 2], num_heads=[1, 1, 2, 4]
+            resolution=size,
+            num_classes=2,
+            dim=12,
+            depths=[2, 2, 2, 2],
+            num_heads=[1, 1, 2, 4],
+            **sizes.swin(size).arguments,
         )
     monkeypatch.setattr(torch.nn.functional, "pad", watch)
     model(torch.empty(1, 3, size, size, device="meta"))

@@ -286,11 +286,14 @@ def _golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _native(config: dict[str, Any], **changes: Any) -> nn.Module:
     from longvis_bench.backbones import atlas, longvit, mambavision
 
-    modules = {"atlas": atlas, "longvit": longvit, "mambavision": mambavision}
-    build = modules[config["family"]].build
-    known = {*inspect.signature(build).parameters} & {*config}
-    model: nn.Module = build(**{key: config[key] for key in known} | changes)
-    return model
+    classes: dict[str, type[nn.Module]] = {
+        "atlas": atlas.Atlas,
+        "longvit": longvit.LongViT,
+        "mambavision": mambavision.MambaVision,
+    }
+    native = classes[config["family"]]
+    known = {*inspect.signature(native).parameters} & {*config}
+    return native(**{key: config[key] for key in known} | changes)
 
 
 @pytest.mark.parametrize("name", ["atlas_2scale_w4_256px", "mambavision_224px", "longvit_h12_p32_1024px"])
