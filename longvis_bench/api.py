@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sweep.reporter import Reporter
+from longvis_bench.sweep.reporter import Reporter, Silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +63,8 @@ def bench(
         raise KeyboardInterrupt
     if outcome.faults:
         raise outcome.faults[0]
+    if outcome.unwritten is not None:
+        (reporter or Silent()).note(str(outcome.unwritten))
     return frame(outcome.rows)
 
 

@@ -395,7 +395,7 @@ def _between_thirds(samples: Sequence[float]) -> float:
 def _trend(samples: Sequence[float]) -> float:
     """Two-sided p-value of Mann-Kendall's trend test; the normal approximation corrected for ties."""
     n = len(samples)
-    s = _concordance(samples)
+    s = concordance(samples)
     ties = [_tied(t) for t in _runs(sorted(samples))]
     variance = (_tied(n) - sum(ties)) / 18
     if variance <= 0:
@@ -404,7 +404,7 @@ def _trend(samples: Sequence[float]) -> float:
     return 2 * (1 - NormalDist().cdf(z))
 
 
-def _concordance(samples: Sequence[float]) -> int:
+def concordance(samples: Sequence[float]) -> int:
     """Pairs whose later sample is the larger one, less those whose later sample is the smaller one."""
     before: list[float] = []
     total = 0

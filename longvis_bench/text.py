@@ -11,6 +11,8 @@ _FORMULA = tuple("=+-@＝＋－＠")
 
 def clean(text: str) -> str:
     """One line without control, format or unassigned characters: no escape sequence survives."""
+    if text.isprintable():  # nearly every text is, and this asks all its characters at once
+        return " ".join(text.split())
     line = "".join(char for char in " ".join(text.split()) if not unicodedata.category(char).startswith("C"))
     return line.strip()
 
@@ -23,7 +25,8 @@ def has_controls(text: str) -> bool:
 
 
 _IN_ASCII = str.maketrans(
-    {
+    {raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+    | {
         "±": "+-",
         "µ": "u",
         "×": "x",
@@ -45,6 +48,17 @@ def in_ascii(text: str) -> str:
     parts = unicodedata.normalize("NFKD", text.translate(_IN_ASCII))
     bare = "".join(char for char in parts if not unicodedata.combining(char))
     return bare.encode("ascii", "replace").decode()
+
+
+def ascii_instead(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of a stream whose encoding lacks a character: `in_ascii` of it.
+
+    Raises:
+        UnicodeError: it happened while reading.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return in_ascii(error.object[error.start : error.end]), error.end
 
 
 def spreadsheet_safe(text: str) -> str:

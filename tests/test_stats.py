@@ -226,3 +226,25 @@ def test_trend_tests_are_total_and_blind_to_the_unit(values: list[float]) -> Non
     assert found is None or abs(found) >= stats.DRIFT_TOLERANCE
     doubled = stats.drift([2 * v for v in values])
     assert doubled == found
+
+
+# Verdicts -----------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_that_of_the_interval_that_tables_show() -> None:
+    """Outliers on either side widen the stop rule's guard, but not the 95 % interval."""
+    samples = [1.0] * 7 + [1.01] * 7 + [1.3, 0.7] * 13
+    width = stats.relative_half_width(samples)
+    assert width is not None
+    assert width < 0.02
+    assert not stats.is_precise(samples, 0.02)
+    assert stats.verdict(samples, 0.02) == "stable"
+    assert stats.verdict(samples, width * 0.99) == "noisy"
+    assert stats.verdict([1.0] * 5, 0.02) == "budget"
+    assert stats.verdict([0.0, 1.0] * 3 + [0.0], 0.02) == "noisy"
+
+
+@given(st.lists(st.integers(0, 9).map(float), max_size=40))
+def test_trends_count_pairs_as_the_definition_does(samples: list[float]) -> None:
+    pairs = [(a, b) for place, a in enumerate(samples) for b in samples[place + 1 :]]
+    assert stats.concordance(samples) == sum((b > a) - (b < a) for a, b in pairs)

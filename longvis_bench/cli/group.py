@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import re
@@ -14,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from longvis_bench.cli.guard import BAD_INPUT, explain, guarded, sentence
 from longvis_bench.errors import LongvisError
+from longvis_bench.text import ascii_instead
 
 _STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
 
@@ -132,7 +134,8 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+        codecs.register_error("longvis", ascii_instead)
+        sys.stdout.reconfigure(errors="longvis")
 
 
 def _flushed(code: int) -> int:

@@ -30,9 +30,9 @@ def merge(
     from longvis_bench.runs.merge import merge_runs
 
     found = merge_runs(runs, out)
-    write_derived(out)
     console = Console(highlight=False)
     for run in found:
         console.print(run.sentence, soft_wrap=True, markup=False)
     total = units.several(sum(len(run.rows) for run in found), "row")
     console.print(f"Merged: {total} in {out}", soft_wrap=True, markup=False)
+    write_derived(out)

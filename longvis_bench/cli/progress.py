@@ -18,6 +18,7 @@ from rich.text import Text
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.stats import median
+from longvis_bench.sweep.reporter import Reporter
 from longvis_bench.text import clean
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ LAST_ROWS = 6
 SHOW_CURSOR = b"\x1b[?25h"
 
 
-class Progress:
+class Progress(Reporter):
     """The reporter of the command line.
 
     Arguments:
@@ -58,7 +59,8 @@ class Progress:
         self._total, self._started = len(cells), monotonic()
         self._task = self._bar.add_task("starting", total=len(cells), eta="")
         if done:
-            self._console.print(f"{len(done)} cells are there already; {len(cells)} to measure.")
+            already = units.several(len(done), "cell")
+            self._console.print(f"{already} measured already; {len(cells)} to measure.")
         if self._console.is_terminal:
             self._live = Live(self._render(), console=self._console, refresh_per_second=5, transient=True)
             self._live.start()
@@ -142,6 +144,5 @@ def show_plan(session: Session, as_json: bool) -> None:
             markup=False,
         )
     longest = units.seconds(round(plan.longest_s))
-    console.print(
-        f"{len(plan.cells)} cells, about {longest} where models are quick; into {session.path}", markup=False
-    )
+    cells = units.several(len(plan.cells), "cell")
+    console.print(f"{cells}, about {longest} where models are quick; into {session.path}", markup=False)

@@ -52,6 +52,8 @@ def run_session(
         raise typer.Exit(_exit_code(signals))
     if outcome.faults:
         raise outcome.faults[0]
+    if outcome.unwritten is not None:
+        raise outcome.unwritten
     raise typer.Exit(outcome.exit_code)
 
 
@@ -63,7 +65,8 @@ def show_ending(console: Console, outcome: Outcome) -> None:
         console.print(
             f"Interrupted. To go on from here, give the same command --out {outcome.path}", markup=False
         )
-    console.print(f"Rows, tables and plots: {outcome.path}", soft_wrap=True, markup=False)
+    what = "Rows" if outcome.unwritten else "Rows, tables and plots"
+    console.print(f"{what}: {outcome.path}", soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Which accuracies differ by more than chance: McNemar's exact test on the same held-out images.
 
-Two models' 95 % intervals may overlap although one is clearly better: on the same images only those count
-that one model knows and the other does not.  The predictions are those that `longvis bench` keeps with a row.
-With many models some pairs differ by chance: p values are of each pair alone.
+Two models' 95 % intervals may overlap although one is clearly better: the test counts only the images that
+one model classifies correctly and the other does not.  It reads the predictions that `longvis bench` stores
+with a row.  With many models some pairs differ by chance: each p value is that of its pair alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from longvis_bench.stats import mcnemar
 
 SEPARATES = 0.05
 """Largest p at which one model is called better."""
+COMPARED = 30
+"""Models of one size and data set that are compared, the most accurate ones: pairs grow with the square."""
 
 
 class Comparison(NamedTuple):
@@ -36,12 +38,29 @@ class Comparison(NamedTuple):
 
 
 def compare(every: Sequence[Answers]) -> list[Comparison]:
-    """Every pair of answers to the same images at the same size."""
-    return [_compare(*pair) for pair in combinations(every, 2) if _same_images(*pair)]
+    """Every pair of answers to the same images at the same size; of many models the most accurate ones."""
+    return [
+        _compare(*pair)
+        for alike in _alike(every).values()
+        for pair in combinations(alike, 2)
+        if _same_images(*pair)
+    ]
+
+
+def _alike(every: Sequence[Answers]) -> dict[tuple[str, int], list[Answers]]:
+    """Data and size -> their answers, at most the best of each, in the order given."""
+    found: dict[tuple[str, int], list[Answers]] = {}
+    for answers in every:
+        found.setdefault((answers.row.cell.data, answers.row.cell.resolution), []).append(answers)
+    for key, group in found.items():
+        right = [-float(answers.images.right.mean()) for answers in group]
+        best = sorted(range(len(group)), key=lambda place: (right[place], place))[:COMPARED]
+        found[key] = [group[place] for place in sorted(best)]
+    return found
 
 
 def sentences(rows: Sequence[Row] | Grouped, comparisons: Sequence[Comparison]) -> list[str]:
-    """One line a size and model, the best first: which others it is better than, and which nobody can tell.
+    """One line per size and model, the best first: which others it is better than, and which not separable.
 
     Arguments:
         rows: all that are shown; they decide how a model is called.
@@ -70,9 +89,8 @@ def _right(row: Row) -> int:
 
 
 def _same_images(one: Answers, other: Answers) -> bool:
-    """Same data, size and images."""
-    here, there = ((a.row.cell.resolution, a.row.cell.data) for a in (one, other))
-    return here == there and one.row.key != other.row.key and one.images.same_images(other.images)
+    """Two models and the same images."""
+    return one.row.key != other.row.key and one.images.same_images(other.images)
 
 
 def _compare(one: Answers, other: Answers) -> Comparison:

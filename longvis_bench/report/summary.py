@@ -22,7 +22,7 @@ from longvis_bench.records import ACCEPTED, Row
 from longvis_bench.report.best import best_lines
 from longvis_bench.report.columns import BY_NAME, COLUMNS, SHORT, Value
 from longvis_bench.report.footnotes import Footnotes
-from longvis_bench.report.grouping import Grouped, grouped
+from longvis_bench.report.grouping import Grouped, grouped, number
 from longvis_bench.report.plain_table import plain_table
 from longvis_bench.report.repeats import with_rounds
 from longvis_bench.report.shown import (
@@ -43,6 +43,9 @@ from longvis_bench.report.shown import (
 )
 from longvis_bench.text import clean, in_ascii, spreadsheet_safe
 
+MOST_ROWS = 1000
+"""Rows of a table in a terminal: of more it shows the fastest of each size, and says where the others are."""
+RANKED_BY = "throughput_img_s"
 _DTYPES = {"text": "string", "int": "Int64", "float": "Float64"}
 _GAP = 2
 
@@ -89,25 +92,47 @@ def _csv_cell(value: Value) -> str:
 class _Terminal:
     """A table that asks the console it is printed on whether it shows more than ASCII."""
 
-    def __init__(self, rows: Sequence[Row] | Grouped, width: int, numbers: Sequence[Shown]) -> None:
-        self._body = Body(grouped(rows))
-        self._width, self._numbers = width, numbers
+    def __init__(self, rows: Grouped, width: int, numbers: Sequence[Shown]) -> None:
+        self._rows, self._width, self._numbers = rows, width, numbers
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _parts(self._body, self._width, self._numbers, ascii_only=options.ascii_only)
+        writing, body = _Writing(options.ascii_only), Body(_fastest(self._rows))
+        columns = _that_fit(body, self._width, self._numbers, writing)
+        marks, notes = body.marks(columns)
+        every = self._rows.rows
+        yield writing.text(f"{tally(every)}  ({clean(self._rows.shared_conditions)})")
+        yield Text()
+        yield _table(columns, body, marks, self._width, writing)
+        yield from _numbered(notes, writing)
+        left_out = len(every) - len(body.rows)
+        below = [f"{left_out} rows are not shown; summary.csv and summary.md hold all."] if left_out else []
+        below += [*notes.others, *best_lines(self._rows), legend(columns, body.rows)]
+        if any(below):
+            yield Text()
+            yield from (writing.text(line) for line in below if line)
 
 
 def terminal_table(
     rows: Sequence[Row] | Grouped, width: int, numbers: Sequence[Shown] = NUMBERS
 ) -> RenderableType:
     """A table for `width` columns: the most wanted columns that fit, never cut off, with its footnotes."""
-    return _Terminal(rows, width, numbers) if grouped(rows).rows else Text("No rows yet.")
+    shown = grouped(rows).shown
+    return _Terminal(shown, width, numbers) if shown.rows else Text("No rows yet.")
 
 
-def _parts(body: Body, width: int, numbers: Sequence[Shown], *, ascii_only: bool) -> list[RenderableType]:
-    writing = _Writing(ascii_only)
-    columns = _that_fit(body, width, numbers, writing)
-    marks, notes = body.marks(columns)
+def _fastest(rows: Grouped) -> Grouped:
+    """All rows, or of more than a terminal should show the fastest of each size."""
+    if len(rows.rows) <= MOST_ROWS:
+        return rows
+    each = max(1, MOST_ROWS // len(rows.sizes))
+    by_size: dict[int, list[Row]] = {}
+    for row in rows.rows:
+        by_size.setdefault(row.cell.resolution, []).append(row)
+    ranked = (sorted(found, key=lambda row: -(number(row, RANKED_BY) or 0.0)) for found in by_size.values())
+    return Grouped([row for found in ranked for row in found[:each]])
+
+
+def _table(columns: Sequence[Shown], body: Body, marks: Marks, width: int, writing: _Writing) -> Table:
     room = {shown: writing.room(marks.get(shown, {})) for shown in columns}
     table = plain_table()
     for shown in columns:
@@ -116,12 +141,7 @@ def _parts(body: Body, width: int, numbers: Sequence[Shown], *, ascii_only: bool
     for index in range(len(body.rows)):
         cells = (writing.cell(shown, body, index, marks, room[shown]) for shown in columns)
         table.add_row(*cells, end_section=sizes[index : index + 1] != sizes[index + 1 : index + 2])
-    heading = f"{tally(body.rows)}  ({clean(body.shown.shared_conditions)})"
-    below = [*notes.others, *best_lines(body.shown), *filter(None, [legend(columns, body.rows)])]
-    parts: list[RenderableType] = [writing.text(heading), Text(), table, *_numbered(notes, writing)]
-    if below:
-        parts += [Text(), *map(writing.text, below)]
-    return parts
+    return table
 
 
 class _Writing:
@@ -204,8 +224,8 @@ def _numbered(notes: Footnotes, writing: _Writing) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(justify="right", no_wrap=True, style="cyan")
     grid.add_column(overflow="fold")
-    for number, line in enumerate(notes.lines, 1):
-        grid.add_row(Text(writing.marks((number,))), writing.text(line))
+    for place, line in enumerate(notes.lines, 1):
+        grid.add_row(Text(writing.marks((place,))), writing.text(line))
     return [Text(), grid]
 
 

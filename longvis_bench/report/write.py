@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longvis_bench.errors import RunDirectoryError
 from longvis_bench.records import Row, TrainLength
-from longvis_bench.runs.directory import RunDirectory, current
+from longvis_bench.runs.directory import RunDirectory, cannot_write, current
 
 if TYPE_CHECKING:
     from longvis_bench.report.grouping import Grouped
@@ -54,4 +53,4 @@ def write_derived(path: Path, rows: Sequence[Row] | Grouped | None = None, runs:
     try:
         write_plots(every, path / "plots", distance_figures(every, by_distance(answers)))
     except OSError as error:
-        raise RunDirectoryError(f"cannot write plots to {path}: {error.strerror or error}.") from error
+        raise cannot_write(path, error) from error

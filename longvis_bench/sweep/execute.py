@@ -39,6 +39,8 @@ class Outcome:
     interrupted: bool
     faults: tuple[HarnessFault, ...] = ()
     """Faults of our own; their cells have no row, and the same command tries them again."""
+    unwritten: RunDirectoryError | None = None
+    """Why tables and figures could not be written, though all rows are."""
 
     @property
     def exit_code(self) -> int:

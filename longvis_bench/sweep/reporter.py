@@ -1,17 +1,19 @@
-"""What a sweep tells whoever watches it."""
+"""What a sweep reports to whoever watches it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from longvis_bench.records import Row
-from longvis_bench.sweep.plan import Planned
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longvis_bench.records import Row
+    from longvis_bench.sweep.plan import Planned
 
 
-class Reporter(Protocol):
-    """Told what happens, as it happens; the progress display is one."""
+class Reporter:
+    """Receives the events of a sweep as they happen, and ignores them; subclasses override what they show."""
 
     def note(self, sentence: str) -> None:
         """Something the user should know, before or while cells run."""
@@ -32,24 +34,9 @@ class Reporter(Protocol):
         """The sweep is over, however it ended."""
 
 
-class Silent:
-    """The reporter of Python callers: quiet but for what they should know, which is logged as a warning."""
+class Silent(Reporter):
+    """The reporter of Python callers: it logs what they should know as a warning."""
 
     def note(self, sentence: str) -> None:
         """See Reporter."""
         logging.getLogger("longvis_bench").warning(sentence)
-
-    def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
-        """See Reporter."""
-
-    def start(self, planned: Planned) -> None:
-        """See Reporter."""
-
-    def tick(self) -> None:
-        """See Reporter."""
-
-    def finish(self, row: Row) -> None:
-        """See Reporter."""
-
-    def end(self) -> None:
-        """See Reporter."""

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from longvis_bench import units
 from longvis_bench.environment import read_environment
-from longvis_bench.errors import LongvisError, UnknownName
+from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
 from longvis_bench.records import Status
 from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
@@ -58,11 +58,16 @@ class Session:
             only_missing=only_missing,
         )
         length = self.plan.config.hours_for
+        rows = None
         if length is not None:
             outcome = replace(outcome, rows=tuple(restate(outcome.rows, length)))
-            write_derived(self.path, restate(current(RunDirectory(self.path).rows()), length))
-        elif not outcome.was_complete or not (self.path / "summary.md").exists():
-            write_derived(self.path)
+            rows = restate(current(RunDirectory(self.path).rows()), length)
+        elif outcome.was_complete and (self.path / "summary.md").exists():
+            return outcome
+        try:
+            write_derived(self.path, rows)
+        except RunDirectoryError as error:  # a full disk hides no result: the caller shows the rows first
+            return replace(outcome, unwritten=error)
         return outcome
 
 

@@ -452,3 +452,14 @@ def test_runs_of_one_machine_stand_side_by_side(
     ]
     shown = [(row.machine.rpartition(" ")[2], row.cell.resolution) for row in side_by_side(found)]
     assert shown == [("(a)", 128), ("(b)", 128), ("(c)", 64), ("(c)", 256)]
+
+
+def test_a_full_disk_hides_no_result(fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RunDirectoryError("cannot write")
+
+    monkeypatch.setattr("longvis_bench.sweep.session.write_derived", full)
+    outcome = session(32, 64).run()
+    assert [row.status for row in outcome.rows] == ["ok", "ok"]
+    assert str(outcome.unwritten) == "cannot write"
+    assert outcome.exit_code == 0

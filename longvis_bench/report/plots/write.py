@@ -6,10 +6,13 @@ The same rows give the same SVG, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from matplotlib.figure import Figure
 
+from longvis_bench.files import write_whole
 from longvis_bench.records import METRICS, Row
 from longvis_bench.report.columns import BY_NAME
 from longvis_bench.report.grouping import Grouped
@@ -48,6 +51,9 @@ def write_plots(
         rows: as `figures` takes them.
         folder: made if it is not there.
         more: figures of what is not in the rows, by name.
+
+    Raises:
+        OSError: the disk does not take them; no half figure is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -58,7 +64,15 @@ def write_plots(
     for name, figure in drawn.items():
         png, svg = folder / f"{name}.png", folder / f"{name}.svg"
         with style():
-            figure.savefig(png, dpi=DPI, metadata={"Software": None})
-            figure.savefig(svg, metadata={"Date": None, "Creator": "longvis-bench"})
+            write_whole(png, partial(_as_png, figure))
+            write_whole(svg, partial(_as_svg, figure))
         written += [png, svg]
     return written
+
+
+def _as_png(figure: Figure, file: IO[bytes]) -> None:
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _as_svg(figure: Figure, file: IO[bytes]) -> None:
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "longvis-bench"})
