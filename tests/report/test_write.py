@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from longvis_bench.errors import RunDirectoryError
@@ -56,7 +57,7 @@ def test_a_disk_that_fills_while_figures_are_drawn_leaves_whole_tables(
 ) -> None:
     run = tmp_path / "run"
     write_rows(run, ROWS)
-    monkeypatch.setattr(plots.Figure, "savefig", full_disk)
+    monkeypatch.setattr(Figure, "savefig", full_disk)
     with pytest.raises(RunDirectoryError, match=r"No space left on device.*rows written so far are kept"):
         write_derived(run)
     assert (run / "summary.md").read_text("utf-8").startswith("# Summary")
