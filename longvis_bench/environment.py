@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -18,14 +20,40 @@ from longvis_bench.registry.discovery import required_packages
 
 PACKAGES = ("torch", "timm", "numba", "triton", "numpy", "mamba-ssm")
 """Packages whose version can change a number, beside those that the built-in cards require."""
+_CUDA_LIBRARIES = ("nvidia-cublas", "nvidia-cudnn", "nvidia-cuda-runtime")
 FLAGS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
     "ATEN_CPU_CAPABILITY",
-    "PYTORCH_CUDA_ALLOC_CONF",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "CUDA_VISIBLE_DEVICES",
+    "GLIBC_TUNABLES",
+    "GOMP_CPU_AFFINITY",
+    "LD_PRELOAD",
+    "MKL_NUM_THREADS",
     "NUMBA_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TIMM_FUSED_ATTN",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
 """Environment variables that can change a number."""
+FLAG_PREFIXES = ("KMP_", "MALLOC_", "TORCHINDUCTOR_", "TORCH_CUDNN_", "TRITON_")
+"""Beginnings of further ones; those that only name a folder or a tool are left out."""
+_PLACES = ("_CACHE_DIR", "_DIR", "_PATH", "_HOME")
+_GPU_FIELDS = {
+    "name": "name",
+    "driver": "driver_version",
+    "memory": "memory.total",
+    "power_limit": "power.limit",
+    "ecc": "ecc.mode.current",
+    "mig": "mig.mode.current",
+}
+"""Our names of what nvidia-smi is asked for."""
 
 
 GIB = 1 << 30
@@ -38,18 +66,21 @@ def read_environment(machine: str | None = None) -> Environment:
         machine: a name to use instead of the processor or GPU model and core count.
     """
     processor, cores = _processor(), usable_cores()
-    gpu, driver = _gpu()
+    gpus = nvidia_gpus()
+    gpu = " and ".join(dict.fromkeys(found["name"] for found in gpus if "name" in found)) or None
     return Environment(
         machine=machine or machine_name(gpu or processor, cores),
         processor=processor,
         cores=cores,
         memory_bytes=_memory_bytes(),
         gpu=gpu,
-        driver=driver,
+        driver=gpus[0].get("driver") if gpus else None,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         versions=_versions(),
-        flags={name: os.environ[name] for name in FLAGS if name in os.environ},
+        flags=read_flags(os.environ),
+        cpu=cpu_details(),
+        gpus=tuple({name: value for name, value in found.items() if name != "driver"} for found in gpus),
     )
 
 
@@ -133,28 +164,82 @@ def _memory_bytes() -> int:
     return round(psutil.virtual_memory().total / GIB) * GIB
 
 
+def read_flags(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that can change a number; of paths only the file names, which say nothing of a person."""
+    names = (name for name in sorted(variables) if name in FLAGS or name.startswith(FLAG_PREFIXES))
+    kept = (name for name in names if not name.endswith(_PLACES))
+    return {name: re.sub(r"[^\s:,;=]*/", "", variables[name]) for name in kept}
+
+
+def cpu_details(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """What tells processors of one marketing name apart; the clock is the nominal one, where it is known."""
+    try:
+        first = file.read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    told = {name.strip(): value.strip() for name, _, value in pairs}
+    fields = {"vendor": "vendor_id", "family": "cpu family", "model": "model", "stepping": "stepping"}
+    found = {ours: told[theirs] for ours, theirs in fields.items() if theirs in told}
+    clock = _nominal_clock(told.get("model name", ""))
+    return found | ({"nominal_clock": clock} if clock else {})
+
+
+def _nominal_clock(name: str) -> str | None:
+    """The base clock: the driver's, else the one in the processor's name (`@ 2.60GHz`)."""
+    try:
+        khz = int(Path("/sys/devices/system/cpu/cpu0/cpufreq/base_frequency").read_text())
+        return f"{khz / 1e6:.2f} GHz"
+    except (OSError, ValueError):
+        found = re.search(r"@\s*([\d.]+)\s*GHz", name)
+        return f"{float(found[1]):.2f} GHz" if found else None
+
+
 @cache
-def _gpu() -> tuple[str | None, str | None]:
-    """Name of the first NVIDIA GPU and its driver, as its own tool tells."""
+def nvidia_gpus() -> tuple[dict[str, str], ...]:
+    """Every NVIDIA GPU as nvidia-smi describes it (keys of `_GPU_FIELDS`), without what it does not tell."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return None, None
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        return ()
+    query = [tool, f"--query-gpu={','.join(_GPU_FIELDS.values())}", "--format=csv,noheader"]
     try:
-        lines = subprocess.run(
-            query, capture_output=True, text=True, timeout=20, check=True
-        ).stdout.splitlines()
-        name, _, driver = lines[0].partition(",")
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return None, None
-    return name.strip(), driver.strip() or None
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = (dict(zip(_GPU_FIELDS, line.split(","), strict=False)) for line in done.stdout.splitlines())
+    return tuple({name: text for name, value in row.items() if (text := _told(value))} for row in rows)
+
+
+def _told(value: str) -> str:
+    """A value of nvidia-smi; empty where the GPU or the driver has none (`[N/A]`, `[Not Supported]`)."""
+    text = value.strip()
+    return "" if text.startswith("[") else text
 
 
 def _versions() -> dict[str, str]:
+    """Versions by package: torch's with its build (`2.11.0+cu130`), and its CUDA libraries'."""
     versions = {}
-    for name in (*PACKAGES, *required_packages()):
+    libraries = sorted(name for name in _installed() if name.startswith(_CUDA_LIBRARIES))
+    for name in (*PACKAGES, *required_packages(), *libraries):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return versions | _torch_build()
+
+
+def _installed() -> set[str]:
+    names = (distribution.metadata["Name"] for distribution in importlib.metadata.distributions())
+    return {name.lower() for name in names if name}
+
+
+def _torch_build() -> dict[str, str]:
+    """The full version of torch and of its CUDA, out of its `version.py`: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    try:
+        text = Path(str(spec and spec.origin)).with_name("version.py").read_text()
+    except OSError:
+        return {}
+    patterns = {"torch": r"^__version__ = '([^']+)'", "cuda": r"^cuda\b[^=]*= '([^']+)'"}
+    found = {name: re.search(pattern, text, re.MULTILINE) for name, pattern in patterns.items()}
+    return {name: match[1] for name, match in found.items() if match}

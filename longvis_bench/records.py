@@ -5,8 +5,8 @@ History of the row schema, newest first; `migration.py` makes rows of the older 
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
-        `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.attention` (which `migrations.py`
-        fills from older rows)
+        `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.numerics`, `Environment.cpu` and `gpus`,
+        `TimingRecord.host_s`, `Row.attention` (which `migrations.py` fills from older rows)
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -26,7 +26,8 @@ from longvis_bench.hashing import digest
 SCHEMA = 2
 
 Mode = Literal["infer", "train"]
-Dtype = Literal["fp32", "bf16", "fp16"]
+Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+"""fp32 is strict; tf32 is float32 whose products and convolutions round inputs to TF32 (NVIDIA GPUs)."""
 MemoryFormat = Literal["channels_last", "contiguous"]
 Metric = Literal["count", "time", "memory", "accuracy", "validity"]
 METRICS: tuple[Metric, ...] = ("count", "time", "memory", "accuracy", "validity")
@@ -209,6 +210,8 @@ class NoiseRecord(_Record):
     """Share of the machine's time that the hypervisor took, 0-1."""
     clock_hz: float | None = None
     """Median clock of the device: the fastest core's, or the GPU's SM clock."""
+    clock_limit_hz: float | None = None
+    """The GPU's highest SM clock."""
     clock_change: float | None = None
     """Median clock of the later looks / of the earlier ones - 1."""
     temperature_c: float | None = None
@@ -228,6 +231,8 @@ class TimingRecord(_Record):
     parts_s: dict[str, tuple[float, ...]] = {}
     """Train mode: forward, backward and optimizer apart."""
     noise: NoiseRecord = NoiseRecord()
+    host_s: tuple[float, ...] = ()
+    """On CUDA, for each counted sample, seconds until the host had handed over the iteration's work."""
 
 
 class TensorRecord(_Record):
@@ -331,6 +336,9 @@ class Row(_Record):
     attention: str | None = None
     """Kernels of softmax attention, as an iteration without inference mode showed them: `flash`, `efficient`,
     `cudnn`, `math` (torch's function, unfused), `unfused` (the model's own products and softmax)."""
+    numerics: dict[str, str] = {}
+    """torch's settings and library versions that can change a number, as they were after the timing; empty in
+    rows measured before they were recorded."""
     null_reasons: dict[str, str] = {}
     """Column or metric -> why it has no value."""
     notes: tuple[Note, ...] = ()
@@ -363,6 +371,11 @@ class Environment(_Record):
     versions: dict[str, str]
     """Packages whose version can change a number."""
     flags: dict[str, str] = {}
+    """Environment variables that can change a number; of paths only the file names."""
+    cpu: dict[str, str] = {}
+    """The processor's vendor, family, model, stepping and nominal clock, as far as the system tells."""
+    gpus: tuple[dict[str, str], ...] = ()
+    """Every NVIDIA GPU: name, memory, power limit, ECC, MIG."""
 
     @property
     def hash(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from longvis_bench import stats, units
-from longvis_bench.records import AccuracyRecord, NoiseRecord, Note, Row
+from longvis_bench.records import AccuracyRecord, NoiseRecord, Note, Row, TimingRecord
 
 LOAD_LIMIT = 0.1
 """Share of a core that other processes may take while a cell is timed."""
@@ -25,6 +25,10 @@ TEMPERATURE_MARGIN_C = 5.0
 PADDING_LIMIT = 0.5
 ACCURACY_LIMIT = 0.1
 """Widest half-width of an accuracy's 95 % interval that goes without a warning."""
+HOST_SHARE = 0.9
+"""Share of the device's time from which on the host's makes a cell host-bound."""
+THROTTLED_SHARE = 0.9
+"""Share of a GPU's highest clock below which a reason for slowing down is a warning."""
 OVER_TENSORS_BYTES, OVER_TENSORS_SHARE = 64 << 20, 0.5
 """What a measured peak may exceed that of the tensors by without a warning: the larger of the two."""
 
@@ -63,10 +67,20 @@ HOT = Kind("hot", "latency_median_s", "Cool the device, then measure again.")
 THROTTLED = Kind(
     "throttled", "latency_median_s", "Cool the device or lift its power limit, then measure again."
 )
+HOST_BOUND = Kind(
+    "host_bound",
+    "latency_median_s",
+    "The GPU waits for Python: compare models at a larger --batch, or with --compile.",
+)
 ROUNDS = Kind(
     "rounds",
     "latency_median_s",
     "Believe the spread between rounds, not the interval within one; take more rounds (--repeats).",
+)
+OVER_PEAK = Kind(
+    "over_peak",
+    "mfu",
+    "Believe neither number; report it with the row: the count, the time or the table of peaks is wrong.",
 )
 COVERAGE = Kind(
     "coverage",
@@ -114,7 +128,9 @@ KINDS: dict[str, Kind] = {
         CLOCK,
         HOT,
         THROTTLED,
+        HOST_BOUND,
         ROUNDS,
+        OVER_PEAK,
         COVERAGE,
         PADDING,
         WIDE_ACCURACY,
@@ -133,8 +149,9 @@ def of(row: Row) -> tuple[Note, ...]:
     noise = row.timing.noise if row.timing else NoiseRecord()
     return (
         *_samples(row),
-        *_machine(noise),
+        *_machine(noise, _host_share(row.timing)),
         *_device(noise),
+        *_host(row.timing),
         *_coverage(row),
         *_padding(row),
         *_wide(row.accuracy),
@@ -183,9 +200,33 @@ def _samples(row: Row) -> Iterator[Note]:
         yield DRIFT.note(f"it became {units.percent(abs(change))} {word} while it was timed")
 
 
-def _machine(noise: NoiseRecord) -> Iterator[Note]:
+def of_mfu(mfu: float | None) -> tuple[Note, ...]:
+    """The warning that a row exceeds its device's peak, where it does."""
+    if mfu is None or mfu <= 1:
+        return ()
+    return (OVER_PEAK.note(f"it would have run at {units.percent(mfu)} of the device's peak"),)
+
+
+def _host_share(timing: TimingRecord | None) -> float | None:
+    """Share of an iteration in which the host hands its work to the GPU; None on a CPU."""
+    device = stats.median(timing.samples_s) if timing else None
+    host = stats.median(timing.host_s) if timing else None
+    return host / device if device and host is not None else None
+
+
+def _host(timing: TimingRecord | None) -> Iterator[Note]:
+    share = _host_share(timing)
+    if share is not None and share >= HOST_SHARE:
+        yield HOST_BOUND.note(
+            f"the host took {units.percent(min(1.0, share))} of the time to hand over the work"
+        )
+
+
+def _machine(noise: NoiseRecord, host_share: float | None) -> Iterator[Note]:
+    """Others on the host; their load does not matter to a GPU that is slower than the host."""
     load, steal, clock = noise.load_cores, noise.steal, noise.clock_change
-    if load is not None and load > LOAD_LIMIT:
+    is_waited_for = host_share is None or host_share >= HOST_SHARE
+    if load is not None and load > LOAD_LIMIT and is_waited_for:
         yield LOAD.note(f"other processes kept {units.significant(load, 2)} cores busy")
     if steal is not None and steal > STEAL_LIMIT:
         yield STEAL.note(f"the hypervisor took {units.percent(steal)} of the time for others")
@@ -201,7 +242,9 @@ def _device(noise: NoiseRecord) -> Iterator[Note]:
             f"the device reached {units.plain(round(temperature))} °C, and slows down at "
             f"{units.plain(round(limit))} °C"
         )
-    if noise.slowdowns:
+    clock, highest = noise.clock_hz, noise.clock_limit_hz
+    is_fast = clock is not None and highest is not None and clock >= THROTTLED_SHARE * highest
+    if noise.slowdowns and not is_fast:
         yield THROTTLED.note(f"the device slowed itself down ({', '.join(noise.slowdowns)})")
 
 

@@ -20,6 +20,11 @@ def timed(*samples: float, **noise: Any) -> dict[str, Any]:
     }
 
 
+def on_gpu(host_s: float, **noise: Any) -> dict[str, Any]:
+    timing = timed(*STEADY, **noise)["timing"]
+    return {"timing": timing.model_copy(update={"host_s": (host_s,) * 12})}
+
+
 def counted(coverage: float | None, **unknown: int) -> dict[str, Any]:
     record = r.CountRecord(params=1, macs=1, flops=2, scan_flops=0, coverage=coverage, unknown=unknown)
     return {"count": record}
@@ -57,6 +62,13 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         timed(*STEADY, temperature_c=84.0, temperature_limit_c=90.0),
     ),
     ("throttled", timed(*STEADY, slowdowns=("power cap",)), timed(*STEADY, slowdowns=())),
+    (
+        "throttled",
+        timed(*STEADY, slowdowns=("power cap",), clock_hz=1.7e9, clock_limit_hz=1.98e9),
+        timed(*STEADY, slowdowns=("power cap",), clock_hz=1.8e9, clock_limit_hz=1.98e9),
+    ),
+    ("load", timed(*STEADY, load_cores=0.3), on_gpu(0.5, load_cores=0.3)),
+    ("host_bound", on_gpu(0.95), on_gpu(0.85)),
     ("coverage", counted(0.9, x=3), counted(1.0)),
     ("padding", sized(padding_ratio=0.6), sized(padding_ratio=0.5)),
     ("wide_accuracy", accurate(32, 64), accurate(64, 128)),
@@ -101,8 +113,14 @@ def test_repeats_that_disagree_by_more_than_their_intervals() -> None:
     assert of_repeats((1.0,), 0.01) == ()
 
 
+def test_more_than_the_devices_peak_is_a_fault() -> None:
+    (note,) = row_warnings.of_mfu(1.2)
+    assert (note.code, note.message) == ("over_peak", "it would have run at 120.0 % of the device's peak")
+    assert row_warnings.of_mfu(0.99) == row_warnings.of_mfu(None) == ()
+
+
 def test_the_list_is_closed_and_every_kind_is_tested() -> None:
-    assert set(KINDS) == {case[0] for case in CASES} | {"rounds"}
+    assert set(KINDS) == {case[0] for case in CASES} | {"rounds", "over_peak"}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=str)

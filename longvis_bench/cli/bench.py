@@ -108,7 +108,7 @@ def bench(
         typer.Option(
             "--dtype",
             metavar="NAMES",
-            help="Any of fp32, bf16, fp16.",
+            help="Any of fp32 (strict), tf32, bf16, fp16.",
             show_default="fp32 on the CPU, bf16 on CUDA",
             parser=choices("--dtype", Dtype),
             rich_help_panel=HOW,

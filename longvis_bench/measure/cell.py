@@ -34,19 +34,20 @@ from longvis_bench.measure.iteration import (
     make_iteration,
     make_optimizer,
 )
-from longvis_bench.measure.latency.clock import Clock, clock_for, use_device
+from longvis_bench.measure.latency.clock import Clock, CudaClock, clock_for, use_device
 from longvis_bench.measure.latency.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.memory.allocator import tight_heap
 from longvis_bench.measure.memory.peak import PeakMemory, held_bytes, with_parts
 from longvis_bench.measure.memory.tensor_peak import tensor_peak
 from longvis_bench.measure.memory.workspace import convolution_workspace
+from longvis_bench.measure.numerics import read_numerics, set_numerics
 from longvis_bench.measure.row_builder import Draft
 from longvis_bench.measure.validity.policy import check_cell, check_step
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.kernel_trace import ATTENTION, observe
 from longvis_bench.ops.selective_scan.operator import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
-from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord
+from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord, TimingRecord
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.weights.resolving import no_weights
 
@@ -150,6 +151,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
         return
     device, data = torch.device(cell.device), _open(request)
     use_device(device)
+    set_numerics(cell)
     _start_runtime(device, data)
     if draft.scans:
         with draft.timed(COMPILE):
@@ -164,6 +166,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     outputs: list[object] = []
     with draft.timed("time"):
         _time(request, draft, iteration, parts)
+    draft.values["numerics"] = read_numerics(device)
     if memory is not None:
         with draft.timed("memory"):
             record = memory.read(lambda: outputs.append(iteration()))
@@ -295,10 +298,15 @@ def _time(
     record = measure_latency(
         iteration, clock, budget_s=settings.budget_s, precision=settings.precision, look=watch.look
     )
-    record = record.model_copy(update={"noise": watch.read()})
+    record = record.model_copy(update={"noise": watch.read(), "host_s": _host_seconds(clock, record)})
     if parts:
         record = record.model_copy(update={"parts_s": _time_apart(parts, clock, settings.budget_s)})
     draft.values["timing"] = record
+
+
+def _host_seconds(clock: Clock, record: TimingRecord) -> tuple[float, ...]:
+    """The host's time of the counted samples, which are the clock's last; empty on a CPU."""
+    return tuple(clock.host_s[-len(record.samples_s) :]) if isinstance(clock, CudaClock) else ()
 
 
 def _time_apart(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:

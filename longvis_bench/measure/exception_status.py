@@ -26,6 +26,12 @@ from longvis_bench.records import Status
 DEVICE_OOM = (
     "CUDA out of memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "cudaMalloc failed",
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "Failed to allocate memory on the device",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "CUSPARSE_STATUS_INSUFFICIENT_RESOURCES",
@@ -63,9 +69,26 @@ NOT_SUPPORTED = (
     "CUBLAS_STATUS_ARCH_MISMATCH",
     "no kernel image is available",
     "only supports Ampere GPUs or newer",
-    "out of resource: shared memory",
+    "out of resource:",
+    "unable to find an engine to execute this computation",
+    "no valid execution plans",
+    "No execution plans support the graph",
+    "No available kernel. Aborting execution",
+    "No viable backend for scaled_dot_product_attention",
 )
 """Words for an operator, dtype or size that a backend has no kernel for."""
+NO_MEMORY_OR_FAULT = (
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "unable to find an engine to execute this computation",
+)
+"""What cuBLAS and cuDNN say where memory is short, and for other causes: free memory decides."""
+SHORT_BYTES, SHORT_SHARE = 256 << 20, 0.01
+"""Free device memory that counts as short: the larger of bytes and share of the device's memory."""
 _MODELS = ("backbones", "ops")
 """Our folders whose code is a model's: what they raise is the cell's."""
 _TOOLS = ("pydantic", "numpy", "psutil")
@@ -115,12 +138,14 @@ def _by_evidence(error: BaseException) -> tuple[Status, str] | None:
         package = error.name.partition(".")[0]
         sentence = str(MissingDependency(package, "the model", f"python -m pip install {package}"))
         return "missing_dependency", sentence
-    if _is_torch_oom(error) or _says(message, DEVICE_OOM):
+    short = _says(message, NO_MEMORY_OR_FAULT) and _is_memory_short()
+    if short or _is_torch_oom(error) or _says(message, DEVICE_OOM):
         return "oom", f"the device ran out of memory: {first}; try a smaller batch or bf16."
     if isinstance(error, MemoryError) or _is_enomem(error) or _says(message, HOST_OOM):
         detail = f": {first}" if first else ""
         return "host_oom", f"this machine ran out of memory{detail}; try a smaller batch or resolution."
-    if not isinstance(error, RuntimeError | TypeError | ValueError):
+    is_tritons = type(error).__name__ == "OutOfResources"  # triton need not be installed
+    if not (is_tritons or isinstance(error, RuntimeError | TypeError | ValueError)):
         return None
     if _says(message, INDEX_LIMIT):
         return "unsupported", (
@@ -135,6 +160,19 @@ def _is_torch_oom(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError)
+
+
+def _is_memory_short() -> bool:
+    """Whether the current CUDA device has next to no free memory; False where it cannot be asked."""
+    import torch
+
+    try:
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return False
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:  # after some errors a device answers nothing more
+        return False
+    return free < max(SHORT_BYTES, SHORT_SHARE * total)
 
 
 def _is_enomem(error: BaseException) -> bool:

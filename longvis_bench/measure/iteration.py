@@ -19,7 +19,7 @@ from longvis_bench.errors import Unsupported
 from longvis_bench.measure.validity.checks import check_shape
 from longvis_bench.records import Cell
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Step = Callable[[], object]
 
@@ -109,6 +109,6 @@ def checkpoint_gradients(model: nn.Module, name: str) -> None:
 
 
 def _autocast(cell: Cell) -> AbstractContextManager[object]:
-    if cell.dtype == "fp32":
+    if DTYPES[cell.dtype] == torch.float32:
         return nullcontext()
     return torch.autocast(torch.device(cell.device).type, dtype=DTYPES[cell.dtype])

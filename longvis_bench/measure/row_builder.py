@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from longvis_bench import row_warnings
 from longvis_bench.phases import START, Phases
 from longvis_bench.records import Request, Row, Status
+from longvis_bench.report.peak_flops import mfu
 from longvis_bench.stats import median
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Draft:
         """The row with its final status and its warnings."""
         self.values.update(status=status, reason=reason)
         row = self.row()
-        return row.model_copy(update={"notes": row_warnings.of(row)})
+        return row.model_copy(update={"notes": (*row_warnings.of(row), *row_warnings.of_mfu(mfu(row)))})
 
     @property
     def latency_s(self) -> float:

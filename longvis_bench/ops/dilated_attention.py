@@ -41,6 +41,9 @@ from longvis_bench.ops.kernel_trace import ATTENTION, note
 
 aten = torch.ops.aten
 
+FLASH_CHANNELS = 8
+"""Channels per head must be a multiple of it for torch's flash operator; `can_use_flash_attention` does not
+check that, because `F.scaled_dot_product_attention` pads."""
 UNCOVERED = -1e8
 """lse of a branch that does not cover a token: its weight is exp of this, zero."""
 
@@ -332,7 +335,7 @@ def kernel_for(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = 
         return "flash-cpu"
     if query.device.type == "cuda" and bias is None:
         params = torch.backends.cuda.SDPAParams(query, key, value, None, 0.0, False, False)
-        if torch.backends.cuda.can_use_flash_attention(params):
+        if query.shape[-1] % FLASH_CHANNELS == 0 and torch.backends.cuda.can_use_flash_attention(params):
             return "flash"
         if torch.backends.cuda.can_use_efficient_attention(params):
             return "efficient"

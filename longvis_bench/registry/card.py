@@ -181,6 +181,7 @@ class Card(_Strict):
     marker: str | None = Field(None, pattern=r"^[os^v<>DdPXph*]$")
     """matplotlib's letter of the family's points in figures; given where `colour` is."""
     dtypes: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
+    """Where fp32 runs, tf32 does too."""
     notes: tuple[str, ...] = ()
     """What the user must know to read this family's rows."""
     growth: Growth | None = None

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from longvis_bench import stats, units
 from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
 from longvis_bench.records import AccuracyRecord, Metric, Row
-from longvis_bench.report.peak_flops import peak_flops
+from longvis_bench.report.peak_flops import mfu
 
 Value = str | int | float | None
 Kind = Literal["text", "int", "float"]
@@ -142,15 +142,6 @@ def _rate_of(latency: Callable[[Row], float | None]) -> Callable[[Row], float | 
     return value
 
 
-def _mfu(row: Row) -> float | None:
-    peak = peak_flops(row.backends.get("device", ""), row.cell.dtype)
-    latency = _latency(row)
-    if row.count is None or peak is None or not latency:
-        return None
-    passes = 3 if row.cell.mode == "train" else 1
-    return passes * row.count.flops * row.cell.batch_size / latency / peak
-
-
 def _train_hours(row: Row) -> float | None:
     length, rate = row.settings.hours_for, _rate_of(_latency)(row)
     if row.cell.mode != "train" or length is None or not rate:
@@ -169,8 +160,8 @@ def _why_no_mfu(row: Row) -> str:
         return "needs FLOPs: " + (null_reason(BY_NAME["flops"], row) or "none counted")
     if row.cell.device == "cpu":
         return "no peak FLOP/s is known for processors"
-    if row.cell.dtype == "fp32":
-        return "the peak in fp32 depends on TF32 settings"
+    if row.cell.dtype == "fp32" and not row.numerics:
+        return "the row does not tell whether its fp32 used TF32; measure it again"
     return f"no peak FLOP/s is known for {row.backends.get('device') or 'this device'} in {row.cell.dtype}"
 
 
@@ -351,7 +342,7 @@ _COST = (
     _ratio(
         "mfu",
         "FLOP/s achieved / the device's peak in this dtype; a train step counts as three forwards.",
-        _mfu,
+        mfu,
         metric="time",
         why=_why_no_mfu,
     ),

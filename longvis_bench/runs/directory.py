@@ -230,11 +230,22 @@ def check_environment(
     """
     there = run.get("environment", {})
     here = environment.model_dump(mode="json")
+    if "cpu" not in there:
+        here = _as_recorded_before(here)
     differing = differences(there, here)
     if differing:
         raise RunDirectoryError(
             f"{path} holds rows of another environment ({'; '.join(differing)}); {advice}."
         )
+
+
+def _as_recorded_before(here: dict[str, Any]) -> dict[str, Any]:
+    """An environment as older runs hold it, without details of processor, GPUs and CUDA."""
+    versions = {n: v for n, v in here["versions"].items() if n != "cuda" and not n.startswith("nvidia-")}
+    if "torch" in versions:
+        versions["torch"] = versions["torch"].partition("+")[0]
+    kept = {name: value for name, value in here.items() if name not in ("cpu", "gpus")}
+    return {**kept, "versions": versions}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -221,8 +221,11 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
     try:
         variant.require_packages()
         variant.plan(cell.resolution)
-        if variant.card is not None and cell.dtype not in variant.card.dtypes:
+        stored = "fp32" if cell.dtype == "tf32" else cell.dtype
+        if variant.card is not None and stored not in variant.card.dtypes:
             raise Unsupported(f"{variant.name} does not run in {cell.dtype}.")
+        if cell.dtype == "tf32" and not cell.device.startswith("cuda"):
+            raise Unsupported(f"tf32 needs an NVIDIA GPU, not {cell.device}; use --dtype fp32.")
     except IllegalSize as error:
         return "illegal_size", error
     except MissingDependency as error:

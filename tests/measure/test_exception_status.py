@@ -16,6 +16,10 @@ from longvis_bench.errors import IllegalSize, InvalidOutput, LongvisError, Missi
 from longvis_bench.measure.exception_status import classify, is_ours, text_of, users_frame
 
 
+class OutOfResources(Exception):
+    """Stands for triton.runtime.errors.OutOfResources, which is no RuntimeError."""
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -31,6 +35,9 @@ from longvis_bench.measure.exception_status import classify, is_ours, text_of, u
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "oom"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "oom"),
+        (RuntimeError("CUDA driver error: out of memory"), "oom"),
+        (RuntimeError("cudaMalloc failed: out of memory"), "oom"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB, other allocations"), "oom"),
         # out of memory on the host
         (MemoryError(), "host_oom"),
@@ -66,6 +73,28 @@ from longvis_bench.measure.exception_status import classify, is_ours, text_of, u
         ),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "unsupported"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), "unsupported"),
+        (
+            OutOfResources("out of resource: shared memory, Required: 262144, Hardware limit: 232448."),
+            "unsupported",
+        ),
+        (OutOfResources("out of resource: threads, Required: 2048, Hardware limit: 1024."), "unsupported"),
+        (
+            RuntimeError(
+                "GET was unable to find an engine to execute this computation after trying 3 plans."
+            ),
+            "unsupported",
+        ),
+        (
+            RuntimeError(
+                "cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph."
+            ),
+            "unsupported",
+        ),
+        (RuntimeError("[cudnn_frontend] Error: no valid execution plans found"), "unsupported"),
+        (RuntimeError("No available kernel. Aborting execution."), "unsupported"),
+        # the library failed, and memory is not known to be short
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(`"), "error"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "error"),
         # anything else
         (ValueError("first line\nsecond line"), "error"),
         (RuntimeError("expected scalar type Int but found Float"), "error"),
@@ -98,6 +127,26 @@ def test_what_a_compiler_wraps_is_seen_through() -> None:
     assert classify(wrapped)[0] == "oom"
     wrapped.__cause__ = wrapped
     assert classify(wrapped)[0] == "error"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+@pytest.mark.parametrize("is_initialized", [True, False])
+def test_a_library_that_fails_on_a_full_device_is_out_of_memory(
+    message: str, is_initialized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_initialized)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100 << 20, 80 << 30))
+    assert (classify(RuntimeError(message))[0] == "oom") is is_initialized
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 << 30, 80 << 30))
+    assert classify(RuntimeError(message))[0] != "oom"
 
 
 class _Unreadable(Exception):

@@ -1,12 +1,21 @@
 from collections.abc import Callable, Sequence
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from longvis_bench.ops import dilated_attention as da
-from longvis_bench.ops.dilated_attention import Branch, attend, attend_backward, dilated_attention, reference
+from longvis_bench.ops.dilated_attention import (
+    Branch,
+    attend,
+    attend_backward,
+    dilated_attention,
+    kernel_for,
+    reference,
+)
 
 Case = tuple[int, int, list[int], list[int]]
 """Tokens, heads, segment lengths, dilation ratios."""
@@ -178,3 +187,18 @@ def test_kernels_of_a_gpu(
         gradients(dilated_attention, ours, *arguments, **options), expected, strict=True
     ):
         assert (actual.cpu().double() - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [(64, "flash"), (24, "flash"), (20, "efficient"), (12, "efficient")]
+)
+def test_flash_takes_only_what_its_operator_takes(
+    channels: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`can_use_flash_attention` says yes to any head size, because torch's own function pads it."""
+    cuda = torch.backends.cuda
+    monkeypatch.setattr(cuda, "SDPAParams", lambda *args: args)
+    monkeypatch.setattr(cuda, "can_use_flash_attention", lambda params: True)
+    monkeypatch.setattr(cuda, "can_use_efficient_attention", lambda params: True)
+    query: Any = SimpleNamespace(device=torch.device("cuda"), shape=(1, 2, 16, channels))
+    assert kernel_for(query, query, query) == kernel

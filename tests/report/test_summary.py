@@ -263,10 +263,23 @@ def test_reasons_are_the_most_specific_ones() -> None:
         ("NVIDIA H200", "bf16", 989.4e12),
         ("NVIDIA A100-SXM4-40GB", "bf16", 312e12),
         ("Tesla V100-SXM2-16GB", "bf16", None),
+        ("Tesla V100-SXM2-16GB", "fp16", 125e12),
+        ("Tesla V100-SXM2-16GB", "tf32", None),
+        ("NVIDIA H100 80GB HBM3", "tf32", 494.7e12),
+        ("NVIDIA A100 80GB PCIe", "tf32", 156e12),
+        ("NVIDIA A100 80GB PCIe", "fp32", 19.5e12),
+        ("NVIDIA GeForce RTX 4090", "bf16", 165.2e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
+        ("NVIDIA GeForce RTX 3090 Ti", "bf16", None),
+        ("NVIDIA GB200", "bf16", 2500e12),
+        ("NVIDIA GH200 480GB", "bf16", 989.4e12),
+        ("NVIDIA H200 NVL", "bf16", 835.5e12),
+        ("NVIDIA A100-SXM-64GB", "bf16", None),
         ("NVIDIA L4", "bf16", 121e12),
-        ("NVIDIA L40", "bf16", None),
+        ("NVIDIA L40", "bf16", 181e12),
+        ("NVIDIA L40S", "bf16", 362e12),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
-        ("NVIDIA H100 80GB HBM3", "fp32", None),
+        ("NVIDIA H100 80GB HBM3", "fp32", 67e12),
         ("Intel Xeon", "fp32", None),
         ("", "bf16", None),
     ],
@@ -283,6 +296,17 @@ def test_mfu() -> None:
     train = plain_row(cell={**cell, "mode": "train"}, **more)
     assert BY_NAME["mfu"].value(train) == pytest.approx(12e12 / 0.01 / 989.4e12)
     assert columns.null_reason(BY_NAME["mfu"], plain_row(**more)) == "no peak FLOP/s is known for processors"
+
+
+def test_mfu_in_fp32_is_of_the_strict_peak_and_null_where_tf32_may_have_run() -> None:
+    count = records.CountRecord(params=1, macs=10**11, flops=2 * 10**11, scan_flops=0, coverage=1.0)
+    more = {"count": count, "timing": timing(0.01), "backends": {"device": "NVIDIA H100 80GB HBM3"}}
+    cell = {"device": "cuda", "dtype": "fp32"}
+    strict = plain_row(cell=cell, numerics={"matmul_allow_tf32": "false"}, **more)
+    assert BY_NAME["mfu"].value(strict) == pytest.approx(2e11 / 0.01 / 67e12)
+    older = plain_row(cell=cell, **more)
+    assert BY_NAME["mfu"].value(older) is None
+    assert "TF32" in (columns.null_reason(BY_NAME["mfu"], older) or "")
 
 
 # Frame and CSV ------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ class CudaClock(HostClock):
     def __init__(self, device: torch.device) -> None:
         super().__init__(partial(torch.cuda.synchronize, device))
         self._device = device
+        self.host_s: list[float] = []
+        """Of every iteration so far, seconds until the host had handed all its work to the device."""
 
     def time(self, iteration: Iteration) -> float:
         """See Clock."""
@@ -67,7 +69,9 @@ class CudaClock(HostClock):
         start, end = _event(), _event()  # on the stream's device, from their first record on
         self._synchronize()
         start.record(stream)
+        begun = time.perf_counter()
         iteration()
+        self.host_s.append(time.perf_counter() - begun)
         end.record(stream)
         self._synchronize()
         return float(start.elapsed_time(end)) / 1e3

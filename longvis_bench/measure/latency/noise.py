@@ -3,7 +3,7 @@
 Counters of the system are read before and after: processor time of others, and time the hypervisor took.
 Clock frequency, temperature and the reasons a device gives for slowing down are looked at twice a second,
 between iterations and never within one, from the first iteration on: an idle device's clock says nothing.
-What the platform does not tell is None.  `quality.py` says from where on a value is worth a warning.
+What the platform does not tell is None.  `row_warnings.py` says from where on a value is worth a warning.
 
 Reference: NVIDIA, NVML API, "Clocks event reasons" (`nvmlClocksEventReason*`).
 """
@@ -45,6 +45,8 @@ class Look:
     temperature_limit_c: float | None = None
     """Where the device begins to slow itself down."""
     slowdowns: tuple[str, ...] = ()
+    clock_limit_hz: float | None = None
+    """The highest clock that the device has."""
 
 
 class Sensor(Protocol):
@@ -83,23 +85,52 @@ class NvidiaSensor:
     def look(self) -> Look:
         """See Sensor."""
         nvml, gpu = self._nvml, self._gpu
-        clock = self._ask(lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))
-        reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+        clock = _first(lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))
+        limit = _first(lambda: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))
+        temperature = _first(
+            lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            lambda: nvml.nvmlDeviceGetTemperatureV(gpu, nvml.NVML_TEMPERATURE_GPU),
+        )
+        hot = _first(
+            lambda: nvml.nvmlDeviceGetTemperatureThreshold(gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+            lambda: _number(temperature) + nvml.nvmlDeviceGetMarginTemperature(gpu),
+        )
+        reasons = _first(
+            lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu),
+            lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+        )
         return Look(
             clock_hz=None if clock is None else clock * 1e6,
-            temperature_c=self._ask(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
-            temperature_limit_c=self._ask(
-                lambda: nvml.nvmlDeviceGetTemperatureThreshold(gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN)
-            ),
+            clock_limit_hz=None if limit is None else limit * 1e6,
+            temperature_c=temperature,
+            temperature_limit_c=hot,
             slowdowns=tuple(name for bit, name in SLOWDOWNS.items() if int(reasons or 0) & bit),
         )
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        """The answer, or None: not every GPU and driver answers every question."""
+
+def _first(*questions: Callable[[], Any]) -> float | None:
+    """The first number that a question gives.
+
+    Not every GPU and driver answers every question, and newer ones drop names (`ThrottleReasons`): a sensor
+    that fails in whatever way is one that tells nothing.
+    """
+    for question in questions:
         try:
-            return question()
-        except self._nvml.NVMLError:
-            return None
+            return float(_number(question()))
+        except Exception:
+            continue
+    return None
+
+
+def _number(answer: Any) -> Any:
+    """The answer, if it is a number.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(answer, int | float):
+        raise TypeError(f"not a number: {answer!r}")
+    return answer
 
 
 class NoSensor:
@@ -118,11 +149,8 @@ def sensor_for(device: torch.device) -> Sensor:
         return NoSensor()
     try:
         nvml = import_module("pynvml")
-    except ModuleNotFoundError:
-        return NoSensor()
-    try:
         return NvidiaSensor(str(torch.cuda.get_device_properties(device).uuid), nvml)
-    except nvml.NVMLError:
+    except Exception:  # no package, no NVML library, another version of it, no such GPU: no sensor
         return NoSensor()
 
 
@@ -143,12 +171,12 @@ class NoiseWatch:
     def look(self) -> None:
         """Read the sensors, unless that was just done; to be called between iterations."""
         if perf_counter() - self._looked >= LOOK_EVERY_S:
-            self._looks.append(self._sensor.look())
+            self._look()
             self._looked = perf_counter()
 
     def read(self) -> NoiseRecord:
         """What happened since."""
-        self._looks.append(self._sensor.look())
+        self._look()
         load, own, steal = self._processors()
         clocks = [look.clock_hz for look in self._looks if look.clock_hz]
         return NoiseRecord(
@@ -156,11 +184,18 @@ class NoiseWatch:
             own_cores=own,
             steal=steal,
             clock_hz=median(clocks),
+            clock_limit_hz=_highest([look.clock_limit_hz for look in self._looks]),
             clock_change=_change(clocks),
             temperature_c=_highest([look.temperature_c for look in self._looks]),
             temperature_limit_c=_highest([look.temperature_limit_c for look in self._looks]),
             slowdowns=tuple(dict.fromkeys(name for look in self._looks for name in look.slowdowns)),
         )
+
+    def _look(self) -> None:
+        try:
+            self._looks.append(self._sensor.look())
+        except Exception:  # a failing sensor never ends a cell
+            self._looks.append(Look())
 
     def _processors(self) -> tuple[float | None, float | None, float | None]:
         """Cores that others kept busy, cores that this process did, and the share that was stolen."""

@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from longvis_bench.errors import InvalidOutput, Unsupported
+from longvis_bench.measure.numerics import rounds_to_tf32
 from longvis_bench.measure.validity.operator_sampling import Samples, sample_operators
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.records import ValidityRecord, Verdict
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 """Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
+TF32_TOLERANCE = TOLERANCE[torch.float16]
+"""TF32 rounds inputs to the 10 bits of mantissa that float16 has."""
 
 
 def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
@@ -179,18 +182,23 @@ def check_validity(
     if pair is not None and together is None:
         together = check_logits(model(pair), 2, num_classes)
     batch_error = None if together is None else _relative(alone, together[:1])
-    return Checked(_record(images.dtype, compared, error, batch_error, unchecked), unchecked)
+    return Checked(_record(images, compared, error, batch_error, unchecked), unchecked)
+
+
+def tolerance_for(images: Tensor) -> float:
+    """The largest accepted difference of the logits of these images, as the settings of torch are now."""
+    return TF32_TOLERANCE if rounds_to_tf32(images) else TOLERANCE[images.dtype]
 
 
 def _record(
-    dtype: torch.dtype,
+    images: Tensor,
     compared: str,
     error: float | None,
     batch_error: float | None,
     unchecked: tuple[str, ...],
 ) -> ValidityRecord:
     """The verdict on what was found."""
-    tolerance = TOLERANCE[dtype]
+    tolerance = tolerance_for(images)
     wrong = max(batch_error or 0.0, error or 0.0) > tolerance
     verdict: Verdict = "invalid" if wrong else "not checked" if error is None or unchecked else "ok"
     if unchecked:

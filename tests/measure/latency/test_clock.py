@@ -30,7 +30,7 @@ def test_cuda_is_timed_on_the_device_that_was_asked_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(clock_module, "_event", lambda: Event(calls))
     assert clock_for(device).time(lambda: calls.append(("run", None))) == 2.0
     stream = ("record", "stream of cuda:1")
-    wait = ("synchronize", device)
+    wait: tuple[str, object] = ("synchronize", device)
     assert calls == [wait, stream, ("run", None), stream, wait]
 
 

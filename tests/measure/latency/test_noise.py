@@ -105,6 +105,9 @@ class FakeNvml:
     def nvmlDeviceGetClockInfo(self, gpu: str, kind: int) -> int:  # noqa: N802
         return 1755
 
+    def nvmlDeviceGetMaxClockInfo(self, gpu: str, kind: int) -> int:  # noqa: N802
+        return 1980
+
     def nvmlDeviceGetTemperature(self, gpu: str, kind: int) -> int:  # noqa: N802
         return 71
 
@@ -127,7 +130,41 @@ class FakeNvml:
 )
 def test_nvml_in_our_words(reasons: int, named: tuple[str, ...]) -> None:
     look = NvidiaSensor("GPU-1234", FakeNvml(reasons)).look()
-    assert look == Look(1.755e9, 71.0, None, named)
+    assert look == Look(1.755e9, 71.0, None, named, 1.98e9)
+
+
+class NewerNvml(FakeNvml):
+    """A driver that dropped older names: an attribute is missing, or asking raises."""
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: str) -> int:  # noqa: N802
+        raise AttributeError("libnvidia-ml.so: undefined symbol")
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, gpu: str) -> int:  # noqa: N802
+        return self.reasons
+
+    def nvmlDeviceGetTemperature(self, gpu: str, kind: int) -> int:  # noqa: N802
+        raise AttributeError("libnvidia-ml.so: undefined symbol")
+
+    def nvmlDeviceGetTemperatureV(self, gpu: str, kind: int) -> int:  # noqa: N802
+        return 70
+
+    def nvmlDeviceGetMarginTemperature(self, gpu: str) -> int:  # noqa: N802
+        return 20
+
+
+def test_names_that_newer_drivers_drop_have_fallbacks() -> None:
+    look = NvidiaSensor("GPU-1234", NewerNvml(0x4)).look()
+    assert look == Look(1.755e9, 70.0, 90.0, ("power cap",), 1.98e9)
+
+
+def test_a_failing_sensor_never_ends_a_cell() -> None:
+    class Broken:
+        def look(self) -> Look:
+            raise OSError("the driver went away")
+
+    watch = NoiseWatch(Broken())
+    watch.look()
+    assert watch.read().clock_hz is None
 
 
 def test_the_gpu_is_found_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,66 @@
+"""fp32 is strict and tf32 is not, in products and in convolutions alike, and the row says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from longvis_bench.errors import Unsupported
+from longvis_bench.measure import numerics
+from longvis_bench.measure.numerics import read_numerics, rounds_to_tf32, set_numerics
+from longvis_bench.measure.validity.checks import TF32_TOLERANCE, TOLERANCE, tolerance_for
+from longvis_bench.records import Cell, Dtype
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def cell(dtype: Dtype, device: str = "cuda") -> Cell:
+    return Cell(
+        model="vit-n",
+        family="vit",
+        variant="vit-n",
+        implementation="timm",
+        resolution=64,
+        dtype=dtype,
+        device=device,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)]
+)
+def test_products_and_convolutions_are_set_alike(
+    dtype: Dtype, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    torch.backends.cuda.matmul.allow_tf32 = not allowed
+    torch.backends.cudnn.allow_tf32 = not allowed
+    set_numerics(cell(dtype))
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
+    found = read_numerics(torch.device("cuda"))
+    assert found["matmul_allow_tf32"] == found["cudnn_allow_tf32"] == str(allowed).lower()
+    assert {"cudnn_benchmark", "deterministic_algorithms", "float32_matmul_precision", "cudnn"} <= set(found)
+
+
+@pytest.mark.parametrize(("device", "capability"), [("cpu", (9, 0)), ("cuda", (7, 5))])
+def test_tf32_is_refused_where_there_is_none(
+    device: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    with pytest.raises(Unsupported, match="--dtype fp32"):
+        set_numerics(cell("tf32", device))
+
+
+def test_a_tf32_cell_is_held_to_the_tolerance_of_its_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    assert not rounds_to_tf32(torch.ones(1))
+    monkeypatch.setattr("longvis_bench.measure.validity.checks.rounds_to_tf32", lambda images: True)
+    assert tolerance_for(torch.ones(1)) == TF32_TOLERANCE > TOLERANCE[torch.float32]
+    assert numerics.has_tf32(torch.device("cpu")) is False
