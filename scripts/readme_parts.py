@@ -30,7 +30,7 @@ from longvis_bench.training.recipe import QUICK, TUNE
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
-WIDTH = 100
+WIDTH = 112
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -80,7 +80,7 @@ def _run(name: str) -> Path:
 
 
 def _output(shown: RenderableType) -> str:
-    """What a terminal of 100 columns shows."""
+    """What a terminal of WIDTH columns shows."""
     text = StringIO()
     Console(file=text, width=WIDTH, highlight=False).print(shown)
     return _block(text.getvalue().splitlines())

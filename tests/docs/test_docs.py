@@ -182,6 +182,17 @@ def test_ci_runs_the_long_commands() -> None:
         assert command in ci
 
 
+def test_ci_checks_everything_once() -> None:
+    """The tests of README's second command are those of `make check`, so CI need not run them twice."""
+    makefile = (ROOT / "Makefile").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "\ncheck: lint types docs test\n" in makefile
+    assert "\nPYTEST ?= pytest -n 2\n" in makefile
+    assert re.findall(r"^\s+(make check.*|pytest -n.*)$", ci, re.MULTILINE) == [
+        'make check PYTEST="pytest -n 2 --durations=10"'
+    ]
+
+
 def test_the_readme_is_short() -> None:
     lines = README.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
