@@ -2,23 +2,180 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from longvis_bench import units
+from longvis_bench.environment import available_devices, read_environment
+from longvis_bench.errors import LongvisError, MissingDependency
+from longvis_bench.registry.discovery import built_in_cards
+from longvis_bench.registry.registry import Registry
+
+SHARED_MEMORY = Path("/dev/shm")
+LEAST_SHARED_MEMORY = 1 << 30
+COMPILERS = ("cc", "gcc", "clang")
+OPTIONAL = {
+    "fvcore": ("fvcore", "counts FLOPs a second time"),
+    "torchvision": ("torchvision", "decodes large JPEGs faster"),
+}
+"""Module -> (package, what it adds)."""
+_MARKS = {"ok": "[green]ok[/]     ", "absent": "[yellow]absent[/] ", "failed": "[bold red]failed[/] "}
+
+
+class Finding(NamedTuple):
+    """One check: passed, absent though optional, or failed."""
+
+    state: Literal["ok", "absent", "failed"]
+    what: str
+    advice: str = ""
 
 
 def doctor() -> None:
-    """Say what this machine can run, and how to add what is missing; exit code 1 if something needed is."""
-    from longvis_bench.cli.diagnosis import examine
-
+    """Check what this machine can run, and say how to add what is missing; exit code 1 if a check fails."""
     console = Console(highlight=False, soft_wrap=True)
-    findings = examine()
-    for finding in findings:
-        mark = {"ok": "[green]ok[/]     ", "absent": "[yellow]absent[/] ", "broken": "[bold red]broken[/] "}
+    states = []
+    for finding in examine():
         advice = f"; {finding.advice}" if finding.advice else ""
-        console.print(f"{mark[finding.state]} {escape(finding.what)}{escape(advice)}")
-    broken = sum(finding.state == "broken" for finding in findings)
-    console.print(f"{units.plain(len(findings))} things looked at, {units.plain(broken)} broken")
-    raise typer.Exit(1 if broken else 0)
+        console.print(f"{_MARKS[finding.state]} {escape(finding.what)}{escape(advice)}")
+        states.append(finding.state)
+    absent = f", {states.count('absent')} optional absent" if "absent" in states else ""
+    failed = states.count("failed")
+    console.print(f"{units.several(len(states), 'check')}, {failed} failed{absent}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def examine() -> Iterator[Finding]:
+    """Check the interpreter, the machine, the needed and optional packages, and every card."""
+    yield from _system()
+    yield from _devices()
+    yield from _packages()
+    yield from _compiling()
+    yield from _models()
+    yield from _measuring()
+
+
+def _system() -> Iterator[Finding]:
+    environment = read_environment()
+    old = sys.version_info < (3, 11)
+    version = f"Python {platform.python_version()}"
+    yield Finding("failed", version, "install 3.11 or newer") if old else Finding("ok", version)
+    memory = units.size(environment.memory_bytes)
+    yield Finding("ok", f"{environment.processor}, {environment.cores} usable cores, {memory}")
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        devices = available_devices()
+    except ImportError:  # named among the packages
+        return
+    gpu = read_environment().gpu
+    for device in devices:
+        name = gpu if device.startswith("cuda") and gpu else ""
+        yield Finding("ok", f"device {device} {name}".rstrip())
+    if gpu is not None and "cuda" not in devices:
+        yield Finding("absent", f"CUDA, though there is a {gpu}", "install a torch built for CUDA")
+    if gpu is not None or "cuda" in devices:
+        yield _optional("pynvml", "nvidia-ml-py", "reads the clocks, temperature and memory of the GPU")
+
+
+def _packages() -> Iterator[Finding]:
+    for name, install in {**_of_ours(), **_of_cards()}.items():
+        try:
+            yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("failed", f"{name} is not installed", f"install it with: {install}")
+    for module, (package, use) in OPTIONAL.items():
+        yield _optional(module, package, use)
+    scan = _optional("mamba_ssm", "mamba-ssm", "its CUDA scan")
+    yield scan if scan.state == "ok" else scan._replace(advice="not needed: the scan has other backends")
+
+
+def _of_ours() -> dict[str, str]:
+    """Packages that the whole program needs -> the command that installs each."""
+    return {name: f"python -m pip install {name}" for name in ("torch", "timm", "numba")}
+
+
+def _of_cards() -> dict[str, str]:
+    """Packages that the built-in families need, other implementations aside."""
+    try:
+        needs = [need for found in built_in_cards() for need in found.card.requires]
+    except LongvisError:  # named among the models
+        return {}
+    return {need.package: need.install for need in needs}
+
+
+def _optional(module: str, package: str, use: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding("absent", f"{package} ({use})", f"add it with: python -m pip install {package}")
+    try:
+        return Finding("ok", f"{package} {importlib.metadata.version(package)}")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("ok", package)
+
+
+def _compiling() -> Iterator[Finding]:
+    """What `--compile` needs beside torch."""
+    asked = os.environ.get("CXX") or os.environ.get("CC")
+    compiler = next(filter(None, map(shutil.which, filter(None, [asked, *COMPILERS]))), None)
+    if compiler is None:
+        yield Finding("absent", "a C compiler (for --compile)", "install gcc or clang, e.g. apt install g++")
+    else:
+        yield Finding("ok", f"C compiler {Path(compiler).name}")
+    if (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        yield Finding("ok", "Python.h")
+    else:
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        advice = f"install the headers, e.g. apt install python{minor}-dev"
+        yield Finding("absent", "Python.h (for --compile on CUDA)", advice)
+
+
+def _models() -> Iterator[Finding]:
+    try:
+        registry = Registry()
+    except LongvisError as error:
+        yield Finding("failed", f"cards: {error}")
+        return
+    yield Finding("ok", f"{len(registry.cards)} families, {units.several(len(registry.names()), 'model')}")
+    missing: dict[tuple[str, str], list[str]] = {}
+    for name in registry.names():
+        try:
+            registry.find(name).require_packages()
+        except MissingDependency as error:
+            missing.setdefault((error.package, error.install), []).append(name)
+    for (package, install), models in missing.items():
+        yield Finding("absent", f"{package} (for {units.listing(models, 2)})", f"add it with: {install}")
+
+
+def _measuring() -> Iterator[Finding]:
+    if platform.system() != "Linux":
+        yield Finding("absent", "fork", "cells start as new interpreters here, in some seconds each")
+        yield Finding(
+            "absent", "peak CPU memory", "it is measured on Linux only, and null with a reason here"
+        )
+        return
+    yield Finding("ok", "cells start by fork; the kernel reports peak memory")
+    yield _shared_memory(SHARED_MEMORY)
+
+
+def _shared_memory(folder: Path) -> Finding:
+    """Loader processes hand images over through shared memory."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return Finding("absent", f"{folder} (for loader processes)", "train with --workers 0")
+    if free < LEAST_SHARED_MEMORY:
+        advice = "train with --workers 0, or give the container more, e.g. docker run --shm-size 8g"
+        return Finding("absent", f"{folder} has {units.size(free)} free only (for loader processes)", advice)
+    return Finding("ok", f"{folder}, {units.size(free)} free")

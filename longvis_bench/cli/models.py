@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -11,54 +13,156 @@ from rich.markup import escape
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.cli.options import ModelsDirs
-from longvis_bench.errors import UnknownName
-from longvis_bench.registry.card import Card, Published
-from longvis_bench.registry.discovery import FoundCard
-from longvis_bench.registry.registry import Registry
+from longvis_bench.cli.options import OUTPUT, ModelsDirs, complete_families
+from longvis_bench.errors import LongvisError, UnknownName
+from longvis_bench.registry.card import COUNTED_AT, Card, Published
+from longvis_bench.registry.discovery import BUILT_IN, FoundCard
+from longvis_bench.registry.names import respelled
+from longvis_bench.registry.registry import Registry, Variant
+
+NON_COMMERCIAL = "*"
+WIDE = 100
+"""Columns of a terminal from which on all is shown."""
+STEPS = (1, 2, 4, 8, 14, 16, 28, 32, 56, 64, 112, 128, 224, 256)
+"""Multiples that are tried for a model's legal sizes, in pixels."""
+SHOWN_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+"""Sizes that are tried where no multiple describes the legal ones."""
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A family or a variant to show in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A family or a variant to show in full.",
+            show_default=False,
+            autocompletion=complete_families,
+        ),
+    ] = None,
     models_dir: ModelsDirs = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print JSON: one object per variant, or the card.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
 ) -> None:
-    """List the models, or show one family in full."""
+    """List the models with their size and cost, or show one family in full."""
     registry = Registry(models_dir or ())
     console = Console(highlight=False)
-    if name is None:
-        console.print(_list(registry))
-        for found in registry.cards:
-            if found.card.licences.non_commercial:
-                console.print(f"[bold]non-commercial[/] in part, {escape(_licences(found.card))}")
-        console.print(
-            "Also: timm:NAME (any timm model) and path/to/file.py:callable. One in full: longvis models NAME"
-        )
-        return
-    _show(console, _card(registry, name))
+    if name is not None and as_json:
+        typer.echo(json.dumps(_content(registry, _card(registry, name)), indent=2))
+    elif name is not None:
+        _show(console, registry, _card(registry, name))
+    elif as_json:
+        for entry in _entries(registry):
+            typer.echo(json.dumps(entry))
+    else:
+        _show_all(console, registry)
+
+
+def _show_all(console: Console, registry: Registry) -> None:
+    console.print(_list(registry, wide=console.width >= WIDE))
+    console.print(
+        f"MACs per image at {COUNTED_AT.resolution} px, {COUNTED_AT.classes} classes; growth of the cost "
+        "with the number of tokens n, as published.",
+        soft_wrap=True,
+    )
+    for found in registry.cards:
+        if found.card.licences.non_commercial:
+            console.print(
+                f"{NON_COMMERCIAL} non-commercial in part: {escape(_licences(found.card))}", soft_wrap=True
+            )
+    console.print(
+        "Also: timm:NAME (any timm model) and path/to/file.py:callable. One in full: longvis models NAME",
+        soft_wrap=True,
+    )
 
 
 def _card(registry: Registry, name: str) -> FoundCard:
+    variants = registry.variants()
+    wanted = respelled(name.partition("@")[0], variants) or name
     for found in registry.cards:
-        if name == found.card.family or name.partition("@")[0] in found.card.variants:
+        if name.lower() == found.card.family or wanted in found.card.variants:
             return found
     known = [found.card.family for found in registry.cards] + registry.names()
     raise UnknownName("model or family", name, known)
 
 
-def _list(registry: Registry) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("family", "variants", "code", "weights that ship", "licence of the code"):
-        table.add_column(header, overflow="fold")
+def _entries(registry: Registry) -> Iterator[dict[str, Any]]:
+    """What there is to say of each variant, by family and size."""
     for found in registry.cards:
         card = found.card
-        family = card.family + ("" if found.origin == "built-in" else f" ({found.origin})")
-        names = [name.removeprefix(f"{card.family}-") for name in card.variants]
-        names += [f"@{other}" for other in card.implementations]
-        shipped = sorted({f"{entry.dataset} {entry.resolution} px" for entry in card.weights if entry.file})
-        weights = ", ".join(shipped) or units.UNKNOWN
-        row = (family, " ".join(names), card.implementation, weights, card.licences.code)
-        table.add_row(*map(escape, row))
+        for name in sorted(card.variants, key=lambda name: card.variants[name].params or 0):
+            yield {
+                "model": name,
+                "family": card.family,
+                "implementation": card.implementation,
+                "params": card.variants[name].params,
+                "macs": card.variants[name].macs,
+                "macs_resolution": COUNTED_AT.resolution,
+                "growth": card.growth,
+                "sizes": legal_sizes(registry.find(name)),
+                "licence": card.licences.code,
+                "non_commercial": card.licences.non_commercial,
+                "origin": found.origin,
+            }
+
+
+def _list(registry: Registry, wide: bool) -> Table:
+    """One line per variant; a wide terminal also shows whose code runs and its licence."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in (
+        "model",
+        "params",
+        "MACs",
+        "growth",
+        "sizes in px",
+        *(("code", "licence") if wide else ()),
+    ):
+        right = "right" if header in ("params", "MACs") else "left"
+        table.add_column(header, justify=right, no_wrap=header != "licence")  # type: ignore[arg-type]
+    family = None
+    for entry in _entries(registry):
+        if family not in (None, entry["family"]):
+            table.add_section()
+        family = entry["family"]
+        table.add_row(*map(escape, _row(entry)[: len(table.columns)]))
     return table
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    mark = f" {NON_COMMERCIAL}" if entry["non_commercial"] else ""
+    origin = "" if entry["origin"] == BUILT_IN else f" ({entry['origin']})"
+    return (
+        entry["model"] + mark,
+        units.count(entry["params"]),
+        units.count(entry["macs"]),
+        units.plain(entry["growth"]),
+        entry["sizes"],
+        entry["implementation"] + origin,
+        entry["licence"].partition(" (")[0],
+    )
+
+
+def legal_sizes(variant: Variant) -> str:
+    """The legal resolutions of a variant in a few words: `multiples of 32`, else `256,512,1k`.
+
+    Tried are the first forty multiples from 256 px on, and those next to 2048 px.
+    """
+    for step in STEPS:
+        multiples = [*range(-(-256 // step) * step, 2049, step)]
+        if all(_takes(variant, size) for size in [*multiples[:40], *multiples[-4:]]):
+            return "any" if step == 1 else f"multiples of {step}"
+    legal = [size for size in SHOWN_SIZES if _takes(variant, size)]
+    return ",".join(f"{size // 1024}k" if size % 1024 == 0 else str(size) for size in legal) or units.UNKNOWN
+
+
+def _takes(variant: Variant, size: int) -> bool:
+    try:
+        variant.plan(size)
+    except LongvisError:
+        return False
+    return True
 
 
 def _licences(card: Card) -> str:
@@ -71,11 +175,20 @@ def _licences(card: Card) -> str:
     return f"{card.family}: " + "; ".join(f"{name} {licence}" for name, licence in parts.items() if licence)
 
 
-def _show(console: Console, found: FoundCard) -> None:
+def _content(registry: Registry, found: FoundCard) -> dict[str, Any]:
+    """The card as data, with what follows from it."""
+    card = found.card
+    content = card.model_dump(mode="json", by_alias=True)
+    for name, variant in content["variants"].items():
+        variant["sizes"] = legal_sizes(registry.find(name))
+    return {**content, "origin": found.origin, "bibtex": bibtex(card)}
+
+
+def _show(console: Console, registry: Registry, found: FoundCard) -> None:
     card = found.card
     console.print(f"[bold]{escape(card.family)}[/]  {escape(card.title)}")
     console.print(escape(card.summary))
-    facts: dict[str, str | None] = {
+    facts = {
         "paper": card.paper,
         "upstream": card.upstream and f"{card.upstream} @ {(card.commit or '')[:12]}",
         "code that runs": f"{card.implementation}, {card.licences.code}",
@@ -84,22 +197,42 @@ def _show(console: Console, found: FoundCard) -> None:
         "shipped weights": card.licences.trained,
         "found in": found.origin,
         "sizes": _sizes(card),
-        **{way: f"does not work: {why}" for way, why in card.unsupported.items()},
     }
     for label, value in facts.items():
         if value:
             console.print(f"  {label:17}{escape(value)}")
     if card.licences.non_commercial:
         console.print(
-            "  [bold]non-commercial[/]   some of this may not be used commercially; see the licences"
+            "  [bold]non-commercial[/]   commercial use of some of this is forbidden; see the licences"
         )
     for note in card.notes:
         console.print(f"  - {escape(note)}")
-    console.print(_variants(card))
+    console.print(_variants(registry, card))
     if card.weights:
         console.print(_weights(card))
     if card.published:
         console.print(_published(card))
+    entry = bibtex(card)
+    if entry is not None:
+        console.print(entry, markup=False, soft_wrap=True)
+
+
+def bibtex(card: Card) -> str | None:
+    """The BibTeX entry of a family's paper; None where its card names no authors or no number of arXiv."""
+    number = (card.paper or "").removeprefix("arXiv:")
+    if not number[:4].isdigit() or card.paper_title is None or not card.authors:
+        return None
+    year = f"20{number[:2]}"
+    key = card.authors[0].split()[-1].lower() + year + card.family
+    return (
+        f"@misc{{{key},\n"
+        f"  title = {{{{{card.paper_title}}}}},\n"
+        f"  author = {{{' and '.join(card.authors)}}},\n"
+        f"  year = {{{year}}},\n"
+        f"  eprint = {{{number}}},\n"
+        "  archivePrefix = {arXiv}\n"
+        "}"
+    )
 
 
 def _sizes(card: Card) -> str:
@@ -110,13 +243,15 @@ def _sizes(card: Card) -> str:
     return f"multiples of {rule.multiple_of} px from {max(rule.minimum, rule.multiple_of)} px{most}"
 
 
-def _variants(card: Card) -> Table:
+def _variants(registry: Registry, card: Card) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Variants", title_justify="left")
-    for header in ("name", "what", "arguments"):
+    for header in ("name", "params", "MACs", "sizes in px", "what", "arguments"):
         table.add_column(header, overflow="fold")
     for name, entry in card.variants.items():
         arguments = " ".join(f"{key}={value}" for key, value in entry.arguments.items())
-        table.add_row(*map(escape, (name, entry.summary, arguments)))
+        counts = (units.count(entry.params), units.count(entry.macs))
+        sizes = legal_sizes(registry.find(name))
+        table.add_row(*map(escape, (name, *counts, sizes, entry.summary, arguments)))
     return table
 
 
@@ -124,7 +259,7 @@ def _weights(card: Card) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Weights", title_justify="left")
     for header in ("variant", "data", "px", "file", "top-1"):
         table.add_column(header, overflow="fold")
-    for entry in card.weights:
+    for entry in sorted(card.weights, key=lambda entry: (entry.variant, entry.dataset, entry.resolution)):
         where = entry.file or entry.url or ""
         top1 = units.percent(entry.top1)
         table.add_row(*map(escape, (entry.variant, entry.dataset, str(entry.resolution), where, top1)))

@@ -152,6 +152,18 @@ def complete_models(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in known if name.startswith(last)]
 
 
+def complete_families(incomplete: str) -> list[str]:
+    """Shell completion of the names of families and models."""
+    from longvis_bench.registry.registry import Registry
+
+    try:
+        registry = Registry()
+    except LongvisError:
+        return []
+    known = [found.card.family for found in registry.cards] + registry.names()
+    return [name for name in known if name.startswith(incomplete)]
+
+
 MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
 RES_HELP = "Pixels per side, e.g. 1024,2048 or 1k,2k."
 

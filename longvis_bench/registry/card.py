@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -94,11 +94,25 @@ class ImplementationEntry(_Strict):
     requires: tuple[Dependency, ...] = ()
 
 
+class Counted(NamedTuple):
+    """The condition that a card's counts hold for."""
+
+    resolution: int
+    classes: int
+
+
+COUNTED_AT = Counted(resolution=1024, classes=1000)
+
+
 class VariantEntry(_Strict):
-    """A named size: the keyword arguments its factory is called with."""
+    """A named size: the keyword arguments its factory is called with, and what it amounts to."""
 
     arguments: dict[str, Any] = {}
     summary: str = ""
+    params: int | None = Field(None, ge=1)
+    """Unique parameters at 1024 px with 1000 classes, as counted by `scripts/card_counts.py`."""
+    macs: int | None = Field(None, ge=1)
+    """MACs of one image at 1024 px with 1000 classes."""
 
 
 class WeightsEntry(_Strict):
@@ -168,6 +182,9 @@ class Card(_Strict):
     title: str
     summary: str
     paper: str | None = None
+    paper_title: str | None = None
+    authors: tuple[str, ...] = ()
+    """Of the paper, first names first."""
     upstream: str | None = None
     commit: str | None = None
     factory: FactoryReference
@@ -228,7 +245,7 @@ def read_card(path: Path) -> Card:
         CardError: the file is not TOML, or a field is unknown, missing or of the wrong kind.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         _refuse_controls(content, path)
         return Card.model_validate(content)
     except OSError as error:

@@ -301,6 +301,10 @@ class Registry:
         self._cards[family] = found
         self._variants.update(dict.fromkeys(found.card.variants, found))
 
+    def variants(self) -> list[str]:
+        """Names of all variants, other implementations left out."""
+        return sorted(self._variants)
+
     def names(self) -> list[str]:
         """Every name that `find` knows, other implementations included."""
         names = list(self._variants)
@@ -310,7 +314,7 @@ class Registry:
 
     def expand(self, names: Iterable[str]) -> list[str]:
         """Names with patterns replaced by what they match; see `names.expand`."""
-        return expand(names, sorted(self._variants))
+        return expand(names, self.variants())
 
     def find(self, name: str) -> Variant:
         """The variant behind a name as the user wrote it.
