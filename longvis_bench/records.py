@@ -1,6 +1,6 @@
 """What is asked (Cell), what came of it (Row), and where (Environment): the schema of everything stored.
 
-History of the row schema, newest first; `migration.py` makes rows of the older ones current on reading:
+History of the row schema, newest first; `runs/migrations.py` makes rows of the older ones current on reading:
 
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
@@ -15,6 +15,7 @@ Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,6 +113,10 @@ class Cell(_Record):
     round: int = Field(0, ge=0)
     """Which of the `--repeats` passes, from 0."""
 
+    def identity(self, without: Collection[str] = ()) -> str:
+        """A hash that two cells share where they differ in none but the named fields, in hexadecimal."""
+        return digest(self.model_dump(mode="json", exclude=set(without)))
+
 
 class TrainLength(_Record):
     """How long a training is: `--hours-for 126689x320`."""
@@ -144,13 +149,13 @@ class Settings(_Record):
     """Wanted half-width of the median's 95 % interval, as a share of the median."""
     timeout_s: float = Field(600.0, gt=0)
     memory_limit_bytes: int | None = Field(None, ge=1)
-    """What the cell's processes may hold together; see `server.held_bytes`.  None: what the machine has."""
+    """Memory that the cell's processes may hold together; None: all the machine has."""
     hours_for: TrainLength | None = None
     """What `train_hours` is worked out for; `report.write.restate` replaces it in rows that are there."""
 
 
 class Request(_Record):
-    """All that a worker is told; paths stay here and never reach the row."""
+    """Everything a worker needs for one cell; paths stay here and never reach the row."""
 
     cell: Cell
     model: str = ""
@@ -298,7 +303,7 @@ class ValidityRecord(_Record):
 
 
 class Note(_Record):
-    """A typed warning on a row; see `quality.py` for the closed list."""
+    """A typed warning on a row; see `row_warnings.py` for the closed list."""
 
     code: str
     message: str
@@ -347,9 +352,23 @@ class Row(_Record):
     log_tail: str = ""
     """Last lines the model printed, kept for failures."""
     rounds_s: tuple[float, ...] = Field((), exclude=True)
-    """Median latency of every round of this cell; never stored, `rounds.py` adds it when rows are read."""
+    """Median latency of every round of this cell; never stored, `report/repeats.py` adds it on reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @classmethod
+    def of(cls, request: Request, status: Status = "error", reason: str = "not finished") -> Row:
+        """The row of a cell that has measured nothing, or nothing yet."""
+        return cls(
+            key=request.key,
+            attempt=request.attempt,
+            machine=request.machine,
+            code=request.code,
+            cell=request.cell,
+            settings=request.settings,
+            status=status,
+            reason=reason,
+        )
 
     def to_json(self) -> str:
         """One line of JSON; None stays null, and nothing is NaN."""

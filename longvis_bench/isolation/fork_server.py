@@ -1,8 +1,8 @@
-"""The process that forks one worker a cell: `python -m longvis_bench.isolation.fork_server`.
+"""The process that forks one worker per cell: `python -m longvis_bench.isolation.fork_server`.
 
 It imports torch and timm once, runs no tensor operation and never touches CUDA, so that a fork of it is a
-fresh process with the imports already done.  It reads one JSON request a line from standard input and answers
-one JSON line a request on standard output; every worker has its own session and log file.
+fresh process with the imports already done.  It reads one JSON request per line from standard input and
+answers one JSON line per request on standard output; every worker has its own session and log file.
 
 Nothing outlives its cell: the server is the subreaper of all that its workers start, ends the whole tree at
 the time limit, at the memory limit and after each cell, and ends itself with everything when its standard
@@ -27,10 +27,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FIRST_FOR_OOM_KILLER = "1000"
 _MEMORY_TICK_S = 0.02
-"""How often the memory of a cell with a limit is looked at."""
+"""How often the memory of a cell with a limit is read."""
 _CPU_DATA_LIMIT = 1.0
-"""Private memory a cell on the CPU may map above what it starts with, in memory limits: what two looks at it
-cannot miss, since an allocation beyond fails at once."""
+"""RLIMIT_DATA headroom for CPU cells, as a multiple of the memory limit.  The memory is read every 20 ms; a
+larger allocation must fail at once."""
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ class _Lines:
 
 
 def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, Any]:
-    """Fork a worker, wait for its end or bring it about; the fields of `endings.Ended`."""
+    """Fork a worker, wait for its end or bring it about; the fields of `exit_status.Ended`."""
     start, server = monotonic(), os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -135,7 +135,7 @@ def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines
             left = deadline - monotonic()
             if left <= 0:
                 return {"timed_out": True}
-            held = 0 if memory_limit is None else held_bytes([pid, *_below(pid)])
+            held = 0 if memory_limit is None else unreclaimable_bytes([pid, *_below(pid)])
             if memory_limit is not None and held > memory_limit:
                 return {"memory_bytes": held}
             wait = left if memory_limit is None else min(left, _MEMORY_TICK_S)
@@ -150,7 +150,7 @@ def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines
         os.close(child)
 
 
-def held_bytes(processes: list[int]) -> int:
+def unreclaimable_bytes(processes: list[int]) -> int:
     """What processes hold that the kernel cannot take back: resident, less file-backed pages, and swapped."""
     return sum(_held_by(pid) for pid in processes)
 
@@ -165,7 +165,7 @@ def _held_by(pid: int) -> int:
 
 
 def _limit_data(limit: int | None, device: str) -> None:
-    """Let allocations far beyond the limit fail at once: between two looks a process could take gigabytes.
+    """Let allocations far beyond the limit fail at once: between two readings a process could take gigabytes.
 
     Only on the CPU: drivers of accelerators map more than they use.
     """
@@ -204,7 +204,7 @@ def _be_worker(request: dict[str, Any], requests: int, server: int) -> None:
 
 
 def _work(request: dict[str, Any]) -> None:
-    """Measure, and leave the row, or the traceback of a fault of ours, for the parent."""
+    """Measure, and leave for the parent the row, or the traceback of a fault in our own code."""
     import traceback
 
     from longvis_bench.files import write_whole

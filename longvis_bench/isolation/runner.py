@@ -1,9 +1,9 @@
-"""Run a cell in a process of its own and say how it ended.
+"""Run a cell in a process of its own and report how it ended.
 
-On Linux a server (`server.py`) forks one worker a cell; elsewhere each cell is a new interpreter.  Whatever
-happens to a worker, `Runner.run` returns a row: the worker's own if it finished one, else what it had
-published so far with a status read from the evidence (`endings.py`).  Two things are no result of a cell and
-are raised instead: a disk that takes no files, and a fault of our own measuring code.
+On Linux a server (`fork_server.py`) forks one worker per cell; elsewhere each cell is a new interpreter.
+Whatever happens to a worker, `Runner.run` returns a row: the worker's own if it finished one, else what
+it had published with a status read from the evidence (`exit_status.py`).  Two things are no result of a cell
+and are raised instead: a disk that takes no files, and a fault of our own measuring code.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class Runner:
             on_tick: called several times a second while waiting.
 
         Returns:
-            A complete row, whatever became of the process.
+            A complete row, however the process ended.
 
         Raises:
             KeyboardInterrupt: after the worker has been ended; `interrupted_row` makes its row.
             RunDirectoryError: the disk takes no more files.
-            HarnessFault: our own code failed; nothing is known of the cell.
+            HarnessFault: our own code failed, so that the cell has no row.
         """
         sent = monotonic()
         request = request.model_copy(update={"sent": sent})
@@ -122,7 +122,7 @@ def unfinished_row(request: Request, files: CellFiles, ended: Ended, oom_file: s
         fault = files.fault()
         if fault is not None:
             raise HarnessFault(fault)
-    started = files.so_far() or _empty_row(request)
+    started = files.so_far() or Row.of(request)
     status, reason = classify_ending(ended, request.settings, oom_file, files.log_tail())
     return started.model_copy(update={"status": status, "reason": reason})
 
@@ -136,20 +136,7 @@ def _no_room(error: OSError) -> RunDirectoryError:
 
 def interrupted_row(request: Request) -> Row:
     """The row of a cell that was ended on request; it is planned again on resume."""
-    return _empty_row(request).model_copy(update={"status": "skipped", "reason": "interrupted"})
-
-
-def _empty_row(request: Request) -> Row:
-    return Row(
-        key=request.key,
-        attempt=request.attempt,
-        machine=request.machine,
-        code=request.code,
-        cell=request.cell,
-        settings=request.settings,
-        status="error",
-        reason="not finished",
-    )
+    return Row.of(request, "skipped", "interrupted")
 
 
 def _without_paths(row: Row) -> Row:
@@ -248,7 +235,7 @@ def _command(*arguments: str) -> list[str]:
 
 
 class _ForkServer:
-    """The parent's end of `server.py`."""
+    """The parent's end of `fork_server.py`."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -341,7 +328,7 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 class _Spawn:
-    """Where there is no fork: a new interpreter a cell, ended with its children by psutil."""
+    """Where there is no fork: a new interpreter per cell, ended with its children by psutil."""
 
     def start(self) -> None:
         """Nothing to prepare."""

@@ -72,4 +72,4 @@ def _latency(row: Row) -> float:
 
 def _cell(row: Row) -> tuple[str, str]:
     """The same for all rounds of a cell."""
-    return row.machine, repr(row.cell.model_copy(update={"round": 0}))
+    return row.machine, row.cell.identity(without=("round",))

@@ -1,7 +1,7 @@
 """The run directory: rows appended one by one, never rewritten, and files derived from them.
 
     run.json        the resolved configuration (`--config` replays it), command, environment, versions
-    cells.jsonl     one row a line; a line is complete and on the disk before the next cell starts
+    cells.jsonl     one row per line; a line is complete and on the disk before the next cell starts
     cells.torn      what was left of a line that a dying process or a full disk cut off
     predictions/    <key>.npz, where accuracy was measured
     summary.csv, summary.md, plots/    derived; `longvis report` makes them again from the rows
@@ -22,7 +22,6 @@ from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.files import make_folder, sync_folder, write_whole
-from longvis_bench.hashing import digest
 from longvis_bench.records import SCHEMA, Environment, Row
 from longvis_bench.runs.lock import Lock
 from longvis_bench.runs.migrations import migrate_row, migrate_run
@@ -156,12 +155,12 @@ def _read_row(line: str, number: int, file: Path) -> Row:
         return Row.model_validate(migrate_row(content, f"{file} line {number}"))
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise RunDirectoryError(f"{file} line {number}: {place}: {fault['msg']}.") from error
+        field = ".".join(map(str, fault["loc"]))
+        raise RunDirectoryError(f"{file} line {number}: {field}: {fault['msg']}.") from error
 
 
 def _document(text: str) -> dict[str, Any]:
-    """A JSON object that says its schema.
+    """A JSON object with a `schema`.
 
     Raises:
         ValueError: the text is anything else.
@@ -198,7 +197,7 @@ def _whole(digits: str) -> int:
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """One row a key, the last one, in the order in which keys first appeared."""
+    """One row per key, the last one, in the order in which keys first appeared."""
     last: dict[str, Row] = {}
     for row in rows:
         last[row.key] = row
@@ -206,14 +205,14 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def current(rows: Iterable[Row]) -> list[Row]:
-    """One row a cell and machine, the last one: a cell measured again with changed code replaces its old row.
+    """One row per cell and machine, the last one: cells measured with changed code replace their old rows.
 
     What tables, plots and frames show; the old rows stay in the file.
     """
-    last: dict[str, Row] = {}
+    last: dict[tuple[str, str], Row] = {}
     for row in latest(rows):
-        searched = {"batch_size"} if row.cell.batch_auto else set()
-        last[digest([row.machine, row.cell.model_dump(mode="json", exclude=searched)])] = row
+        searched = ("batch_size",) if row.cell.batch_auto else ()
+        last[row.machine, row.cell.identity(without=searched)] = row
     return list(last.values())
 
 
@@ -280,7 +279,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirectoryError:
-    """What to say, and what to do, where a run's directory takes no more files."""
+    """The error for a run's directory that takes no more files, with advice by the error's number."""
     advice = _ADVICE.get(error.errno or 0, "choose another --out")
     reason = error.strerror or error
     return RunDirectoryError(f"cannot write to {path}: {reason}; rows written so far are kept: {advice}.")
@@ -294,5 +293,5 @@ _ADVICE = {
     errno.EIO: f"look after that disk, {_AGAIN}",
     errno.EROFS: "the file system is read-only; choose another --out",
     errno.EACCES: "you may not write there; choose another --out",
-    errno.ENOENT: "the directory was moved or deleted; where it was moved, give its new place to --out",
+    errno.ENOENT: "the directory was moved or deleted; where it was moved, give its new path to --out",
 }

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from longvis_bench import units
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.files import copy_whole
-from longvis_bench.hashing import digest
 from longvis_bench.records import Environment, Row
 from longvis_bench.runs.directory import (
     PREDICTIONS,
@@ -44,7 +43,7 @@ class RunRows(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """How many rows count, and what became of the others."""
+        """How many rows count, and why the others do not."""
         left_out = [
             f"{self.earlier} replaced by later rows of the run" if self.earlier else "",
             f"{self.replaced} replaced by a run named later" if self.replaced else "",
@@ -82,8 +81,8 @@ def side_by_side(runs: Sequence[RunRows]) -> list[Row]:
     Where two runs of one machine hold the same cell, measured in another environment or with other code, the
     run's name is added to the machine's.
     """
-    places = Counter(_place(row) for run in runs for row in run.rows)
-    ambiguous = {row.machine for run in runs for row in run.rows if places[_place(row)] > 1}
+    counts = Counter(_condition(row) for run in runs for row in run.rows)
+    ambiguous = {row.machine for run in runs for row in run.rows if counts[_condition(row)] > 1}
     names = _short_names([run.path for run in runs])
     return [
         row.model_copy(update={"machine": f"{row.machine} ({name})"}) if row.machine in ambiguous else row
@@ -92,8 +91,8 @@ def side_by_side(runs: Sequence[RunRows]) -> list[Row]:
     ]
 
 
-def _place(row: Row) -> str:
-    return digest([row.machine, row.cell.model_dump(mode="json")])
+def _condition(row: Row) -> tuple[str, str]:
+    return row.machine, row.cell.identity()
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -1,7 +1,7 @@
 """Stored documents of older schemas become present ones on reading; the files are never rewritten.
 
-One step a version, chained: `ROW_STEPS[1]` takes the plain JSON value of a row of schema 1 and gives that of
-schema 2.  A new schema adds its step here, its line to the history in `records.py`, and a fixture under
+One step per version, chained: `ROW_STEPS[1]` takes the plain JSON value of a row of schema 1 and gives that
+of schema 2.  A new schema adds its step here, its line to the history in `records.py`, and a fixture under
 `tests/data/` that is read for ever.  A new field with a default needs no work in the step, provided the
 default is true of the old rows.
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from longvis_bench import units
 from longvis_bench.errors import HarnessFault, RunDirectoryError
-from longvis_bench.hashing import digest
 from longvis_bench.isolation.runner import Runner, interrupted_row
 from longvis_bench.measure.batch_search import measure_best_batch
 from longvis_bench.records import ACCEPTED, Cell, Row, Status
@@ -118,9 +117,9 @@ class _Sweep:
 
     def _settle_by_cell(self) -> None:
         """Take rows of the same cell whose keys differ by the code's hash alone; the environment is one."""
-        by_cell = {_identity(row.cell): row for row in self._rows.values()}
+        by_cell = {row.cell.identity(): row for row in self._rows.values()}
         for planned in self._plan.cells:
-            row = by_cell.get(_identity(planned.cell))
+            row = by_cell.get(planned.cell.identity())
             if row is not None:
                 self._rows.setdefault(planned.request.key, row)
 
@@ -188,11 +187,11 @@ class _Sweep:
         """A stored row that says this cell cannot fit: the same condition at a smaller size did not."""
         if not self._plan.config.skip_after_oom:
             return None
+        wanted = planned.cell.identity(without=_FREE_AFTER_OOM)
         for row in self.rows():
             if row.status not in ("oom", "host_oom") or row.cell.resolution >= planned.cell.resolution:
                 continue
-            changes = {name: getattr(planned.cell, name) for name in _FREE_AFTER_OOM}
-            if row.cell.model_copy(update=changes) == planned.cell:
+            if row.cell.identity(without=_FREE_AFTER_OOM) == wanted:
                 return row
         return None
 
@@ -238,10 +237,6 @@ def _cause(planned: Planned, row: Row) -> str:
 
 def _named(cell: Cell) -> str:
     return f"{cell.model} {cell.resolution} px"
-
-
-def _identity(cell: Cell) -> str:
-    return digest(cell.model_dump(mode="json"))
 
 
 def _is_final(row: Row, retry: Collection[Status], retried: Collection[str], skipping: bool) -> bool:

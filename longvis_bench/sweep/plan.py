@@ -173,16 +173,7 @@ def _plan_cell(
     if fault is None:
         return Planned(request), None
     status, error = fault
-    row = Row(
-        key=key,
-        machine=environment.machine,
-        code=code,
-        cell=cell,
-        settings=settings,
-        status=status,
-        reason=str(error),
-    )
-    return Planned(request, row), error
+    return Planned(request, Row.of(request, status, str(error))), error
 
 
 def _cell(
