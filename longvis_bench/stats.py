@@ -253,7 +253,7 @@ def should_stop(samples: Sequence[float], precision: float) -> bool:
     if n not in looks or not is_precise(samples, precision):
         return False
     first = next(count for count in sorted(looks) if is_precise(samples[:count], precision))
-    return n > SUSPICION_GROWTH * first or not _is_suspect(samples)
+    return n > SUSPICION_GROWTH * first or not is_suspect(samples)
 
 
 def is_flat(samples: Sequence[float]) -> bool:
@@ -275,7 +275,7 @@ def drift(samples: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> float
 
     Two rank tests at 1 % each: Mann-Kendall for slow trends, its change taken from the first third to the
     last, which is two thirds of a steady trend and all of a step; and the largest standardised rank sum over
-    all splits for a step at an unknown place (throttling, a neighbour's load), its change taken across it.
+    all splits for a step at an unknown time (throttling, a neighbour's load), its change taken across it.
 
     Arguments:
         samples: in the order taken.
@@ -287,7 +287,7 @@ def drift(samples: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> float
     return _drift(samples, tolerance, DRIFT_ALPHA)
 
 
-def _is_suspect(samples: Sequence[float]) -> bool:
+def is_suspect(samples: Sequence[float]) -> bool:
     """Whether there may be a drift that is not sure yet."""
     return drift(samples) is None and _drift(samples, DRIFT_TOLERANCE, SUSPICION_ALPHA) is not None
 
@@ -299,9 +299,9 @@ def _drift(samples: Sequence[float], tolerance: float, alpha: float) -> float | 
     found = []
     if _trend(blocks) < alpha:
         found.append(_between_thirds(blocks))
-    place, height = _step(blocks)
+    split, height = _step(blocks)
     if height > _step_limit(len(blocks), alpha):
-        found.append(_change(blocks, place))
+        found.append(_change(blocks, split))
     largest = max(found, key=abs, default=0.0)
     return largest if abs(largest) >= tolerance else None
 
@@ -429,13 +429,13 @@ def _step(samples: Sequence[float]) -> tuple[int, float]:
     """Where the second part would begin, and how many standard deviations its rank sum is off there."""
     n = len(samples)
     ranks = _ranks(samples)
-    place, height, total = STEP_EDGE, 0.0, math.fsum(ranks[: STEP_EDGE - 1])
+    split, height, total = STEP_EDGE, 0.0, math.fsum(ranks[: STEP_EDGE - 1])
     for t in range(STEP_EDGE, n - STEP_EDGE + 1):
         total += ranks[t - 1]
         off = abs(total - t * (n + 1) / 2) / math.sqrt(t * (n - t) * (n + 1) / 12)
         if off > height:
-            place, height = t, off
-    return place, height
+            split, height = t, off
+    return split, height
 
 
 def _step_limit(n: int, alpha: float) -> float:

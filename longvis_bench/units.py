@@ -1,4 +1,4 @@
-"""The only place where a number becomes text for people, and where their text with a unit becomes a number.
+"""The only module in which a number becomes text for people, and their text with a unit a number.
 
 Every formatter takes None for "not known" and shows it as `-`; stored values keep full precision.  A reader
 (`read_seconds`, ...) raises ValueError with what would be right, e.g. "a time like 90s, 2m or 1h".

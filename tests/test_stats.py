@@ -172,7 +172,7 @@ def test_a_suspicion_prolongs_a_measurement_by_two_looks_at_most(n: int, stops: 
     samples = [1.0, 1.004] * n
     suspect = [*samples[: n - 3], 1.025, 1.026, 1.027]
     assert stats.is_precise(suspect, 0.02)
-    assert stats._is_suspect(suspect)
+    assert stats.is_suspect(suspect)
     assert stats.should_stop(suspect, 0.02) == stops
 
 

@@ -307,10 +307,10 @@ class MultiScaleBlock(nn.Module):
         if not contexts:
             return own
         rows, columns = self.layout[s].windows
-        seen = [self.spread(context, s + 1 + i, s) for i, context in enumerate(contexts)]
+        seen = [self.broadcast(context, s + 1 + i, s) for i, context in enumerate(contexts)]
         return torch.cat([torch.unflatten(own, 0, (-1, rows * columns)), *seen], dim=2).flatten(0, 1)
 
-    def spread(self, context: Tensor, coarse: int, fine: int) -> Tensor:
+    def broadcast(self, context: Tensor, coarse: int, fine: int) -> Tensor:
         """Give each window of a fine scale the context of the coarse window it attends to.
 
         Arguments:
@@ -382,13 +382,13 @@ class ScaleAttention(nn.Module):
 
 
 class WindowPosition(nn.Module):
-    """Position embedding of a window: an MLP of each token's place in it, from -1 to 1."""
+    """Position embedding of a window: an MLP of each token's position in it, from -1 to 1."""
 
     coordinates: Tensor
 
     def __init__(self, dim: int, window: tuple[int, int]) -> None:
         super().__init__()
-        rows, columns = (_places(side) for side in window)
+        rows, columns = (_coordinates(side) for side in window)
         grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
         self.register_buffer("coordinates", grid.flatten(0, 1), persistent=False)
         self.hidden = nn.Linear(2, 512)
@@ -400,7 +400,7 @@ class WindowPosition(nn.Module):
         return out
 
 
-def _places(side: int) -> Tensor:
+def _coordinates(side: int) -> Tensor:
     """-1 at the first token, 0 at the middle one."""
     middle = side // 2
     return (torch.arange(side, dtype=torch.get_default_dtype()) - middle) / max(middle, 1)

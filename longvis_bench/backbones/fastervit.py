@@ -72,7 +72,7 @@ def build(
         do_propagation: whether stage 3's last block adds its carrier tokens to the map.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
     """
-    with _quiet(), LinspaceOnCpu():
+    with without_deprecations(), LinspaceOnCpu():
         package: Any = importlib.import_module("fastervit.models.faster_vit_any_res")
         model: nn.Module = package.FasterViT(
             dim=dim,
@@ -128,7 +128,7 @@ def _let_go(module: nn.Module, _inputs: object, _output: object) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def without_deprecations() -> Iterator[None]:
     """Silence the package's calls of deprecated functions, of which torch warns once a process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Importing from timm.models", category=FutureWarning)

@@ -63,7 +63,7 @@ def mambavision(
         in_chans=in_chans,
         drop_path=drop_path,
     )
-    package, kernel = _mambavision_package()
+    package, kernel = mambavision_package()
     with LinspaceOnCpu():
         model: Any = package.MambaVision(
             dim=dim,
@@ -90,7 +90,7 @@ def _scan_backend(has_kernel: bool, device: torch.device | str) -> str:
 
 
 @functools.cache
-def _mambavision_package() -> tuple[Any, Callable[..., Any] | None]:
+def mambavision_package() -> tuple[Any, Callable[..., Any] | None]:
     """The module that defines the model, and mamba-ssm's scan if it can be imported."""
     for name in ("mambavision", "einops"):
         if importlib.util.find_spec(name) is None:

@@ -1,9 +1,9 @@
 """Dilated attention of LongNet (arXiv:2307.02486, section 3.2), as LongViT (arXiv:2312.03558) uses it.
 
 A *branch* is a segment length and a dilation ratio r.  It cuts the sequence into segments; within a segment,
-head h sees only the tokens whose place is congruent to its residue modulo r, and those attend to one another.
-The heads are dealt to the residues in groups of ceil(heads / r).  The branches' outputs are mixed token by
-token and head by head,
+head h sees only the tokens whose position is congruent to its residue modulo r, and those attend to one
+another.  The heads are dealt to the residues in groups of ceil(heads / r).  The branches' outputs are mixed
+token by token and head by head,
 
     O = sum_i w_i O_i      w_i = exp(lse_i) / sum_j exp(lse_j)
 
@@ -130,13 +130,13 @@ class _DilatedAttention(torch.autograd.Function):
             out, lse = _attend_branch(query, key, value, branch, mask_padding)
             attended.append(out)
             lses.append(lse)
-        places = branches if mask_padding else [branch.joined for branch in branches]
+        layouts = branches if mask_padding else [branch.joined for branch in branches]
         counted = lses if mask_padding else [_counted(lse) for lse in lses]
-        mixed_lse, mixed = _mixed_lse(counted, places, query.shape[1]), None
+        mixed_lse, mixed = _mixed_lse(counted, layouts, query.shape[1]), None
         keep = any(ctx.needs_input_grad) and not differentiable_mixing
-        for i, (place, lse) in enumerate(zip(places, counted, strict=True)):
-            weight = _weight(lse, mixed_lse, place).to(query.dtype)
-            mixed = _mix(mixed, attended[i], weight, place, query.shape[1])
+        for i, (layout, lse) in enumerate(zip(layouts, counted, strict=True)):
+            weight = _weight(lse, mixed_lse, layout).to(query.dtype)
+            mixed = _mix(mixed, attended[i], weight, layout, query.shape[1])
             if not keep:
                 attended[i] = mixed  # lets go of the branch's own output
         assert mixed is not None
@@ -153,9 +153,9 @@ class _DilatedAttention(torch.autograd.Function):
         gradients: list[Tensor | None] = [None, None, None]
         for i, (branch, lse) in enumerate(zip(branches, lses, strict=True)):
             q, k, v = (gather(t, branch) for t in (query, key, value))
-            place, counted = (branch, lse) if mask_padding else (branch.joined, _counted(lse))
-            out = gather(kept[0], place) if differentiable_mixing else kept[i]
-            d_out = gather(grad, place) * _weight(counted, mixed_lse, place).to(grad.dtype)
+            layout, counted = (branch, lse) if mask_padding else (branch.joined, _counted(lse))
+            out = gather(kept[0], layout) if differentiable_mixing else kept[i]
+            d_out = gather(grad, layout) * _weight(counted, mixed_lse, layout).to(grad.dtype)
             bias = _bias(query, branch) if mask_padding else None
             for j, part in enumerate(attend_backward(d_out, q, k, v, out, lse, bias)):
                 gradients[j] = accumulate(gradients[j], part, branch, query.shape[1])
@@ -227,7 +227,7 @@ def gather(dense: Tensor, branch: Branch, fill: float = 0.0) -> Tensor:
 
 
 def accumulate(dense: Tensor | None, seen: Tensor, branch: Branch, tokens: int) -> Tensor:
-    """Add what a branch's heads made to the places they saw, the transpose of `gather`.
+    """Add what a branch's heads made to the tokens they saw, the transpose of `gather`.
 
     Arguments:
         dense: the sum so far (batch, tokens, heads, channels), contiguous; None: nothing yet.
@@ -438,16 +438,20 @@ def reference(
             for length, ratio in zip(segment_length, dilated_ratio, strict=True):
                 segment = min(length, tokens)
                 whole = ceil(segment / ratio) * ratio
-                n, place = divmod(t, segment if mask_padding else whole)
+                n, position = divmod(t, segment if mask_padding else whole)
                 start, residue = n * segment, h // ceil(heads / ratio)
-                if place % ratio != residue:
+                if position % ratio != residue:
                     continue
                 end = min(start + segment, tokens)
                 real = range(start + residue, end, ratio)
                 padding = 0 if mask_padding else whole // ratio - len(real)
                 keys = F.pad(key[:, real, h], (0, 0, 0, padding))
                 values = F.pad(value[:, real, h], (0, 0, 0, padding))
-                asks = query[:, start + place, h] if start + place < end else torch.zeros_like(query[:, 0, h])
+                asks = (
+                    query[:, start + position, h]
+                    if start + position < end
+                    else torch.zeros_like(query[:, 0, h])
+                )
                 logits = (keys @ asks[..., None]).squeeze(-1) * query.shape[-1] ** -0.5
                 lse = logits.logsumexp(-1)
                 outs.append((logits.softmax(-1)[..., None] * values).sum(1))

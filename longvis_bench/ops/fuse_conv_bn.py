@@ -135,8 +135,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def pairs(self) -> list[Pair]:
         """Pairs where either is called once and the norm is the only reader."""
         found = []
-        for place, norm in self._read_by.items():
-            pair = Pair(self._made[place][0], norm)
-            if self._reads[place] == 1 and all(self._calls[name] == 1 for name in pair):
+        for tensor, norm in self._read_by.items():
+            pair = Pair(self._made[tensor][0], norm)
+            if self._reads[tensor] == 1 and all(self._calls[name] == 1 for name in pair):
                 found.append(pair)
         return found

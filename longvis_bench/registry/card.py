@@ -230,10 +230,10 @@ class Card(_Strict):
     @model_validator(mode="after")
     def _one_file_each(self) -> Card:
         """Which file counts is never a choice: one for a variant, data set and resolution."""
-        places = [(w.variant, w.dataset, w.resolution) for w in self.weights if w.file is not None]
-        for place in places:
-            if places.count(place) > 1:
-                variant, dataset, resolution = place
+        conditions = [(w.variant, w.dataset, w.resolution) for w in self.weights if w.file is not None]
+        for condition in conditions:
+            if conditions.count(condition) > 1:
+                variant, dataset, resolution = condition
                 raise ValueError(f"two files for {variant} on {dataset} at {resolution} px; keep one")
         return self
 
@@ -269,11 +269,11 @@ def _refuse_controls(value: object, path: Path) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first few faults of a card, each with its place."""
+    """The first few faults of a card, each with its field."""
     faults = []
     for fault in error.errors()[:3]:
-        place = ".".join(str(part) for part in fault["loc"]) or "card"
+        field = ".".join(str(part) for part in fault["loc"]) or "card"
         message = "unknown field" if fault["type"] == "extra_forbidden" else fault["msg"]
-        faults.append(f"{place}: {message.removeprefix('Value error, ')}")
+        faults.append(f"{field}: {message.removeprefix('Value error, ')}")
     more = error.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more else "")

@@ -1,4 +1,4 @@
-"""Models by name: cards found in four places, variants built on demand.
+"""Models by name: cards from four sources, variants built on demand.
 
 Cards come from the package itself, from installed plug-ins (entry-point group `longvis_bench.models`), from
 `--models-dir` and from `./models` of the working directory.  Finding a model reads cards only; its code is

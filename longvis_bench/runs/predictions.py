@@ -1,4 +1,4 @@
-"""What a model answered to each held-out image, in a file beside its row.
+"""A model's answers to held-out images, in a file beside its row.
 
 `predictions/<key>.npz` holds, image by image, `labels` (the truth), `predictions` (the class of the largest
 logit) and `indices` (which image of the held-out split it is), and `classes`, their names by label; files of
@@ -31,7 +31,7 @@ class Predictions:
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
     indices: NDArray[np.int64] | None
-    """Places in the held-out split; None in files that do not hold them."""
+    """Indices in the held-out split; None in files that do not hold them."""
     classes: tuple[str, ...] = ()
     """Names by label; none in files that do not hold them."""
 
@@ -42,7 +42,7 @@ class Predictions:
         return right
 
     def same_images(self, other: Predictions) -> bool:
-        """Whether both are about the same images: by their places, or else by their labels."""
+        """Whether both are about the same images: by their indices, or else by their labels."""
         if self.indices is not None and other.indices is not None:
             return bool(np.array_equal(self.indices, other.indices))
         return bool(np.array_equal(self.labels, other.labels))

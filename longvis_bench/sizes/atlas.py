@@ -152,7 +152,7 @@ def check_atlas(
     require_fraction("drop_path", drop_path)
     if stride < 2 or window % stride:
         strides = [n for n in divisors(window) if n > 1]
-        legal = listed(strides) if strides else "no stride does, as a window needs at least 2 tokens a side"
+        legal = listed(strides) if strides else "no stride does, as a window needs at least 2 tokens per side"
         raise IllegalArgument(
             f"stride must be at least 2 and divide the window of {window} ({legal}), not {stride}."
         )

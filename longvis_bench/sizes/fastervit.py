@@ -13,7 +13,7 @@ from longvis_bench.sizes.plan import (
 
 
 def whole_windows(grid: int, *, smallest: int = 7, most: int = 8) -> int:
-    """Smallest window of at least `smallest` tokens that divides `grid` into at most `most` a side."""
+    """Smallest window of at least `smallest` tokens that divides `grid` into at most `most` per side."""
     fits = (w for w in range(min(smallest, grid), grid + 1) if grid % w == 0 and grid // w <= most)
     return next(fits)
 
@@ -22,8 +22,8 @@ def plan(resolution: int, *, window_size: Sequence[int] | None = None, **_: Any)
     """FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
 
     With the published window of 7, the carrier tokens' position bias grows with the fourth power of the
-    resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows a side keep it constant.  At 32 px stage
-    4 has one token, whose place in its window the package divides by zero.
+    resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows per side keep it constant.  At 32 px
+    stage 4 has one token, whose position in its window the package divides by zero.
     """
     require_multiple(resolution, 32, "fastervit", 64)
     third, fourth = resolution // 16, resolution // 32

@@ -30,7 +30,7 @@ LONGVIT_DEFAULT_SEGMENTS = (64, 128, 256, 512, 1024)
 
 
 LONGVIT_RATIOS = (1, 2, 4, 8, 16)
-"""Dilation ratios as published, one a segment length."""
+"""Dilation ratios as published, one per segment length."""
 
 
 def longvit_segments(resolution: int) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def check_longvit(
     lengths, ratios = len(segment_length), len(dilated_ratio)
     if lengths != ratios:
         raise IllegalArgument(
-            f"segment_length and dilated_ratio must be of one length, one pair a branch, not {lengths} and"
+            f"segment_length and dilated_ratio must be of one length, one pair per branch, not {lengths} and"
             f" {ratios}: give {ratios} segment lengths or {lengths} ratios."
         )
     if dim is not None:

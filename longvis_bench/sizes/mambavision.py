@@ -50,7 +50,7 @@ def check_mambavision(
         require_whole_numbers(name, values, "(8, 8, 14, 7)")
         if len(values) != 4:
             raise IllegalArgument(
-                f"mambavision needs {name} of four positive numbers, one a stage, not {values!r}."
+                f"mambavision needs {name} of four positive numbers, one per stage, not {values!r}."
             )
     require_whole(in_dim=in_dim, in_chans=in_chans)
     require_fraction("drop_path", drop_path)

@@ -112,7 +112,7 @@ def test_official_order_pairs_in_raster_order() -> None:
     context = torch.arange(4.0).view(4, 1, 1).expand(4, 1, 2)
     orders: tuple[WindowOrder, ...] = ("position", "official")
     paired = {
-        order: MultiScaleBlock(scales, 8, 1, 2, 0.0, order).spread(context, 1, 0)[0, :, 0, 0].tolist()
+        order: MultiScaleBlock(scales, 8, 1, 2, 0.0, order).broadcast(context, 1, 0)[0, :, 0, 0].tolist()
         for order in orders
     }
     assert paired["official"] == [i // 4 for i in range(16)]

@@ -23,7 +23,7 @@ REGISTRY = Registry()
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{message}")  # of the package as it is imported, here without `_quiet`
+    pytest.mark.filterwarnings(f"ignore:{message}")  # of the package as it is imported here
     for message in ("Importing from timm.models:FutureWarning", "Overwriting .* in registry:UserWarning")
 ]
 
@@ -44,7 +44,7 @@ def test_variants_are_those_the_package_names(size: int) -> None:
     """The card's arguments give the layout of `faster_vit_N_any_res`."""
     from fastervit.models import faster_vit_any_res as package
 
-    with torch.device("meta"), fastervit._quiet(), LinspaceOnCpu():
+    with torch.device("meta"), fastervit.without_deprecations(), LinspaceOnCpu():
         ours = REGISTRY.find(f"fastervit-{size}[window_size=(7,7,7,7)]").build(
             resolution=448, num_classes=1000
         )
@@ -160,7 +160,7 @@ def test_weights_of_one_size_run_at_another(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_official_checkpoints_load(tmp_path: Path, prefix: str) -> None:
     """In the layout of NVIDIA's fastervit_*_224_1k.pth.tar: the square form's state dict, buffers and all."""
-    with fastervit._quiet():
+    with fastervit.without_deprecations():
         from fastervit.models.faster_vit import FasterViT
 
         variant = REGISTRY.find("fastervit-n[window_size=(7,7,7,7)]")
@@ -217,5 +217,5 @@ def test_no_print_and_no_warning_in_a_fresh_process() -> None:
 
 
 def test_other_warnings_are_not_silenced() -> None:
-    with pytest.warns(UserWarning, match="mine"), fastervit._quiet():
+    with pytest.warns(UserWarning, match="mine"), fastervit.without_deprecations():
         warnings.warn("mine", UserWarning, stacklevel=1)

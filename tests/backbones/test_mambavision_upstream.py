@@ -66,12 +66,12 @@ def fresh() -> Iterator[None]:
     kept = {name: module for name, module in sys.modules.items() if ours(name)}
     for name in kept:
         del sys.modules[name]
-    upstream._mambavision_package.cache_clear()
+    upstream.mambavision_package.cache_clear()
     yield
     for name in [name for name in sys.modules if ours(name)]:
         del sys.modules[name]
     sys.modules.update(kept)
-    upstream._mambavision_package.cache_clear()
+    upstream.mambavision_package.cache_clear()
     importlib.invalidate_caches()
 
 

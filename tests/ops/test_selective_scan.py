@@ -294,8 +294,8 @@ def furthest(kernel, at, arguments):
     assert any(wanted in offsets for offsets in reach), kernel
     assert max(min(map(abs, each)) for each in zip(*reach, strict=True)) <= wanted, kernel
 
-furthest(scan_triton._forward, [*sizes, 32, 4], range(6))
-furthest(scan_triton._backward, [*sizes, 1, 32, 4, 16], range(13))
+furthest(scan_triton.forward_kernel, [*sizes, 32, 4], range(6))
+furthest(scan_triton.backward_kernel, [*sizes, 1, 32, 4, 16], range(13))
 print("far")
 """
 
@@ -334,7 +334,7 @@ def mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package of that name whose kernel runs anywhere."""
     module = "mamba_ssm.ops.selective_scan_interface"
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(selective_scan_fn=selective_scan_fn))
-    monkeypatch.setattr(scan, "_is_installed", lambda package: True)
+    monkeypatch.setattr(scan, "is_installed", lambda package: True)
 
 
 def test_mamba_ssm_is_the_default_on_cuda_where_installed(mamba_ssm: None) -> None:
@@ -369,13 +369,13 @@ def test_mamba_ssm_built_for_another_machine_is_not_installed(
     (tmp_path / "mamba_ssm").mkdir()
     (tmp_path / "mamba_ssm" / "__init__.py").write_text("raise ImportError('libcudart.so.12')")
     monkeypatch.syspath_prepend(tmp_path)
-    scan._is_installed.cache_clear()
+    scan.is_installed.cache_clear()
     try:
         assert backend_for("cuda") in ("triton", "torch")
         with pytest.raises(MissingDependency, match="pip install mamba-ssm"), use_backend("mamba-ssm"):
             pass
     finally:
-        scan._is_installed.cache_clear()
+        scan.is_installed.cache_clear()
 
 
 def test_torchs_own_counter_sees_the_scan() -> None:

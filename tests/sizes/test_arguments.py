@@ -40,7 +40,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         {"num_heads": (1, 1, 5, 4)},
         "stage 3 must divide its width of 48, which 5 does not; 1, 2",
     ),
-    ("mambavision-n", {"depths": (1, 1, 3)}, "depths of four positive numbers, one a stage"),
+    ("mambavision-n", {"depths": (1, 1, 3)}, "depths of four positive numbers, one per stage"),
     ("mambavision-n", {"window_size": 8}, "window_size must be a list of positive whole numbers like (8, 8"),
     ("mambavision-n", {"window_size": (8, 8, 0, 7)}, "window_size must hold positive whole numbers only"),
     ("mambavision-n", {"mlp_ratio": 0}, "mlp_ratio must be a positive number"),

@@ -42,7 +42,7 @@ _ROWS = 12
 _BIAS, _SKIP, _STEP, _X, _DRIVE, _SIGMOID, _Y, _G, _DRIVEN, _D_STEP, _D_SKIP, _D_BIAS = (
     WIDTH * i for i in range(_ROWS)
 )
-"""Places in `rows`, a task's one array of what has a number a channel: of two, LLVM would not know whether
+"""Offsets in `rows`, a task's one array of what has a number per channel: of two, LLVM would not know whether
 they overlap.  Delta's bias, D; of one step dt, x, dt x, the slope of softplus, y, its gradient and the sum of
 dh B; gradients."""
 
@@ -147,12 +147,12 @@ def _softplus(x: np.float32) -> tuple[np.float32, np.float32]:
 
 @_inlined
 def _read(
-    rows: Any, place: int, array: Any, strides: Any, image: int, start: int, t: int, lanes: int
+    rows: Any, offset: int, array: Any, strides: Any, image: int, start: int, t: int, lanes: int
 ) -> None:
     """Put a step's channels into the rows, from an array of (batch, channels, length) with these strides."""
     first = image * strides[0] + start * strides[1] + t * strides[2]
     for i in range(lanes):
-        rows[place + i] = array[first + i * strides[1]]
+        rows[offset + i] = array[first + i * strides[1]]
 
 
 @_called("contract")
@@ -288,26 +288,26 @@ def _backward(  # type: ignore[no-untyped-def]
                 bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
                 cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
                 s, k = state[n], kept[t, n]
-                place = (task * length + t) * states + n
-                d_b[place], d_c[place] = _step_back(rows, s, k, bn, cn, lanes)
+                offset = (task * length + t) * states + n
+                d_b[offset], d_c[offset] = _step_back(rows, s, k, bn, cn, lanes)
             for i in range(lanes):
                 d_step = rows[_D_STEP + i] * _LN_2 + rows[_DRIVEN + i] * rows[_X + i]
                 rows[_D_STEP + i] = d_step * rows[_SIGMOID + i]
                 rows[_D_BIAS + i] += rows[_D_STEP + i]
                 rows[_D_SKIP + i] += rows[_G + i] * rows[_X + i]
                 rows[_DRIVEN + i] = rows[_DRIVEN + i] * rows[_STEP + i] + rows[_G + i] * rows[_SKIP + i]
-            place = (image * length + t) * channels + start
+            offset = (image * length + t) * channels + start
             for i in range(lanes):
-                d_delta[place + i] = rows[_D_STEP + i]
+                d_delta[offset + i] = rows[_D_STEP + i]
             for i in range(lanes):
-                d_x[place + i] = rows[_DRIVEN + i]
-        place = image * (states + 2) * channels + start
+                d_x[offset + i] = rows[_DRIVEN + i]
+        offset = image * (states + 2) * channels + start
         for n in range(states):
             for i in range(lanes):
-                d_shared[place + n * channels + i] = state[n, 2 * WIDTH + i]
+                d_shared[offset + n * channels + i] = state[n, 2 * WIDTH + i]
         for i in range(lanes):
-            d_shared[place + states * channels + i] = rows[_D_SKIP + i]
-            d_shared[place + (states + 1) * channels + i] = rows[_D_BIAS + i]
+            d_shared[offset + states * channels + i] = rows[_D_SKIP + i]
+            d_shared[offset + (states + 1) * channels + i] = rows[_D_BIAS + i]
 
 
 def forward(

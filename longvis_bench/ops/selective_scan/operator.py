@@ -18,8 +18,8 @@ In memory, outputs of three dimensions lie token after token, whatever the input
 The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
 shape), autograd (the backward is an operator too and computes the states anew instead of keeping them),
 autocast (float32, as mamba-ssm) and a formula for torch's FLOPs counter.  Which code runs is decided by the
-device and dtype, or by `use_backend`; ask `backend_for`, and `ops/observed.py` for what ran.  FLOPs of rows
-are counted in `measure/flops.py`: 9 x batch x length x channels x states.
+device and dtype, or by `use_backend`; ask `backend_for`, and `ops/kernel_trace.py` for what ran.  FLOPs of
+rows are counted in `measure/flops/`: 9 x batch x length x channels x states.
 
 `reference` is the slow form that the backends are tested against.
 """
@@ -68,7 +68,7 @@ class Source(NamedTuple):
 
     def runs(self, kind: str, dtype: torch.dtype) -> bool:
         """Whether it is the default there; what is not plain torch works in float32."""
-        return kind in self.devices and dtype != torch.float64 and _is_installed(self.package)
+        return kind in self.devices and dtype != torch.float64 and is_installed(self.package)
 
 
 MAMBA_SSM = "mamba_ssm"
@@ -107,7 +107,7 @@ def use_backend(name: str) -> Iterator[None]:
     if name not in SOURCES:
         raise UnknownName("scan backend", name, SOURCES)
     package = SOURCES[name].package
-    if not _is_installed(package):
+    if not is_installed(package):
         install = (
             f"pip install {package.replace('_', '-')}" if package == MAMBA_SSM else f"pip install {package}"
         )
@@ -120,7 +120,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 @cache
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Whether it can be had; a package of compiled code counts only if it loads on this machine."""
     if importlib.util.find_spec(package) is None:
         return False

@@ -29,7 +29,7 @@ SPAN = 16
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _forward(  # type: ignore[no-untyped-def]
+def forward_kernel(  # type: ignore[no-untyped-def]
     u, step, rate, b, c, y, length, channels, states, LANES: tl.constexpr, STATES: tl.constexpr
 ):
     """Scan without D x.
@@ -64,7 +64,7 @@ def _advance(h, a, u, step, b, row, column, is_lane, is_state):  # type: ignore[
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _backward(  # type: ignore[no-untyped-def]
+def backward_kernel(  # type: ignore[no-untyped-def]
     g,
     u,
     step,
@@ -97,14 +97,14 @@ def _backward(  # type: ignore[no-untyped-def]
     lane, state = block * LANES + tl.arange(0, LANES), tl.arange(0, STATES)
     is_lane, is_state = lane < channels, state < states
     is_both = is_lane[:, None] & is_state[None, :]
-    place = lane[:, None] * states + state[None, :]
+    offset = lane[:, None] * states + state[None, :]
     tile = tl.arange(0, LANES)[:, None] * STATES + state[None, :]
     size: tl.constexpr = LANES * STATES
     starts += (image * blocks + block) * spans * size
     scratch += (image * blocks + block) * SPAN * size
     partial = (image * blocks + block) * length * states + state
     first_row, first_column = image * length * channels + lane, image * length * states + state
-    a = tl.load(rate + place, mask=is_both, other=0.0)
+    a = tl.load(rate + offset, mask=is_both, other=0.0)
 
     h = tl.zeros((LANES, STATES), tl.float32)
     for step_number in range(length):
@@ -146,7 +146,7 @@ def _backward(  # type: ignore[no-untyped-def]
             tl.store(d_c + partial + t * states, tl.sum(h * gt[:, None], axis=0), mask=is_state)
             d_a += d_exponent * dt[:, None]
             h = before
-    tl.store(d_rate + image * channels * states + place, d_a, mask=is_both)
+    tl.store(d_rate + image * channels * states + offset, d_a, mask=is_both)
 
 
 def forward(
@@ -157,7 +157,9 @@ def forward(
     y = torch.empty_like(u)
     arrays = (u, step, A.float().contiguous(), _steps(B), _steps(C), y)
     with _on(x):
-        _forward[_programs(u)](*arrays, *u.shape[1:], A.shape[1], LANES, _power(A.shape[1]), num_warps=1)
+        forward_kernel[_programs(u)](
+            *arrays, *u.shape[1:], A.shape[1], LANES, _power(A.shape[1]), num_warps=1
+        )
     return torch.addcmul(y, u, D.float()).to(x.dtype).mT
 
 
@@ -174,7 +176,9 @@ def backward(
     inputs = (g, u, F.softplus(shifted), A.float().contiguous(), _steps(B), _steps(C))
     outputs = (d_u, d_step, d_rate, d_b, d_c, starts, scratch)
     with _on(x):
-        _backward[_programs(u)](*inputs, *outputs, *u.shape[1:], A.shape[1], spans, *lanes, SPAN, num_warps=1)
+        backward_kernel[_programs(u)](
+            *inputs, *outputs, *u.shape[1:], A.shape[1], spans, *lanes, SPAN, num_warps=1
+        )
     d_delta = d_step * torch.sigmoid(shifted)
     return (
         torch.addcmul(d_u, g, D.float()).to(x.dtype).mT,
