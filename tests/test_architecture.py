@@ -21,7 +21,11 @@ PACKAGE = ROOT / "longvis_bench"
 FAMILY_FILES = ("backbones", "sizes")
 """Folders that hold a file per family, beside its card."""
 NAMED = {
-    "atlas": {"training/recipe.py": "a recipe is named after the paper that states it"},
+    "atlas": {
+        "training/recipe.py": "a recipe is named after the paper that states it",
+        "sweep/config_file.py": "models of an example line, which is commented out",
+    },
+    "vit": {"sweep/config_file.py": "models of an example line, which is commented out"},
 }
 """Other modules in which a family's name stands, and why."""
 

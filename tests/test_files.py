@@ -81,10 +81,8 @@ DIRECT = {
     "isolation/runner.py": "the same log where there is no fork, and a probe for free space",
     "measure/memory/peak.py": "a setting of the kernel",
     "runs/directory.py": "rows are appended one by one, and a torn one is set aside",
-    # until these are written whole
-    "adapters/scaffold.py": "a new folder of the user's",
-    "report/plots/cost.py": "figures",
-    "training/curves.py": "figures",
+    "adapters/scaffold.py": "a new folder of the user's, which replaces nothing",
+    "sweep/config_file.py": "a new file of the user's, refused where one is there",
 }
 """Modules that open files for writing by themselves, and what for."""
 
@@ -103,16 +101,11 @@ def _is_write(call: ast.Call) -> bool:
         return isinstance(first, str) and set(first) <= set("rwxabt+") and bool(set(first) & set("wxa+"))
     if name == "replace":  # of paths; of texts it takes two
         return len(call.args) == 1 and not call.keywords
-    return name in (
-        "write_text",
-        "write_bytes",
-        "rename",
-        "renames",
-        "copyfile",
-        "copy",
-        "move",
-        "savefig",
-    ) and (name != "copy" or ast.unparse(call.func.value) == "shutil")
+    if name == "savefig":  # by its path; `write_whole` gives an open file
+        return not call.args or ast.unparse(call.args[0]) != "file"
+    return name in ("write_text", "write_bytes", "rename", "renames", "copyfile", "copy", "move") and (
+        name != "copy" or ast.unparse(call.func.value) == "shutil"
+    )
 
 
 def test_files_appear_whole_through_one_function_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from math import log
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from longvis_bench import units
+from longvis_bench.files import write_whole
 from longvis_bench.report.plots.layout import spread
 from longvis_bench.report.plots.style import (
     DPI,
@@ -39,13 +41,14 @@ COLUMNS = (*UPDATE, "top1")
 def write_curves(report: TrainReport, weights: Path) -> tuple[Path, Path]:
     """Write the curves beside the weight file, as CSV and PNG; return both paths."""
     table, picture = weights.with_suffix(".csv"), weights.with_suffix(".png")
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(_lines(report))
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([COLUMNS, *_lines(report)])
+    write_whole(table, lambda file: file.write(text.getvalue().encode()))
     figure = curves(report)
     with style():
-        figure.savefig(picture, dpi=DPI, metadata={"Software": None})
+        write_whole(
+            picture, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        )
     return table, picture
 
 

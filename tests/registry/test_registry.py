@@ -166,7 +166,9 @@ def test_size_rule_of_a_users_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        ("colour = 'red'", "colour: unknown field"),
+        ("hue = 'red'", "hue: unknown field"),
+        ("colour = 'red'\nmarker = 'o'", "colour: String should match"),
+        ("colour = '#0072B2'", "both a colour and a marker"),
         ("default_cuda = 'own-xl'", "'own-xl' is not one of the card's variants"),
         (
             "weights = [{ variant = 'own-s', dataset = 'd', resolution = 8, num_classes = 2, file = '../x'}]",
