@@ -115,7 +115,7 @@ class SweepConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     models: tuple[str, ...] = ()
-    """Names, patterns such as "*-s", or "all"; empty for the quick tour of all families."""
+    """Names, patterns such as `*-s`, or `all`; empty for the quick tour of all families."""
     resolutions: tuple[Pixels, ...] = ()
     """Pixels per side."""
     modes: Annotated[tuple[Mode, ...], BeforeValidator(_modes)] = ("infer",)

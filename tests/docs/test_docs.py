@@ -108,7 +108,8 @@ def execute(command: str) -> str:
     """Run a command as far as that takes seconds: sweeps without a small budget are planned only."""
     if command.startswith("longvis bench"):
         small = any(sign in command for sign in ("--dry-run", "--budget 0.2", "--metrics count", "--config"))
-        return run(command, *(() if small else ("--dry-run",)), "--device", "cpu")
+        here = () if "--device" in command else ("--device", "cpu")
+        return run(command, *here, *(() if small else ("--dry-run",)))
     if command.startswith("longvis report results/runs/*"):
         run("longvis bench --models vit-n --res 32 --budget 0.2 --device cpu")
     if command.startswith("longvis flops"):
