@@ -6,7 +6,8 @@ History of the row schema, newest first; `runs/migrations.py` makes rows of the 
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.numerics`, `Environment.cpu` and `gpus`,
-        `TimingRecord.host_s`, `Row.attention` (which `migrations.py` fills from older rows)
+        `TimingRecord.host_s`, `Row.changed_settings`, `Row.params`, `Row.attention` (which
+        `migrations.py` fills from older rows)
     1   first version
 
 Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
@@ -329,6 +330,8 @@ class Row(_Record):
     """UTC, ISO 8601, seconds."""
     size: SizeRecord | None = None
     count: CountRecord | None = None
+    params: int | None = None
+    """Parameters, where the operations could not be counted and `count` is None."""
     timing: TimingRecord | None = None
     tensors: TensorRecord | None = None
     memory: MemoryRecord | None = None
@@ -347,6 +350,8 @@ class Row(_Record):
     null_reasons: dict[str, str] = {}
     """Column or metric -> why it has no value."""
     notes: tuple[Note, ...] = ()
+    changed_settings: tuple[str, ...] = ()
+    """Global settings that the model's code changed while it was timed, or that could not be restored."""
     overhead_s: dict[str, float] = {}
     """Phase (`phases.py`) -> seconds: all of the time from handing the cell over to its process's end."""
     log_tail: str = ""

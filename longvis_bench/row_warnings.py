@@ -116,6 +116,11 @@ RESHAPED = Kind(
     "top1",
     "Fine-tune at this size (`longvis train --from`) for the accuracy the model can reach.",
 )
+CHANGED_SETTINGS = Kind(
+    "changed_settings",
+    "latency_median_s",
+    "Take the call that changes it out of the model's code, or set it for the whole process.",
+)
 
 KINDS: dict[str, Kind] = {
     kind.code: kind
@@ -139,6 +144,7 @@ KINDS: dict[str, Kind] = {
         RANDOM_TENSORS,
         RESTRICTED,
         RESHAPED,
+        CHANGED_SETTINGS,
     )
 }
 """By code, in the order in which a row carries them."""
@@ -159,6 +165,7 @@ def of(row: Row) -> tuple[Note, ...]:
         *_weights(row),
         *_restricted(row),
         *_reshaped(row),
+        *_changed_settings(row),
     )
 
 
@@ -311,3 +318,9 @@ def _reshaped(row: Row) -> Iterator[Note]:
         others = len(row.size.reshaped) - 1
         more = f", and {units.several(others, 'more tensor')}" if others else ""
         yield RESHAPED.note(f"for this size {name} was {done}{more}")
+
+
+def _changed_settings(row: Row) -> Iterator[Note]:
+    if row.changed_settings:
+        names = units.listing(list(row.changed_settings), 3)
+        yield CHANGED_SETTINGS.note(f"the model's code changed settings of the whole process: {names}")

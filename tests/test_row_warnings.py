@@ -84,6 +84,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         sized(reshaped={"pos_embed": "interpolated"}),
     ),
     ("over_tensors", peaks(200, 100), peaks(160, 100)),
+    ("changed_settings", {"changed_settings": ("threads (2, now 1)",)}, {"changed_settings": ()}),
     ("random_tensors", sized(random_tensors=("head.weight",)), sized()),
 ]
 

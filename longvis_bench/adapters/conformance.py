@@ -21,6 +21,7 @@ from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.measure.flops.counter import Count, count_variant
 from longvis_bench.measure.iteration import DTYPES
 from longvis_bench.measure.validity.checks import TOLERANCE, check_logits, check_shape
+from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.registry.card import Growth
 from longvis_bench.registry.registry import Variant
 from longvis_bench.sizes.plan import SizePlan
@@ -252,7 +253,7 @@ def runs_in_its_dtypes(subject: Subject) -> str:
         reference = model(images)
         for name in sorted(set(named) - {"fp32"}):
             dtype = DTYPES[name]
-            lower = copy.deepcopy(model).to(dtype)
+            lower = to_dtype(copy.deepcopy(model), dtype)
             logits = check_shape(lower(images.to(dtype)), 1, NUM_CLASSES)
             if not subject.has_values:
                 continue

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from longvis_bench import units
 from longvis_bench.cli.options import HOW, OUTPUT, WHAT, Model, ModelsDirs, OneRes, reader
-from longvis_bench.registry.registry import Registry
+from longvis_bench.errors import CardError, IllegalSize, MissingDependency, Unsupported
+from longvis_bench.registry.registry import Registry, Variant
 
 if TYPE_CHECKING:
     from longvis_bench.measure.flops.counter import Count
@@ -48,11 +49,10 @@ def flops(
     ] = 2,
 ) -> None:
     """Count the MACs and FLOPs per image, by module and operator, beside fvcore's count."""
-    from longvis_bench.measure.flops.counter import count_variant
     from longvis_bench.measure.flops.fvcore_check import compare
 
     variant = Registry(models_dir or ()).find(name)
-    result = count_variant(variant, res, classes)
+    result = _counted(variant, res, classes)
     console = Console(highlight=False)
     console.print(
         f"[bold]{escape(name)}[/] at {res} px, {classes} classes, one image, eval: "
@@ -64,6 +64,30 @@ def flops(
     _print_ledger(console, result)
     if not no_second_opinion:
         console.print(escape(compare(variant, res, classes)))
+
+
+def _counted(variant: Variant, resolution: int, classes: int) -> Count:
+    """The count; where the model does not run without data, its parameters and the reason.
+
+    Raises:
+        Unsupported: the operations cannot be counted.
+    """
+    from longvis_bench.measure.exception_status import cause, is_ours
+    from longvis_bench.measure.flops.counter import count_variant, variant_parameters
+
+    try:
+        return count_variant(variant, resolution, classes)
+    except (IllegalSize, MissingDependency, CardError):
+        raise
+    except Exception as error:
+        if is_ours(error):
+            raise
+        params = variant_parameters(variant, resolution, classes, allocate=True)
+        known = "" if params is None else f"it has {units.count(params)} parameters, but "
+        raise Unsupported(
+            f"{variant.full_name} at {resolution} px: {known}its operations cannot be counted without data: "
+            f"{cause(error).rstrip('.')}."
+        ) from error
 
 
 def _table(title: str, *headers: str) -> Table:

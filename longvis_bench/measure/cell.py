@@ -22,11 +22,12 @@ from longvis_bench.errors import (
     CardError,
     DataError,
     IllegalSize,
+    LongvisError,
     MissingDependency,
     Unsupported,
 )
-from longvis_bench.measure.exception_status import classify, is_ours
-from longvis_bench.measure.flops.counter import count_variant
+from longvis_bench.measure.exception_status import cause, classify, is_interrupt, is_ours
+from longvis_bench.measure.flops.counter import count_parameters, count_variant, variant_parameters
 from longvis_bench.measure.iteration import (
     DTYPES,
     Step,
@@ -45,9 +46,11 @@ from longvis_bench.measure.row_builder import Draft
 from longvis_bench.measure.validity.policy import check_cell, check_step
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.kernel_trace import ATTENTION, observe
+from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.ops.selective_scan.operator import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
 from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord, TimingRecord
+from longvis_bench.registry.global_state import Snapshot
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.weights.resolving import no_weights
 
@@ -70,19 +73,19 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
         A complete row.  What goes wrong inside the model is its status, never an exception.
 
     Raises:
-        Exception: this harness has a fault; see `faults.is_ours`.
+        Exception: this harness has a fault; see `exception_status.is_ours`.
     """
     draft = Draft(request)
     try:
         _measure(request, draft, publish)
-    except Exception as error:
-        if is_ours(error):
+    except BaseException as error:  # models also call sys.exit
+        if is_interrupt(error) or is_ours(error):
             raise
         status, reason = classify(error)
         limit = request.settings.memory_limit_bytes
         if status == "host_oom" and limit is not None:
             reason += f" The memory limit is {units.size(limit)} (--memory-limit)."
-        if status == "error":
+        if status == "error" and not isinstance(error, LongvisError):
             traceback.print_exception(error)  # to the cell's log, whose tail the row keeps
             reason += "; the traceback is in the row's log_tail."
         return draft.end(status, reason)
@@ -93,6 +96,7 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
     cell = request.cell
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
+    settings = Snapshot(seeds=True)
     with draft.timed(IMPORT):
         variant = Registry(request.models_dirs, request.working_dir).find(request.model or cell.model)
         variant.require_packages()
@@ -109,7 +113,7 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
         with draft.timed("shapes"):
             _execute_shapes(variant, cell, draft)
         publish(draft.row())
-    _measure_real(request, variant, draft, publish)
+    _measure_real(request, variant, draft, publish, settings)
 
 
 def _execute_shapes(variant: Variant, cell: Cell, draft: Draft) -> None:
@@ -123,7 +127,7 @@ def _execute_shapes(variant: Variant, cell: Cell, draft: Draft) -> None:
         raise
     except Exception as error:
         draft.values["null_reasons"]["tensor_peak_bytes"] = (
-            f"the model does not run without data: {classify(error)[1]}"
+            f"the model does not run without data: {cause(error)}"
         )
         return
     draft.values["tensors"] = draft.tensors.to_record()
@@ -138,13 +142,22 @@ def _count(variant: Variant, cell: Cell, draft: Draft) -> None:
     except Exception as error:
         if is_ours(error):
             raise
-        draft.values["null_reasons"]["count"] = classify(error)[1]
+        draft.values["null_reasons"]["count"] = cause(error)
+        draft.values["params"] = variant_parameters(
+            variant, cell.resolution, cell.num_classes, allocate=set(cell.metrics) <= {"count"}
+        )
         return
     draft.values["count"] = count.to_record()
     draft.largest_output = count.largest_output
 
 
-def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Callable[[Row], object]) -> None:
+def _measure_real(
+    request: Request,
+    variant: Variant,
+    draft: Draft,
+    publish: Callable[[Row], object],
+    settings: Snapshot,
+) -> None:
     """Everything that needs the model itself."""
     cell = request.cell
     if set(cell.metrics) <= {"count"}:
@@ -160,6 +173,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     memory = _start_memory(images, draft) if "memory" in cell.metrics else None
     with draft.timed(BUILD):
         model = _build(request, variant, draft)
+        _restore(settings, draft)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
     traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
@@ -167,6 +181,7 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
     with draft.timed("time"):
         _time(request, draft, iteration, parts)
     draft.values["numerics"] = read_numerics(device)
+    _look_for_changes(settings, draft)
     if memory is not None:
         with draft.timed("memory"):
             record = memory.read(lambda: outputs.append(iteration()))
@@ -184,6 +199,19 @@ def _measure_real(request: Request, variant: Variant, draft: Draft, publish: Cal
             check_step(iteration, images, draft)
     publish(draft.row())
     _measure_accuracy(request, model, data, draft)
+
+
+def _restore(settings: Snapshot, draft: Draft) -> None:
+    """Undo what building changed for the whole process; the row names what cannot be undone."""
+    draft.values["changed_settings"] = settings.restore()
+
+
+def _look_for_changes(settings: Snapshot, draft: Draft) -> None:
+    """Name settings that the forward changed while it was timed, and restore them for what follows."""
+    known = draft.values["changed_settings"]
+    new = [change for change in settings.changes() if change not in known]
+    draft.values["changed_settings"] = (*known, *(f"{change}, while it was timed" for change in new))
+    settings.restore()
 
 
 def _open(request: Request) -> LoadableData:
@@ -242,6 +270,8 @@ def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
     cell = request.cell
     with torch.device(cell.device):
         model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
+    if "count" in draft.values["null_reasons"] and draft.values["params"] is None:
+        draft.values["params"] = count_parameters(model)
     if request.weights_path is not None:
         _load(request.weights_path, model, draft)
     model.train(cell.mode == "train")
@@ -249,8 +279,7 @@ def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
         checkpoint_gradients(model, cell.model)
     if cell.fuse:
         draft.values["backends"]["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
-    if cell.mode == "infer":
-        model = model.to(DTYPES[cell.dtype])
+    to_dtype(model, DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32)
     model = model.to(memory_format=_memory_format(cell))
     return torch.compile(model) if cell.compile else model  # type: ignore[return-value]
 

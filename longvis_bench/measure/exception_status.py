@@ -1,12 +1,13 @@
 """What an exception inside a cell says about the cell: status and one sentence with advice.
 
 By type where torch has one, else by the words that torch, CUDA and their libraries print.  An exception that
-our own measuring code raised is no result at all: `is_ours` tells, and the sweep says "internal error".
+this package's measuring code raised is no result: `is_ours` finds it, and the sweep says "internal error".
 """
 
 from __future__ import annotations
 
 import errno
+import signal
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -89,6 +90,13 @@ NO_MEMORY_OR_FAULT = (
 """What cuBLAS and cuDNN say where memory is short, and for other causes: free memory decides."""
 SHORT_BYTES, SHORT_SHARE = 256 << 20, 0.01
 """Free device memory that counts as short: the larger of bytes and share of the device's memory."""
+ONE_VALUE = (
+    "Expected more than 1 value per channel when training",
+    "Expected more than 1 spatial element when training",
+)
+"""Words for a normalisation that has a single value to take the mean and deviation of."""
+EXIT_TEXT = 500
+"""Characters of a text given to `sys.exit` that a row keeps."""
 _MODELS = ("backbones", "ops")
 """Our folders whose code is a model's: what they raise is the cell's."""
 _TOOLS = ("pydantic", "numpy", "psutil")
@@ -147,6 +155,8 @@ def _by_evidence(error: BaseException) -> tuple[Status, str] | None:
     is_tritons = type(error).__name__ == "OutOfResources"  # triton need not be installed
     if not (is_tritons or isinstance(error, RuntimeError | TypeError | ValueError)):
         return None
+    if _says(message, ONE_VALUE):
+        return "unsupported", _one_value(first)
     if _says(message, INDEX_LIMIT):
         return "unsupported", (
             f"a tensor is too large for 32-bit indices: {first}; try a smaller batch or resolution."
@@ -154,6 +164,13 @@ def _by_evidence(error: BaseException) -> tuple[Status, str] | None:
     if isinstance(error, NotImplementedError) or _says(message, NOT_SUPPORTED):
         return "unsupported", f"{first or type(error).__name__}; try another dtype, device or torch."
     return None
+
+
+def _one_value(message: str) -> str:
+    """What to do where a normalisation in train mode has one value per channel, or one pixel per image."""
+    if "spatial" in message:
+        return f"a normalisation cannot train on a feature map of one pixel: {message}; use a larger --res."
+    return f"batch norm cannot train with one value per channel: {message}; use --batch 2."
 
 
 def _is_torch_oom(error: BaseException) -> bool:
@@ -191,6 +208,18 @@ def text_of(error: BaseException) -> str:
         return f"(its message cannot be read: {type(inner).__name__})"
 
 
+def first_sentence(message: str) -> str:
+    """What a message of torch says before it lists its backends and advice; without the full stop."""
+    return _first_line(message).partition(". ")[0].rstrip(".")
+
+
+def cause(error: BaseException) -> str:
+    """Why something that is not needed for the cell could not be found out: no status, no advice."""
+    if isinstance(error, LongvisError):
+        return text_of(error)
+    return _described(error)
+
+
 def _first_line(message: str) -> str:
     return message.strip().splitlines()[0].rstrip(".;") if message.strip() else ""
 
@@ -199,8 +228,31 @@ def _described(error: BaseException) -> str:
     """Type, message and the user's frame: `ValueError: no such mode (net.py:12, in forward)`."""
     frame = users_frame(error)
     place = f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})" if frame else ""
-    message = _first_line(text_of(error))
+    if isinstance(error, SystemExit):
+        return f"the model's code ended the process by {_exit_call(error)}{place}"
+    message = first_sentence(text_of(error))
     return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
+
+
+def _exit_call(error: SystemExit) -> str:
+    """`sys.exit(1)`, or the whole of its text on one line."""
+    if error.code is None or isinstance(error.code, int):
+        return f"sys.exit({'' if error.code is None else error.code})"
+    try:
+        text = " ".join(str(error.code).split())
+    except Exception as inner:
+        text = f"(its message cannot be read: {type(inner).__name__})"
+    return f"sys.exit: {text[:EXIT_TEXT].rstrip('.;')}"
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether the user pressed Ctrl-C, as opposed to a model that raises KeyboardInterrupt by itself.
+
+    In a cell's process SIGINT has its default action, so that no KeyboardInterrupt comes from the keyboard.
+    """
+    return (
+        isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 def users_frame(error: BaseException) -> FrameSummary | None:

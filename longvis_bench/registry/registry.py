@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
 from longvis_bench.registry.card import Card, Dependency, Implementation, WeightsEntry
 from longvis_bench.registry.discovery import FoundCard, built_in_cards, find_cards
+from longvis_bench.registry.global_state import preserved
 from longvis_bench.registry.names import expand, respelled, split_names, unknown_model
 from longvis_bench.sizes.plan import SizePlan, require_multiple
 
@@ -120,6 +121,9 @@ class Variant:
     def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
         """Build the model on the current default device, with fresh weights.
 
+        Global settings that the factory changes (threads, default dtype, folder, ...) are restored; random
+        number generators are left as they are.
+
         Returns:
             A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
 
@@ -134,9 +138,10 @@ class Variant:
         arguments = {**self.arguments, **self.plan(resolution).arguments}
         factory = self.load_factory()
         _check_call(factory, self, arguments)
-        model = factory(resolution=resolution, num_classes=num_classes, in_chans=in_chans, **arguments)
+        with preserved():
+            model = factory(resolution=resolution, num_classes=num_classes, in_chans=in_chans, **arguments)
         if not isinstance(model, nn.Module):
-            kind = type(model).__name__
+            kind = _kind_of(model)
             raise CardError(
                 f"the factory {self.factory} of {self.name} returned {kind}, not a torch.nn.Module."
             )
@@ -148,7 +153,10 @@ class Variant:
         Raises:
             MissingDependency, CardError: see `build`.
         """
-        return _load(self.factory, self.folder)
+        with preserved():
+            factory = _load(self.factory, self.folder)
+        _require_factory(factory, self)
+        return factory
 
     def require_packages(self) -> None:
         """Raise MissingDependency for the first package that is not installed."""
@@ -176,6 +184,26 @@ def _require_rule(resolution: int, variant: Variant) -> None:
     if rule.maximum is not None and resolution > rule.maximum:
         largest = rule.maximum // rule.multiple_of * rule.multiple_of
         raise IllegalSize(resolution, f"{variant.family} takes at most {largest} px", [largest])
+
+
+def _require_factory(found: object, variant: Variant) -> None:
+    """Refuse a built model in place of what builds one: it can be called, but never with a size."""
+    from torch import nn
+
+    if isinstance(found, nn.Module):
+        raise CardError(
+            f"{variant.factory} is a model ({type(found).__name__}), not a factory; write a function that "
+            "takes resolution, num_classes and in_chans and returns the model, and name that."
+        )
+
+
+def _kind_of(found: object) -> str:
+    """What a factory returned, as a message says it."""
+    if found is None:
+        return "None (is its return statement missing?)"
+    if isinstance(found, type):
+        return f"the class {found.__name__} itself"
+    return type(found).__name__
 
 
 def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[str, Any]) -> None:
@@ -234,7 +262,10 @@ def _load(reference: str, folder: Path) -> Callable[..., Any]:
     except AttributeError:
         raise CardError(f"{target} has no callable named {attribute!r}.") from None
     if not callable(found):
-        raise CardError(f"{reference} is not callable.")
+        kind = "module" if inspect.ismodule(found) else type(found).__name__
+        raise CardError(
+            f"{reference} is a {kind}, not a factory; name a function or class that builds the model."
+        )
     return found  # type: ignore[no-any-return]
 
 

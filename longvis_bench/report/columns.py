@@ -111,6 +111,11 @@ def _at(path: str) -> Callable[[Row], Value]:
     return value
 
 
+def _params(row: Row) -> int | None:
+    """From the count, or counted apart where the operations could not be."""
+    return row.params if row.count is None else row.count.params
+
+
 def _of(record: str, get: Callable[[Any], Value]) -> Callable[[Row], Value]:
     """What is derived from a record of the row, None where the row has no such record."""
     find = attrgetter(record)
@@ -268,7 +273,7 @@ _WHAT = (
 )
 
 _COST = (
-    _number("params", "Unique parameters.", _at("count.params"), metric="count"),
+    _number("params", "Unique parameters.", _params, metric="count"),
     _number(
         "macs",
         "Multiply-adds of one forward of one image in eval mode.",

@@ -146,7 +146,7 @@ class Stranger(Honest):
     """An operator nobody has a formula for."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = super().forward(x) + torch.special.i0(x.float()).to(x.dtype).mean()
+        logits: torch.Tensor = super().forward(x) + 0 * torch.fft.fft(x.float()).real.to(x.dtype).mean()
         return logits
 
 
@@ -199,7 +199,7 @@ WRONG: dict[type[nn.Module], Wrong] = {
     Fixed: Wrong("refuses illegal sizes", "state the rule in the card: [resolution] multiple_of = ..."),
     Single: Wrong("runs in its dtypes", "make constants in the input's dtype, or remove it from the card"),
     Forgets: Wrong("loads what it saves", "is a tensor neither parameter nor buffer?"),
-    Stranger: Wrong("is counted completely", "aten::i0; write them with others", GROWTH),
+    Stranger: Wrong("is counted completely", "aten::_fft_r2c; write them with others", GROWTH),
     Empty: Wrong("is counted completely", "does the forward use its parameters?", GROWTH),
     Shrinks: Wrong("costs more at larger sizes", "does every pixel reach the model"),
 }

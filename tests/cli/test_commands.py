@@ -382,6 +382,25 @@ def test_check_fails_with_exit_code_1() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "return self.head(x if x.sum().item() > 0 else -x)",
+        "return self.head(torch.sparse.mm(torch.eye(3, device='cpu').to_sparse(), x.T).T)",
+        "return self.head(torch.from_numpy(x.numpy()))",
+    ],
+)
+def test_flops_of_a_model_that_needs_data_says_why(
+    model_file: Callable[..., Path], forward: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = model_file("needy", "x = x.mean(dim=(2, 3))", forward)
+    monkeypatch.chdir(file.parent)
+    code, _, error = invoke("flops", "needy.py:build", "--res", "64", "--classes", "10")
+    assert code == 1
+    assert "it has 40 parameters, but its operations cannot be counted without data: " in error
+    assert "Traceback" not in error
+
+
 def test_flops_shows_modules_operators_and_the_ledger() -> None:
     code, out, _ = invoke("flops", "vit-n", "--res", "256", "--no-second-opinion")
     assert code == 0

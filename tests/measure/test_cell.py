@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from longvis_bench.measure.cell import _time_apart, measure_cell
 from longvis_bench.records import Cell, Request, Row, Settings
+from longvis_bench.report.columns import COLUMNS
 
 FAMILIES = Path(__file__).parents[1] / "families"
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -271,3 +273,200 @@ def test_the_row_names_the_attention_kernel(name: str, attention: str | None) ->
     assert row.status == "ok", row.reason
     assert row.attention == attention
     assert ("attention" in row.null_reasons) == (attention is None)
+
+
+Measured = Callable[..., Row]
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measured:
+    """Measure the model of a file, given as its text; it has a function `build`."""
+
+    def measure(text: str, **changes: Any) -> Row:
+        (tmp_path / "net.py").write_text("import os, sys, numpy, torch\nfrom torch import nn\n" + text)
+        cell = request(**changes).cell.model_copy(update={"model": "net.py:build"})
+        return measure_cell(Request(cell=cell, settings=Settings(budget_s=0.05), working_dir=tmp_path))
+
+    return measure
+
+
+def a_model(forward: str, *, init: str = "pass", build: str = "pass") -> str:
+    """The text of a model with a linear `self.head` of 3 inputs, which `forward` is given as x (batch, 3)."""
+    return (
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, n)\n"
+        f"        {init}\n"
+        "    def forward(self, x):\n"
+        "        x = x.mean(dim=(2, 3))\n"
+        f"        {forward}\n"
+        "def build(resolution, num_classes, in_chans=3):\n"
+        f"    {build}\n"
+        "    return Net(num_classes)\n"
+    )
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    """Put back what a model that is allowed to change the process changes."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_what_a_factory_sets_is_set_back(measured: Measured, unchanged: None) -> None:
+    folder = Path.cwd()
+    row = measured(
+        a_model(
+            "return self.head(x)",
+            build="torch.set_num_threads(1); torch.set_default_dtype(torch.float64); os.chdir('/'); "
+            "torch.manual_seed(3); torch.set_grad_enabled(False); os.environ['PLANTED'] = '1'; "
+            "torch.use_deterministic_algorithms(True); torch.set_float32_matmul_precision('medium')",
+        ),
+        mode="train",
+        batch_size=2,
+    )
+    assert row.status == "ok", row.reason
+    assert torch.get_num_threads() == 2
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert Path.cwd() == folder
+    assert "PLANTED" not in os.environ
+    assert row.changed_settings == ()
+    assert "changed_settings" not in {note.code for note in row.notes}
+    assert row.count is not None
+    assert row.count.macs == 30
+
+
+def test_what_a_forward_sets_is_a_warning(measured: Measured, unchanged: None) -> None:
+    row = measured(a_model("torch.set_num_threads(1); return self.head(x)"), metrics=("time",))
+    assert row.status == "ok", row.reason
+    assert row.changed_settings == ("threads (2, now 1), while it was timed",)
+    assert "changed_settings" in {note.code for note in row.notes}
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("sys.exit('needs a GPU,\\n  sorry')", "needs a GPU, sorry"),
+        ("sys.exit(3)", "sys.exit(3)"),
+        ("sys.exit()", "sys.exit()"),
+        ("sys.exit(['a', 'list'])", "['a', 'list']"),
+        ("raise SystemExit(ValueError('no licence'))", "no licence"),
+        ("raise KeyboardInterrupt('by itself')", None),
+        ("raise type('Stop', (BaseException,), {})('not an Exception')", "Stop: not an Exception"),
+    ],
+)
+@pytest.mark.parametrize("where", ["build", "init", "forward"])
+def test_a_model_that_ends_the_process_keeps_its_text(
+    measured: Measured, where: str, call: str, text: str | None
+) -> None:
+    arguments = {"forward": "return self.head(x)", where: call}
+    if text is None:  # Ctrl-C looks the same where SIGINT raises KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            measured(a_model(**arguments))
+        return
+    row = measured(a_model(**arguments))
+    assert row.status == "error"
+    assert text in (row.reason or "")
+    assert "net.py:" in (row.reason or "")
+
+
+UNCOUNTED = {
+    "a branch on values": {"forward": "return self.head(x if x.sum().item() > 0 else -x)"},
+    "numpy": {"forward": "return self.head(torch.from_numpy(x.numpy() + 0))"},
+    "a value in the constructor": {
+        "forward": "return self.head(x)",
+        "init": "self.p = torch.zeros(3).sum().item()",
+    },
+    "indices of values": {"forward": "return self.head(x)[x[:, 0].isfinite().nonzero()[:, 0].tolist()]"},
+}
+
+
+@pytest.mark.parametrize("case", UNCOUNTED)
+@pytest.mark.parametrize("metrics", [("count",), ("count", "time")])
+def test_parameters_are_known_where_operations_are_not(
+    measured: Measured, case: str, metrics: tuple[str, ...]
+) -> None:
+    row = measured(a_model(**UNCOUNTED[case]), metrics=metrics)
+    assert row.status == "ok", row.reason
+    assert row.count is None
+    assert row.null_reasons["count"]
+    assert row.params == 40
+    shown = {column.name: column.value(row) for column in COLUMNS}
+    assert shown["params"] == 40
+    assert shown["macs"] is None
+
+
+def test_batch_norm_at_batch_1_says_what_helps(measured: Measured) -> None:
+    text = a_model("return self.head(self.norm(x))", init="self.norm = nn.BatchNorm1d(3)")
+    row = measured(text, mode="train")
+    assert row.status == "unsupported"
+    assert (row.reason or "").endswith("use --batch 2.")
+
+
+SPECIAL = {
+    "a sparse buffer": (
+        "self.register_buffer('table', torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 2]]), "
+        "torch.tensor([1.0, 2.0]), (3, 3), check_invariants=False))",
+        "return self.head(torch.sparse.mm(self.table, x.T).T)",
+    ),
+    "a sparse buffer made from a dense one": (
+        "self.register_buffer('table', torch.eye(3).to_sparse())",
+        "return self.head(torch.sparse.mm(self.table, x.T).T)",
+    ),
+    "a compressed sparse buffer": (
+        "self.register_buffer('table', torch.eye(3).to_sparse_csr())",
+        "return self.head((self.table @ x.T).T)",
+    ),
+    "a sparse buffer that is not used": (
+        "self.register_buffer('table', torch.eye(3).to_sparse())",
+        "return self.head(x)",
+    ),
+    "a complex parameter": (
+        "self.waves = nn.Parameter(torch.randn(3, 3, dtype=torch.complex64))",
+        "return self.head((x.to(torch.complex64) @ self.waves).abs().to(x.dtype))",
+    ),
+    "a complex buffer": (
+        "self.register_buffer('waves', torch.randn(3, 3, dtype=torch.complex64))",
+        "return self.head((x.to(self.waves.dtype) @ self.waves).real.to(x.dtype))",
+    ),
+    "a tensor from numpy": (
+        "self.table = torch.from_numpy(numpy.ones(3, numpy.float32))",
+        "return self.head(x * self.table.to(x.dtype))",
+    ),
+    "a tensor made in forward": ("pass", "return self.head(x + torch.zeros(3).to(x.dtype))"),
+}
+
+
+@pytest.mark.parametrize("case", SPECIAL)
+@pytest.mark.parametrize("changes", [{}, {"mode": "train", "batch_size": 2}, {"dtype": "bf16"}], ids=str)
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:Casting complex")
+def test_a_model_that_runs_is_measured_whatever_its_tensors(
+    measured: Measured, case: str, changes: dict[str, Any]
+) -> None:
+    init, forward = SPECIAL[case]
+    if "sparse" in case and "used" not in case and changes.get("dtype"):
+        pytest.skip("torch has no sparse product in bfloat16")
+    row = measured(a_model(forward, init=init), **changes)
+    assert row.status == "ok", row.reason
+    assert row.timing is not None
+    assert row.memory is not None
+    assert row.count is not None or row.params is not None
+    if "sparse" not in case:
+        assert row.count is not None, row.null_reasons
+        assert row.tensors is not None, row.null_reasons
+
+
+def test_complex_parameters_keep_their_imaginary_part(measured: Measured) -> None:
+    row = measured(
+        a_model(
+            "w = self.waves; assert w.is_complex() and w.imag.abs().min() > 0; return self.head(x)",
+            init="self.waves = nn.Parameter(torch.full((3, 3), 1 + 1j))",
+        ),
+        metrics=("time",),
+    )
+    assert row.status == "ok", row.reason

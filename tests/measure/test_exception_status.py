@@ -13,7 +13,7 @@ import torch
 
 import longvis_bench
 from longvis_bench.errors import IllegalSize, InvalidOutput, LongvisError, MissingDependency, Unsupported
-from longvis_bench.measure.exception_status import classify, is_ours, text_of, users_frame
+from longvis_bench.measure.exception_status import cause, classify, is_ours, text_of, users_frame
 
 
 class OutOfResources(Exception):
@@ -59,6 +59,11 @@ class OutOfResources(Exception):
             "unsupported",
         ),
         (RuntimeError("value cannot be converted to type int32_t without overflow"), "unsupported"),
+        # one value per channel in train mode
+        (
+            ValueError("Expected more than 1 value per channel when training, got input size [1, 96, 1, 1]"),
+            "unsupported",
+        ),
         # operators and dtypes without a kernel
         (NotImplementedError("no kernel"), "unsupported"),
         (NotImplementedError(), "unsupported"),
@@ -109,7 +114,7 @@ def test_errors_become_statuses_with_one_line(error: Exception, status: str) -> 
     assert reason
     assert "\n" not in reason
     if type(error) not in (LongvisError, Unsupported, InvalidOutput, IllegalSize) and status != "error":
-        assert any(word in reason for word in ("try ", "install ")), reason
+        assert any(word in reason for word in ("try ", "install ", "use ")), reason
 
 
 def test_torch_itself_says_the_words_we_look_for() -> None:
@@ -226,3 +231,28 @@ def test_our_backbones_are_models_and_the_rest_is_the_harness(folder: str, ours:
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", str(file), "exec"), {})
     assert is_ours(_without_first_frames(caught.value)) is ours
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "advice"),
+    [
+        (torch.nn.BatchNorm1d(3), (1, 3), "use --batch 2."),
+        (torch.nn.BatchNorm2d(3), (1, 3, 1, 1), "use --batch 2."),
+        (torch.nn.InstanceNorm2d(3), (1, 3, 1, 1), "use a larger --res."),
+        (torch.nn.InstanceNorm2d(3), (2, 3, 1, 1), "use a larger --res."),
+    ],
+)
+def test_a_normalisation_of_one_value_says_what_helps(
+    layer: torch.nn.Module, size: tuple[int, ...], advice: str
+) -> None:
+    with pytest.raises(ValueError, match="Expected more than 1") as caught:
+        layer.train()(torch.zeros(size))
+    status, reason = classify(caught.value)
+    assert status == "unsupported"
+    assert reason.endswith(advice)
+
+
+def test_a_message_of_torch_ends_before_its_list_of_backends() -> None:
+    with pytest.raises(NotImplementedError) as caught:
+        torch.zeros(2, 2, device="meta").to_sparse() @ torch.zeros(2, 2, device="meta")
+    assert len(cause(caught.value)) < 250

@@ -229,3 +229,32 @@ def test_a_plug_in_joins_through_its_entry_point(tmp_path: Path) -> None:
 def test_scaffold_refuses_a_taken_name(tmp_path: Path) -> None:
     with pytest.raises(CardError, match="taken"):
         write_model("atlas", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("instance", r"is a model \(Linear\), not a factory; write a function"),
+        ("scripted", r"is a model \(\w*TracedModule\), not a factory"),
+        ("module", "is a module, not a factory; name a function or class"),
+        ("weights", "is a OrderedDict, not a factory"),
+        ("forgotten", r"returned None \(is its return statement missing\?\)"),
+        ("unmade", "returned the class Linear itself"),
+        ("several", "returned tuple, not a torch.nn.Module"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_is_no_factory_is_called_by_its_name(tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / "net.py").write_text(
+        "import math as module\n"
+        "import torch\n"
+        "instance = torch.nn.Linear(2, 2)\n"
+        "scripted = torch.jit.trace(instance, torch.zeros(1, 2))\n"
+        "weights = instance.state_dict()\n"
+        "def forgotten(resolution, num_classes, in_chans=3): torch.nn.Linear(2, 2)\n"
+        "def unmade(resolution, num_classes, in_chans=3): return torch.nn.Linear\n"
+        "def several(resolution, num_classes, in_chans=3): return torch.nn.Linear(2, 2), 7\n"
+    )
+    variant = Registry(working_dir=tmp_path).find(f"net.py:{name}")
+    with pytest.raises(CardError, match=sentence):
+        variant.build(resolution=32, num_classes=2)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import Unsupported
+from longvis_bench.measure.exception_status import first_sentence
 from longvis_bench.measure.flops import flex_attention
 from longvis_bench.measure.flops.flex_attention import FlexCall
-from longvis_bench.measure.flops.formulas import SCAN, SHAPES, by_name, formula_for, is_free, scan_flops
+from longvis_bench.measure.flops.formulas import (
+    COMPLEX_MACS,
+    SCAN,
+    SHAPES,
+    by_name,
+    formula_for,
+    is_free,
+    scan_flops,
+    written_by,
+)
+from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.ops.to_meta import on_meta
 from longvis_bench.records import CountRecord
 from longvis_bench.registry.registry import Variant
@@ -110,19 +122,67 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     Raises:
         Unsupported: the model does not run on the meta device.
     """
-    return _count(on_meta(model), resolution, in_chans)
+    return _count(to_dtype(on_meta(model), torch.float32), resolution, in_chans)
 
 
 def _count(shadow: nn.Module, resolution: int, in_chans: int) -> Count:
-    """Count a model on the meta device that nobody else uses: it is put into eval mode."""
+    """Count a model on the meta device that belongs to this call: it is put into eval mode.
+
+    Tensors that the forward makes without naming a device are on the CPU, so that numbers can be read from
+    them.  Where the model cannot run so, they are made on the model's device instead.
+    """
+    try:
+        return _count_once(shadow, resolution, in_chans, nullcontext())
+    except (RuntimeError, TypeError, ValueError, Unsupported) as first:
+        try:
+            with LinspaceOnCpu():
+                return _count_once(shadow, resolution, in_chans, torch.device("meta"))
+        except (RuntimeError, TypeError, ValueError, Unsupported):
+            raise first from None
+
+
+def _count_once(
+    shadow: nn.Module, resolution: int, in_chans: int, device: AbstractContextManager[Any]
+) -> Count:
     counter = _Counter()
     image = torch.empty(1, in_chans, resolution, resolution, device="meta")
     try:
-        with torch.no_grad(), _Paths(shadow.eval()) as counter.paths, _as_written(counter), counter:
+        with (
+            torch.no_grad(),
+            device,
+            _Paths(shadow.eval()) as counter.paths,
+            _as_written(counter),
+            counter,
+        ):
             shadow(image)
     except NotImplementedError as error:
-        raise Unsupported(f"the model does not run on the meta device: {error}") from error
-    return counter.result(sum(p.numel() for p in shadow.parameters()))
+        raise Unsupported(
+            f"the model does not run on the meta device: {first_sentence(str(error))}."
+        ) from error
+    return counter.result(count_parameters(shadow))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in a model's parameters, shared ones once; a complex one counts as one."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def variant_parameters(variant: Variant, resolution: int, num_classes: int, *, allocate: bool) -> int | None:
+    """Parameters of a model whose operations cannot be counted.
+
+    Arguments:
+        variant: from the registry.
+        resolution: pixels per side.
+        num_classes: width of the logits.
+        allocate: whether to build it with values where it cannot be built on the meta device.
+
+    Returns:
+        None where it cannot be built so.
+    """
+    for device in ("meta", "cpu") if allocate else ("meta",):
+        with suppress(Exception), torch.device(device):
+            return count_parameters(variant.build(resolution=resolution, num_classes=num_classes))
+    return None
 
 
 @contextmanager
@@ -151,7 +211,13 @@ def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
     """
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=num_classes)
-    return _count(model, resolution, in_chans=3)
+    return _count(_floats(model), resolution, in_chans=3)
+
+
+def _floats(model: nn.Module) -> nn.Module:
+    """The model in float32, as the image is, wherever and in whatever dtype its factory made it."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return to_dtype(model if all(t.is_meta for t in tensors) else on_meta(model), torch.float32)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -172,7 +238,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = _on_one_device(func, args, kwargs or {})
         if self._paused:
             return func(*args, **kwargs)
         name = func._overloadpacket._qualified_op_name
@@ -209,6 +275,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         formula = formula_for(name)
         if formula is not None:
             macs = formula(by_name(func, args, kwargs), result)
+            if macs is not None and _is_complex(result):
+                macs *= COMPLEX_MACS
             if macs is None:
                 self.ledger.unknown[name] += outputs
             else:
@@ -243,6 +311,27 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ledger=self.ledger,
             largest_output=self.largest,
         )
+
+
+def _on_one_device(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Arguments that all have shapes only, where one has: models make masks and positions on the CPU.
+
+    Tensors that the operator writes into stay as they are: their values would be those from before.
+    """
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if not any(t.is_meta for t in tensors) or all(t.is_meta for t in tensors):
+        return args, kwargs
+    if func._schema.is_mutable:
+        written = [a for a in written_by(func, args, kwargs) if not a.is_meta]
+        if written:
+            raise Unsupported("the model writes results into a tensor that it made on the CPU in its forward")
+    return tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))  # type: ignore[no-any-return]
+
+
+def _is_complex(result: Any) -> bool:
+    return any(t.is_complex() for t in tree_leaves(result) if isinstance(t, Tensor))
 
 
 class _Paths:

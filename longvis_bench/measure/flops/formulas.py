@@ -1,12 +1,15 @@
 """What each operator costs: the formula table, the list of operators known to cost nothing, and shapes.
 
 A formula takes the arguments of a call by the names of the operator's schema, and its result, and gives
-multiply-adds.  `flops.py` asks this table for every operator that reaches the dispatcher; an operator that is
-neither here nor free is unknown, and named.  Operators that write in place (`addmm_`) cost what their plain
-form costs.
+multiply-adds.  `counter.py` looks up every operator that reaches the dispatcher; an operator that is neither
+here nor free is unknown, and the ledger names it.  Operators that write in place (`addmm_`) cost what their
+plain form costs.
+
+A multiply-add of complex numbers is `COMPLEX_MACS` real ones.  torch computes a complex convolution by three
+real ones, and these are counted.
 
 Attention counts every pair of query and key, whatever a mask or `is_causal` leaves out: fused kernels differ
-in what they skip.  FlexAttention, whose mask says so itself, is in `flex_attention.py`.
+in what they skip.  FlexAttention, whose block mask is known, is in `flex_attention.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +42,13 @@ def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Argu
     declared = func._schema.arguments
     given = dict(zip((argument.name for argument in declared), args, strict=False))
     return {**{argument.name: argument.default_value for argument in declared}, **given, **kwargs}
+
+
+def written_by(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that a call writes into."""
+    given = by_name(func, args, kwargs)
+    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [given[name] for name in names if isinstance(given[name], torch.Tensor)]
 
 
 def _plain(name: str) -> str:
@@ -92,6 +102,16 @@ def _convolution(a: Arguments, out: Any) -> int:
     return int((a["input"] if a.get("transposed", False) else out).numel() * per_element)
 
 
+def _deformable(a: Arguments, out: Any) -> int:
+    """The products of an ordinary convolution; sampling at the offsets is interpolation, and free."""
+    return int(out.numel() * prod(a["weight"].shape[1:]))
+
+
+def _affine_grid(a: Arguments, out: Any) -> int:
+    """Homogeneous coordinates of every position, times the transposed matrix."""
+    return int(out.numel() * a["theta"].shape[-1])
+
+
 def _convolution_tbc(a: Arguments, out: Any) -> int:
     """`conv_tbc`: time, batch, channels; the weight is (kernel, channels in, channels out)."""
     return int(out.numel() * prod(a["weight"].shape[:2]))
@@ -141,6 +161,9 @@ def scan_flops(a: Arguments) -> int:
 
 SCAN = "longvis::selective_scan"
 
+COMPLEX_MACS = 4
+"""Real multiply-adds of a complex one."""
+
 FORMULAS: dict[str, Formula] = {
     "aten::mm": _matmul("self", "mat2"),
     "aten::bmm": _matmul("self", "mat2"),
@@ -162,6 +185,9 @@ FORMULAS: dict[str, Formula] = {
     "aten::convolution": _convolution,
     "aten::_convolution": _convolution,
     "aten::conv_tbc": _convolution_tbc,
+    "torchvision::deform_conv2d": _deformable,
+    "aten::affine_grid_generator": _affine_grid,
+    "aten::cudnn_affine_grid_generator": _affine_grid,
     "aten::scaled_dot_product_attention": _attention,
     "aten::_scaled_dot_product_attention_math_for_mps": _attention,
     "aten::_scaled_dot_product_flash_attention": _attention,
@@ -190,32 +216,75 @@ def _aten(names: str) -> frozenset[str]:
 
 FREE = _aten(
     # elementwise
-    """add sub rsub mul div neg abs exp expm1 log log1p log2 sqrt rsqrt pow square
-    sin cos tanh sigmoid relu gelu silu hardswish hardsigmoid hardtanh softplus elu
-    leaky_relu mish clamp clamp_min clamp_max maximum minimum where masked_fill floor ceil
-    round trunc sign reciprocal erf eq ne lt le gt ge logical_not logical_and logical_or bitwise_not
-    bitwise_and isnan isinf remainder fmod floor_divide addcmul addcdiv lerp nan_to_num"""
+    """ add sub rsub mul div neg abs exp expm1 log log1p log2 sqrt rsqrt pow square sin cos tanh sigmoid relu
+    gelu silu hardswish hardsigmoid hardtanh softplus elu leaky_relu mish clamp clamp_min clamp_max
+    maximum minimum where masked_fill floor ceil round trunc sign reciprocal erf eq ne lt le gt ge
+    logical_not logical_and logical_or bitwise_not bitwise_and isnan isinf remainder fmod floor_divide
+    addcmul addcdiv lerp nan_to_num acos acosh angle asin asinh atan atan2 atanh bitwise_left_shift
+    bitwise_or bitwise_right_shift bitwise_xor celu _conj_physical conj_physical copysign cosh deg2rad
+    rad2deg digamma erfc erfinv exp2 fmax fmin frac frexp gcd lcm hardshrink heaviside hypot i0 igamma
+    igammac isneginf isposinf ldexp lgamma log10 logaddexp logaddexp2 logical_xor logit mvlgamma
+    nextafter polygamma sgn signbit sinc sinh softshrink tan threshold xlogy special_entr special_erfcx
+    special_i0e special_i1 special_i1e special_log_ndtr special_ndtri special_xlog1py special_zeta
+    special_bessel_j0 special_bessel_j1 glu rrelu_with_noise _prelu_kernel log_sigmoid_forward complex
+    polar _weight_norm_interface _masked_scale _transform_bias_rescale_qkv _add_relu quantize_per_tensor
+    quantize_per_tensor_dynamic quantize_per_channel dequantize int_repr
+    _fake_quantize_per_tensor_affine_cachemask_tensor_qparams fake_quantize_per_tensor_affine_cachemask
+    fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_tensor_affine
+    _fake_quantize_learnable_per_channel_affine"""
     # reductions and normalisations
     """ sum mean var std var_mean max min amax amin argmax argmin any all prod cumsum logsumexp topk sort
-    softmax _softmax _safe_softmax log_softmax _log_softmax native_layer_norm layer_norm native_batch_norm
-    _native_batch_norm_legit _native_batch_norm_legit_no_training batch_norm native_group_norm group_norm
-    linalg_vector_norm norm rms_norm _fused_rms_norm dropout native_dropout bernoulli_ uniform_"""
+    softmax _softmax _safe_softmax log_softmax _log_softmax native_layer_norm layer_norm
+    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training batch_norm
+    native_group_norm group_norm linalg_vector_norm norm rms_norm _fused_rms_norm dropout native_dropout
+    bernoulli_ uniform_ aminmax _aminmax count_nonzero nansum std_mean linalg__powsum cumprod cummax
+    cummin logcumsumexp median nanmedian mode kthvalue trace dist renorm embedding_renorm
+    _masked_softmax segment_reduce histc bincount _unique _unique2 unique_dim unique_consecutive
+    searchsorted bucketize isin _is_all_true _is_any_true _batch_norm_no_update _batch_norm_with_update
+    _native_batch_norm_legit_functional native_norm mse_loss smooth_l1_loss huber_loss soft_margin_loss
+    nll_loss_forward nll_loss2d_forward binary_cross_entropy binary_cross_entropy_with_logits
+    multi_margin_loss multilabel_margin_loss_forward"""
     # pooling, resizing, padding
     """ max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d
     adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bicubic2d_aa
-    _upsample_bilinear2d_aa pad constant_pad_nd reflection_pad2d replication_pad2d im2col col2im"""
+    _upsample_bilinear2d_aa pad constant_pad_nd reflection_pad2d replication_pad2d im2col col2im
+    grid_sampler_2d grid_sampler_3d cudnn_grid_sampler _grid_sampler_2d_cpu_fallback avg_pool3d
+    _adaptive_avg_pool3d adaptive_max_pool3d max_pool3d_with_indices max_unpool2d max_unpool3d
+    fractional_max_pool2d fractional_max_pool3d upsample_linear1d upsample_nearest1d upsample_nearest3d
+    upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    _upsample_lanczos2d_aa reflection_pad1d reflection_pad3d replication_pad1d replication_pad3d"""
     # shapes, copies, indexing
     """ view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze slice select
     narrow split split_with_sizes unsafe_split unsafe_chunk chunk unbind cat stack flatten unflatten
-    contiguous clone copy_ _to_copy to detach alias lift_fresh as_strided flip roll repeat repeat_interleave
-    index index_put index_select gather scatter scatter_add take diagonal diag_embed tril triu unfold
-    pixel_shuffle pixel_unshuffle channel_shuffle movedim swapaxes view_as_real view_as_complex
-    slice_scatter select_scatter masked_select nonzero embedding one_hot diagonal_copy diagonal_scatter"""
+    contiguous clone copy_ _to_copy to detach alias lift_fresh as_strided flip roll repeat
+    repeat_interleave index index_put index_select gather scatter scatter_add take diagonal diag_embed
+    tril triu unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim swapaxes view_as_real
+    view_as_complex slice_scatter select_scatter masked_select nonzero embedding one_hot diagonal_copy
+    diagonal_scatter index_add index_copy index_fill index_reduce scatter_reduce masked_scatter put
+    as_strided_scatter rot90 _unsafe_index _unsafe_index_put _unsafe_masked_index
+    _unsafe_masked_index_put_accumulate _index_put_impl _stack _chunk_cat block_diag
+    unsafe_split_with_sizes nonzero_static copy fill zero set lift _conj _neg_view _embedding_bag
+    _embedding_bag_forward_only _pack_padded_sequence to_padded_tensor _lazy_clone resize slice_inverse
+    _spdiags"""
     # making tensors
     """ empty empty_like empty_strided new_empty new_empty_strided new_zeros new_ones new_full zeros
-    zeros_like ones ones_like full full_like arange linspace eye scalar_tensor fill_ zero_ rand randn
-    meshgrid tril_indices triu_indices item _local_scalar_dense"""
+    zeros_like ones ones_like full full_like arange linspace eye scalar_tensor fill_ zero_ rand randn meshgrid
+    tril_indices triu_indices item _local_scalar_dense empty_permuted logspace range fft_fftfreq
+    fft_rfftfreq rand_like randn_like randint randint_like randperm normal normal_ normal_functional
+    random_ bernoulli exponential exponential_ multinomial binomial poisson cauchy_ geometric_
+    log_normal_ _efficientzerotensor bartlett_window blackman_window hamming_window hann_window
+    kaiser_window"""
     # autocast and bookkeeping
     """ sym_size sym_numel is_same_size _assert_async set_"""
-) | frozenset({"prim::device", "prim::layout"})
+) | frozenset(
+    {
+        "prim::device",
+        "prim::layout",
+        "torchvision::nms",
+        "torchvision::roi_align",
+        "torchvision::roi_pool",
+        "torchvision::ps_roi_align",
+        "torchvision::ps_roi_pool",
+    }
+)
 """Operators known to do no matmul-kind arithmetic."""

@@ -1,7 +1,8 @@
-"""A second opinion on MACs: fvcore's counter, at a size it can run, and why it differs.
+"""fvcore's count of MACs beside this package's: at a size fvcore can run, and why the two differ.
 
 fvcore traces on the CPU, so it runs at the size asked for or, halving it, at the first legal one below 200
-GMACs; it cannot see fused attention or custom operators, and says which it skipped.
+GMACs.  It cannot see fused attention or custom operators, and lists those it skipped.  The two are said to
+agree only where no operator that multiplies was skipped by either.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from torch import nn
 from longvis_bench import units
 from longvis_bench.errors import IllegalSize
 from longvis_bench.measure.flops.counter import Count, count_variant
+from longvis_bench.measure.flops.formulas import formula_for, is_free
 from longvis_bench.registry.registry import Variant
 
 MOST_MACS = 200e9
+AGREEMENT = 0.01
+"""Difference of two counts, as a share of this package's, that counts as agreement."""
 INSTALL = "python -m pip install fvcore"
 
 
@@ -98,23 +102,57 @@ def fvcore_trace(model: nn.Module, resolution: int) -> Opinion:
 
 
 def _sentence(size: int, ours: Count, opinion: Opinion) -> str:
-    difference = ours.macs - opinion.macs
+    """Both counts, and agreement where every operator that multiplies was counted by both."""
     told = (
         f"Second opinion at {size} px: fvcore counts {units.count(opinion.macs)} MACs, "
         f"this counts {units.count(ours.macs)}"
     )
-    if abs(difference) <= 0.01 * ours.macs:
-        others = ", ".join(f"{units.count(value)} for {name}" for name, value in opinion.others.items())
-        added = f"; it adds {others}, which are no matrix products" if others else ""
-        return f"{told}: they agree within 1 %{added}."
+    difference = ours.macs - opinion.macs
+    agree = abs(difference) <= AGREEMENT * max(ours.macs, 1)
     unseen = {name: calls for name, calls in opinion.skipped.items() if _does_arithmetic(name)}
-    if difference > 0 and unseen:
-        names = ", ".join(f"{calls} {name} calls" for name, calls in sorted(unseen.items()))
-        return f"{told}. fvcore does not see {names}."
+    unknown = ours.ledger.unknown
+    neither = sorted(name for name in unknown if _is_skipped(name, opinion))
+    blind = _blind(ours, opinion, unseen, neither)
+    if agree and not unknown and not unseen:
+        return f"{told}: they agree within 1 %{_others(opinion)}."
+    if agree:
+        return f"{told}: on what both count they agree within 1 %{_others(opinion)}. {blind}"
+    if blind:
+        return f"{told}. {blind}"
     return f"{told}, and none of the operators it skipped explains it: {opinion.skipped}."
 
 
+def _others(opinion: Opinion) -> str:
+    names = ", ".join(f"{units.count(value)} for {name}" for name, value in opinion.others.items())
+    return f"; it adds {names}, which are no matrix products" if names else ""
+
+
+def _blind(ours: Count, opinion: Opinion, unseen: dict[str, int], neither: list[str]) -> str:
+    """Sentences about the operators that one of the two, or neither, counts."""
+    sentences = []
+    only_ours = {name: calls for name, calls in unseen.items() if name not in neither}
+    if only_ours:
+        calls = ", ".join(f"{calls} {name} calls" for name, calls in sorted(only_ours.items()))
+        sentences.append(f"fvcore does not see {calls}.")
+    ours_unknown = sorted(set(ours.ledger.unknown) - set(neither))
+    if neither:
+        sentences.append(f"Neither counts {', '.join(neither)}.")
+    if ours_unknown:
+        sentences.append(f"This does not count {', '.join(ours_unknown)}.")
+    return " ".join(sentences)
+
+
+def _is_skipped(name: str, opinion: Opinion) -> bool:
+    """Whether fvcore skipped an operator, too; its trace leaves out a leading underscore."""
+    plain = name.replace("::_", "::")
+    return any(skipped.replace("::_", "::") == plain for skipped in opinion.skipped)
+
+
 def _does_arithmetic(name: str) -> bool:
-    return any(
-        word in name for word in ("attention", "scan", "mm", "linear", "conv", "einsum", "lstm", "gru", "rnn")
+    """Whether an operator that fvcore skipped multiplies: it has a formula here, or its name says so."""
+    if is_free(name):
+        return False
+    return formula_for(name) is not None or any(
+        word in name
+        for word in ("attention", "scan", "mm", "linear", "conv", "einsum", "lstm", "gru", "rnn", "fft")
     )

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from longvis_bench.errors import Unsupported
 from longvis_bench.measure.memory.allocator import free_library_buffers, give_back_freed_memory, tight_heap
+from longvis_bench.ops.model_tensors import storages
 from longvis_bench.records import MemoryRecord
 
 _STATUS = Path("/proc/self/status")
@@ -168,5 +169,5 @@ def _status_bytes() -> dict[str, int]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+    sizes = {storage.data_ptr(): storage.nbytes() for t in tensors for storage in storages(t)}
+    return sum(sizes.values())

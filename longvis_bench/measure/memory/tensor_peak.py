@@ -12,11 +12,11 @@ tensor peak is also known where the cell itself runs out of memory.
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from longvis_bench.measure.flops.formulas import SCAN
 from longvis_bench.measure.iteration import DTYPES, TrainStep, checkpoint_gradients, make_optimizer
 from longvis_bench.measure.memory.peak import HELD
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
+from longvis_bench.ops.model_tensors import copy_with, is_dense, storages
 from longvis_bench.records import Cell, TensorRecord
 from longvis_bench.registry.registry import Variant
 
@@ -102,18 +103,18 @@ def _train(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages) ->
 
 def _on_device(model: nn.Module, cell: Cell) -> nn.Module:
     """A copy of a model on the meta device whose tensors are fakes of the cell's device."""
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(_like(p, cell), requires_grad=p.requires_grad) for p in model.parameters()
-    }
-    memo |= {id(buffer): _like(buffer, cell) for buffer in model.buffers()}
-    return copy.deepcopy(model, memo)
+    return copy_with(model, partial(_like, cell=cell))
 
 
 def _like(tensor: Tensor, cell: Cell) -> Tensor:
-    """A fake of the cell's device, dtype (in inference) and memory format."""
-    half = cell.mode == "infer" and tensor.is_floating_point()
+    """A fake of the cell's device, dtype (float32 in training) and memory format."""
+    if not is_dense(tensor):
+        raise NotImplementedError(f"a tensor has the layout {tensor.layout}, which has no form without data")
+    dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
     fake = torch.empty(
-        tensor.shape, dtype=DTYPES[cell.dtype] if half else tensor.dtype, device=torch.device(cell.device)
+        tensor.shape,
+        dtype=dtype if tensor.is_floating_point() else tensor.dtype,
+        device=torch.device(cell.device),
     )
     last = cell.memory_format == "channels_last" and fake.ndim == 4
     return fake.contiguous(memory_format=torch.channels_last) if last else fake
@@ -175,8 +176,11 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _take(self, tensor: Tensor, part: str | None = None) -> None:
         """Count a storage under a part; one that is counted already changes its part if one is given."""
-        storage = tensor.untyped_storage()
-        self._largest = max(self._largest, tensor.numel(), storage.nbytes() // tensor.element_size())
+        for storage in storages(tensor):
+            self._largest = max(self._largest, tensor.numel(), storage.nbytes() // tensor.element_size())
+            self._take_storage(storage, part)
+
+    def _take_storage(self, storage: torch.UntypedStorage, part: str | None) -> None:
         key = storage._cdata
         known = self._alive.get(key)
         if known is not None and part in (None, known[1]):

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longvis_bench.measure.memory.tensor_peak import TensorPeak, is_convolution, signature
+from longvis_bench.ops.model_tensors import storages
 
 Meter = Callable[[], Callable[[], int]]
 """Starts watching a device's memory; what it returns gives the bytes above the start at the peak."""
@@ -50,6 +51,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **(kwargs or {}))
         read = self._meter()
         result = func(*args, **(kwargs or {}))
-        given_back = sum(t.untyped_storage().nbytes() for t in tree_leaves(result) if isinstance(t, Tensor))
+        given_back = sum(
+            storage.nbytes() for t in tree_leaves(result) if isinstance(t, Tensor) for storage in storages(t)
+        )
         self.workspaces[name] = max(0, read() - given_back)
         return result

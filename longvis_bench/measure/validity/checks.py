@@ -26,6 +26,7 @@ from longvis_bench.errors import InvalidOutput, Unsupported
 from longvis_bench.measure.numerics import rounds_to_tf32
 from longvis_bench.measure.validity.operator_sampling import Samples, sample_operators
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
+from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.records import ValidityRecord, Verdict
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
@@ -251,7 +252,7 @@ def _look(model: nn.Module, images: Tensor, limit: int) -> _Look:
 
 
 def _reference_logits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
-    reference = copy.deepcopy(model).to(dtype)
+    reference = to_dtype(copy.deepcopy(model), dtype)
     eager: Any = torch.compiler.set_stance("force_eager")
     with eager, sdpa_kernel(SDPBackend.MATH), _no_autocast(images.device.type):
         return reference(images.to(dtype))  # type: ignore[no-any-return]

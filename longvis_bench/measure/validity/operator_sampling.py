@@ -33,6 +33,7 @@ from longvis_bench.measure.validity.recompute_elementwise import (
 )
 from longvis_bench.measure.validity.recompute_matmul import KERNELS, Call, Pair
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS, is_past
+from longvis_bench.ops.model_tensors import storages
 
 OTHER = "other operators"
 SMALLEST_SCALE = 1e-30
@@ -85,8 +86,8 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         past = any(is_past(t, self.limit) for t in (*inputs, *_tensors(result)))
         self._follow_unfilled(inputs if mutable else [], [] if mutable else _tensors(result))
         if short in _UNFILLED:
-            if past:
-                self._unfilled[result.untyped_storage().data_ptr()] = _described(func, result)
+            for address in _addresses([result]) if past else ():
+                self._unfilled[address] = _described(func, result)
         elif _tensors(result) and (past or (self.everything and inputs)):
             if not mutable:
                 compare = self._prepare(func, args, kwargs, inputs)
@@ -95,10 +96,10 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow_unfilled(self, written: list[Tensor], made: list[Tensor]) -> None:
         """An operator that is seen filled a tensor; or its memory is in use again, and none ever did."""
-        for tensor in written:
-            self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
-        for tensor in made:
-            gone = self._unfilled.pop(tensor.untyped_storage().data_ptr(), None)
+        for address in _addresses(written):
+            self._unfilled.pop(address, None)
+        for address in _addresses(made):
+            gone = self._unfilled.pop(address, None)
             if gone is not None:
                 self._unchecked[gone] = gone
 
@@ -222,6 +223,10 @@ def sample_operators(
 
 def _tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [storage.data_ptr() for tensor in tensors for storage in storages(tensor)]
 
 
 def _described(func: Any, tree: object) -> str:

@@ -10,6 +10,8 @@ import random
 import torch
 from torch import Tensor
 
+from longvis_bench.ops.model_tensors import is_dense, storages
+
 INT32_ELEMENTS = 2**31
 """From here on a 32-bit index overflows."""
 SEGMENT = 1024
@@ -19,7 +21,12 @@ Index = tuple[int, ...]
 
 
 def is_past(tensor: Tensor, limit: int) -> bool:
-    """Whether an index into a tensor reaches a limit: by its elements, or by the memory that a view spans."""
+    """Whether an index into a tensor reaches a limit: by its elements, or by the memory that a view spans.
+
+    A sparse tensor is indexed by the bytes of its values and indices at most.
+    """
+    if not is_dense(tensor):
+        return any(storage.nbytes() >= limit for storage in storages(tensor))
     spans = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.numel() > 0 and max(tensor.numel(), spans + 1) >= limit
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,9 +48,121 @@ def test_layers(layer: nn.Module, macs: int) -> None:
 
 
 def test_an_unknown_operator_is_named_and_lowers_the_coverage() -> None:
-    result = count(Wrap(lambda m, x: m.head(torch.special.i0(x)), head=nn.Linear(32, 32)), 32)
-    assert result.ledger.unknown == {"aten::i0": 3 * 32 * 32}
+    result = count(Wrap(lambda m, x: m.head(torch.fft.fft(x).real), head=nn.Linear(32, 32)), 32)
+    assert result.ledger.unknown == {"aten::_fft_r2c": 3 * 32 * 32}
     assert result.coverage == 0.5
+
+
+WHOLE = torch.complex64
+"""Matrix products of complex numbers -> complex multiply-adds of one."""
+COMPLEX = {
+    "matmul": (Wrap(lambda m, x: x.to(WHOLE) @ x.to(WHOLE)), 3 * 16**3),
+    "einsum": (Wrap(lambda m, x: torch.einsum("bchw,bcwk->bchk", x.to(WHOLE), x.to(WHOLE))), 3 * 16**3),
+    "linear": (Wrap(lambda m, x: m.head(x.to(WHOLE)), head=nn.Linear(16, 8, dtype=WHOLE)), 3 * 16 * 16 * 8),
+    "vdot": (Wrap(lambda m, x: torch.vdot(x.to(WHOLE).flatten(), x.to(WHOLE).flatten())), 3 * 16 * 16),
+    "vector": (Wrap(lambda m, x: x.to(WHOLE)[0, 0] @ x.to(WHOLE)[0, 0, 0]), 16 * 16),
+}
+
+
+@pytest.mark.parametrize("product", COMPLEX)
+def test_a_complex_multiply_add_is_four_real_ones(product: str) -> None:
+    model, macs = COMPLEX[product]
+    assert count(model, 16).macs == 4 * macs
+
+
+def test_a_complex_convolution_is_the_three_real_ones_that_run() -> None:
+    layer = nn.Conv2d(3, 8, 3, dtype=WHOLE)
+    assert count(Wrap(lambda m, x: m.layer(x.to(WHOLE)), layer=layer), 16).macs == 3 * 14 * 14 * 8 * 27
+
+
+F = nn.functional
+ELEMENTWISE: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "grid_sample": lambda m, x: F.grid_sample(x, x.new_zeros(1, 4, 4, 2), align_corners=False),
+    "glu": lambda m, x: F.glu(x),
+    "cumprod": lambda m, x: x.cumprod(1),
+    "cummax": lambda m, x: x.cummax(1)[0],
+    "prelu": lambda m, x: F.prelu(x, x.new_ones(3)),
+    "logsigmoid": lambda m, x: F.logsigmoid(x),
+    "celu": lambda m, x: F.celu(x),
+    "softshrink": lambda m, x: F.softshrink(x),
+    "atan2": lambda m, x: torch.atan2(x, x),
+    "i0": lambda m, x: torch.special.i0(x),
+    "logcumsumexp": lambda m, x: x.logcumsumexp(1),
+    "median": lambda m, x: x.median(1)[0],
+    "index_add": lambda m, x: x.index_add(1, torch.zeros(3, dtype=torch.long, device=x.device), x),
+    "scatter_reduce": lambda m, x: x.scatter_reduce(1, x.long(), x, "amax"),
+    "reflection of volumes": lambda m, x: F.pad(x[None], (1, 1, 1, 1, 1, 1), mode="reflect"),
+    "pooling of volumes": lambda m, x: F.max_pool3d(x, 2),
+    "nearest-exact": lambda m, x: F.interpolate(x, scale_factor=2, mode="nearest-exact"),
+    "trilinear": lambda m, x: F.interpolate(x[None], scale_factor=2, mode="trilinear"),
+    "unpooling": lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), [2, 2]),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_what_multiplies_no_matrices_is_no_reason_for_a_warning(name: str) -> None:
+    function = ELEMENTWISE[name]
+    result = count(Wrap(lambda m, x: (function(m, x), m.head(x))[1], head=nn.Linear(16, 2)), 16)
+    assert result.ledger.unknown == {}
+    assert result.coverage == 1.0
+    assert result.macs == 3 * 16 * 16 * 2
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weight_norm_is_elementwise(norm: Callable[[nn.Module], nn.Module]) -> None:
+    result = count(norm(nn.Linear(16, 2)), 16)
+    assert result.coverage == 1.0
+    assert result.macs == 3 * 16 * 16 * 2
+
+
+MADE_ON_THE_CPU: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "zeros": lambda m, x: x + torch.zeros(16),
+    "zeros on the CPU by name": lambda m, x: x + torch.zeros(16, device="cpu"),
+    "an index": lambda m, x: x[..., torch.arange(16).flip(0)],
+    "a mask": lambda m, x: torch.where(torch.ones(16, 16).tril() > 0, x, torch.tensor(-torch.inf)),
+    "a list of numbers": lambda m, x: x * sum(torch.linspace(0, 1, 3).tolist()) + torch.zeros(16),
+    "from numpy": lambda m, x: x + torch.from_numpy(numpy.zeros(16, numpy.float32)),
+    "written into": lambda m, x: torch.zeros(1, 3, 16, 16).copy_(x),
+    "written into by index": lambda m, x: write_rows(x),
+    "concatenated": lambda m, x: torch.cat([x, torch.zeros(1, 3, 16, 16)])[:1],
+}
+
+
+def write_rows(x: Tensor) -> Tensor:
+    out = torch.zeros(1, 3, 16, 16)
+    out[:, :, :] = x
+    return out
+
+
+@pytest.mark.parametrize("case", MADE_ON_THE_CPU)
+def test_a_tensor_that_the_forward_makes_is_on_the_model_s_device(case: str) -> None:
+    function = MADE_ON_THE_CPU[case]
+    assert count(Wrap(lambda m, x: m.head(function(m, x)), head=nn.Linear(16, 2)), 16).macs == 3 * 16 * 16 * 2
+
+
+def test_a_tensor_that_a_model_keeps_without_registering_it_is_counted_with_it() -> None:
+    model: Any = Wrap(lambda m, x: m.head(x + m.table + m.more[0]), head=nn.Linear(16, 2))
+    model.table = torch.from_numpy(numpy.zeros(16, numpy.float32))
+    model.more = [torch.zeros(16)]
+    assert count(model, 16).macs == 3 * 16 * 16 * 2
+
+
+def test_a_model_in_another_dtype_is_counted_alike() -> None:
+    assert count(nn.Linear(16, 2, dtype=torch.float64), 16).macs == 3 * 16 * 16 * 2
+    assert count(nn.Linear(16, 2, dtype=torch.bfloat16), 16).macs == 3 * 16 * 16 * 2
+
+
+def test_a_deformable_convolution_counts_as_a_convolution() -> None:
+    from torchvision.ops import DeformConv2d
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        return m.bend(x, m.offsets(x))  # type: ignore[operator, no-any-return]
+
+    model = Wrap(forward, offsets=nn.Conv2d(3, 18, 3, padding=1), bend=DeformConv2d(3, 8, 3, padding=1))
+    result = count(model, 16)
+    assert result.macs == 16 * 16 * 27 * (18 + 8)
+    assert result.coverage == 1.0
 
 
 def test_a_model_without_arithmetic_has_no_coverage() -> None:
@@ -124,6 +241,30 @@ def test_second_opinion_agrees_where_nothing_is_hidden() -> None:
     from longvis_bench.measure.flops.fvcore_check import compare
 
     assert "agree within 1 %" in compare(Registry().find("convnext-n"), 128, 10)
+
+
+def test_second_opinion_does_not_agree_on_what_neither_counts(model_file: Callable[..., Path]) -> None:
+    from longvis_bench.measure.flops.fvcore_check import compare
+
+    file = model_file("waves", "x = torch.fft.fft2(x).real.mean(dim=(2, 3))", "return self.head(x)")
+    told = compare(Registry(working_dir=file.parent).find(f"{file.name}:build"), 32, 10)
+    assert "they agree within 1 %:" not in told
+    assert "on what both count they agree within 1 %" in told
+    assert "Neither counts aten::_fft_c2c" in told or "This does not count aten::_fft" in told
+
+
+def test_second_opinion_does_not_agree_where_fvcore_skips_a_product(model_file: Callable[..., Path]) -> None:
+    from longvis_bench.measure.flops.fvcore_check import compare
+
+    file = model_file(
+        "small_attention",
+        "x = torch.nn.functional.scaled_dot_product_attention(*[x.mean(dim=(2, 3))[:, None]] * 3)[:, 0]",
+        "x = torch.nn.functional.conv2d(x[:, :, None, None].expand(-1, -1, 64, 64), x.new_ones(64, 3, 3, 3))",
+        "return self.head(x.mean(dim=(2, 3))[:, :3])",
+    )
+    told = compare(Registry(working_dir=file.parent).find(f"{file.name}:build"), 32, 10)
+    assert "on what both count they agree within 1 %" in told
+    assert "fvcore does not see 1 aten::scaled_dot_product_attention calls" in told
 
 
 def test_second_opinion_names_what_it_cannot_see() -> None:
