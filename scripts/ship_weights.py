@@ -24,8 +24,9 @@ from longvis_bench.hashing import sha256_file
 from longvis_bench.measure.accuracy import batch_for, measure_accuracy
 from longvis_bench.registry.card import read_card
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.training.job import Job, TrainProgress
 from longvis_bench.training.jobs import Options, keep, start_training
-from longvis_bench.training.loop import Job, Progress, train
+from longvis_bench.training.loop import train
 from longvis_bench.training.recipe import Recipe, read_recipe
 from longvis_bench.weights.matching import load_weights
 from longvis_bench.weights.store import weights_folder
@@ -94,7 +95,7 @@ def _identity(
 
 
 def train_and_keep(job: Job, store: Path) -> Path:
-    def show(progress: Progress) -> None:
+    def show(progress: TrainProgress) -> None:
         if progress.top1 is not None:
             print(
                 f"{job.variant.name}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}, "

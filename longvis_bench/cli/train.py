@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +39,10 @@ from longvis_bench.registry.registry import Registry
 from longvis_bench.stats import wilson
 
 if TYPE_CHECKING:
-    from longvis_bench.training.loop import Progress, TrainReport
+    from longvis_bench.training.job import TrainProgress, TrainReport
 
+LINE_EVERY_S = 30.0
+"""Between lines of progress where there is no terminal; the end of an epoch has one of its own."""
 LOADER_LIMIT = 0.3
 """Share of an epoch spent waiting for images above which it is worth a line."""
 
@@ -154,9 +157,15 @@ def train(
             rich_help_panel=OUTPUT,
         ),
     ] = 10.0,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="Print the weight files and the final table alone.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
 ) -> None:
     """Train models by one recipe and keep their weights; the same command resumes."""
-    from longvis_bench.training.jobs import Options, is_main_process, keep, start_training
+    from longvis_bench.training.jobs import Options, end_processes, is_main_process, keep, start_training
     from longvis_bench.training.loop import train as train_one
     from longvis_bench.training.recipe import read_recipe
 
@@ -175,26 +184,37 @@ def train(
     plan = read_recipe(recipe, epochs=epochs).with_batch(batch)
     jobs = start_training(variants, data_spec(data, classes, window), res, plan, options)
     console = Console(highlight=False, quiet=not is_main_process())
-    console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
+    if not quiet:
+        console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
     table = _table(data, res)
-    for job in jobs:
-        with _Display(console, job.variant.name) as display:
-            report = train_one(job, display.show)
-        if report is not None:
-            console.print(f"weights: {keep(report, store)}", markup=False, soft_wrap=True)
-            _add(table, report)
-        if job.data.broken:
-            names = ", ".join(sorted(job.data.broken))
-            console.print(f"left out, cannot be read ({len(job.data.broken)}): {names}", markup=False)
+    try:
+        for job in jobs:
+            with _Display(console, job.variant.name, quiet) as display:
+                report = train_one(job, display.show, display.note)
+            if report is not None:
+                console.print(f"weights: {keep(report, store)}", markup=False, soft_wrap=True)
+                _add(table, report)
+            if job.data.broken:
+                names = ", ".join(sorted(job.data.broken))
+                console.print(f"left out, cannot be read ({len(job.data.broken)}): {names}", markup=False)
+    finally:
+        end_processes()
     if table.row_count:
         console.print(table)
 
 
 class _Display:
-    """One model's progress: a live bar on a terminal, one plain line an epoch elsewhere."""
+    """One model's progress: a live bar on a terminal; elsewhere a plain line every 30 seconds.
 
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
+    Arguments:
+        console: where it is shown.
+        name: of the model.
+        quiet: show nothing but notes.
+    """
+
+    def __init__(self, console: Console, name: str, quiet: bool = False) -> None:
+        self._console, self._name, self._quiet = console, name, quiet
+        self._last_line = monotonic()
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -206,17 +226,20 @@ class _Display:
         self._task = self._bar.add_task(escape(name), total=None, state="starting")
 
     def __enter__(self) -> _Display:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._quiet:
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
-    def show(self, progress: Progress) -> None:
-        """An update moves the bar, the end of an epoch prints a line."""
+    def show(self, progress: TrainProgress) -> None:
+        """An update moves the bar, or now and then prints a line; so does the end of an epoch."""
+        if self._quiet:
+            return
         about = (
             f"loss {units.significant(progress.loss)}, learning rate {progress.learning_rate:.1e}, "
             f"{units.rate(progress.images_s)} images/s"
@@ -226,6 +249,8 @@ class _Display:
             self._bar.update(
                 self._task, completed=progress.step, total=progress.steps, state=f"{about}, {left}"
             )
+            if not self._console.is_terminal and monotonic() - self._last_line >= LINE_EVERY_S:
+                self._say(f"{self._name}  step {progress.step}/{progress.steps}  {about}, {left}")
             return
         self._say(
             f"{self._name}  epoch {progress.epoch}/{progress.epochs}  {about}, "
@@ -238,7 +263,12 @@ class _Display:
                 "went into waiting for images; more --workers may help"
             )
 
+    def note(self, sentence: str) -> None:
+        """Print what the user should know of how images are loaded."""
+        self._say(f"{self._name}  {sentence}")
+
     def _say(self, line: str) -> None:
+        self._last_line = monotonic()
         self._console.print(line, markup=False, soft_wrap=True)
 
 

@@ -24,6 +24,9 @@ seed, epoch and index, and put back.  With several workers it has to be picklabl
 on the worker, which sends less and needs no memory of the device.  On the CPU, and with `augment`, the
 workers do all of it.
 
+**Shared memory.**  Workers hand batches over in shared memory; where that is too small for them, through
+pipes, and where there is none, no worker is started.  `note` says so in a sentence (`shared_memory.py`).
+
 **Broken files.**  In training the next readable image of the split takes the place, so that batches keep
 their size; in "val" a batch is that much shorter, possibly empty.  `data.broken` names them, and
 over 1 % of the split stops with a DataError.
@@ -47,7 +50,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from longvis_bench.data.protocol import BrokenImage, LoadableData, Split
-from longvis_bench.errors import DataError
+from longvis_bench.data.shared_memory import plan_handover
+from longvis_bench.errors import DataError, LongvisError
 
 Augment = Callable[[Image.Image], Image.Image]
 PREFETCH = 2
@@ -89,6 +93,8 @@ class Loader:
     waited_s: float
     """Seconds the consumer has waited for batches in the current epoch, sending and resizing included.  With
     no workers that is all of the loading; near the time of the epoch, the loader is the limit."""
+    note: str | None
+    """What became of the workers asked for, in a sentence; None where all is as asked."""
 
     def __init__(
         self,
@@ -113,6 +119,9 @@ class Loader:
         self._steps = _Steps(data.size(split), split, batch_size, seed, rank, world_size, drop_last)
         grows_there = self._device.type != "cpu"
         items = _Items(data, split, resolution, seed, augment, grows_there)
+        handover = plan_handover(workers, items.batch_bytes(batch_size), PREFETCH * workers + 1)
+        workers, self.note = handover.workers, handover.note
+        items.by_pipe = handover.way == "pipes"
         self._batches: DataLoader[_Loaded] = DataLoader(
             items,
             sampler=self._steps,
@@ -121,6 +130,7 @@ class Loader:
             pin_memory=self._device.type == "cuda",
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
+            collate_fn=_unchanged,  # torch's own would make tensors of the arrays that go through pipes
             generator=torch.Generator(),  # or every epoch would draw from the global one
         )
         self.waited_s = 0.0
@@ -139,7 +149,7 @@ class Loader:
         self.waited_s = 0.0
         begun = perf_counter()
         for loaded in _started(self._batches):
-            batch = self._ready(loaded)
+            batch = self._ready(loaded.as_tensors())
             self.waited_s += perf_counter() - begun
             yield batch
             begun = perf_counter()
@@ -153,6 +163,24 @@ class Loader:
         return Batch(images, labels.to(self._device, non_blocking=True), tuple(loaded.indices))
 
 
+@contextmanager
+def named_worker_deaths() -> Iterator[None]:
+    """Turn torch's report of a killed worker, which may interrupt any line, into an error with advice.
+
+    Raises:
+        LongvisError: a worker was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LongvisError(
+            f"a process that loads images was killed ({str(error).splitlines()[0].rstrip('. ')}), most "
+            "likely for want of memory or of shared memory; give fewer --workers, or 0."
+        ) from error
+
+
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
     """The shuffled places 0 to `size` - 1 of an epoch."""
     generator = torch.Generator().manual_seed(_seed(seed, epoch))
@@ -163,9 +191,25 @@ class _Loaded(NamedTuple):
     """What a worker sends."""
 
     images: list[Tensor] | Tensor
+    """Arrays where they go through a pipe: torch would put tensors into shared memory."""
     labels: list[int]
     indices: list[int]
     broken: dict[str, str]
+
+    def as_arrays(self) -> _Loaded:
+        """The same with NumPy's arrays, which are pickled whole."""
+        images = self.images.numpy() if isinstance(self.images, Tensor) else [i.numpy() for i in self.images]
+        return self._replace(images=images)  # type: ignore[arg-type]
+
+    def as_tensors(self) -> _Loaded:
+        """The same with tensors."""
+        if isinstance(self.images, list):
+            return self._replace(images=[torch.as_tensor(image) for image in self.images])
+        return self._replace(images=torch.as_tensor(self.images))
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
 
 
 class _Steps(Sampler[tuple[int, list[int]]]):
@@ -210,6 +254,16 @@ class _Items(Dataset[_Loaded]):
     ) -> None:
         self._data, self._split, self._resolution = data, split, resolution
         self._seed, self._augment, self._grows_there = seed, augment, grows_there
+        self.by_pipe = False
+
+    def batch_bytes(self, batch_size: int) -> int:
+        """Bytes of a batch of three channels, by the kind of the split's first image."""
+        try:
+            image, _ = self._data.load(self._split, 0, self._resolution)
+        except (BrokenImage, DataError):
+            return batch_size * 3 * self._resolution**2 * torch.float32.itemsize
+        bytes_each = 1 if self._augment is not None else image.element_size()
+        return batch_size * 3 * self._resolution**2 * bytes_each
 
     def __getitem__(self, key: tuple[int, list[int]]) -> _Loaded:
         epoch, indices = key
@@ -223,8 +277,8 @@ class _Items(Dataset[_Loaded]):
             loaded.labels.append(label)
             loaded.indices.append(place)
         if len({image.shape for image in loaded.images} | {None}) == 2:
-            return loaded._replace(images=torch.stack(list(loaded.images)))
-        return loaded
+            loaded = loaded._replace(images=torch.stack(list(loaded.images)))
+        return loaded.as_arrays() if self.by_pipe else loaded
 
     def _readable(self, index: int, broken: dict[str, str]) -> tuple[int, Tensor, int] | None:
         """The image, or in training the first readable one after it, with its index and label."""

@@ -38,7 +38,7 @@ class Place:
     curve: list[list[float]] = field(default_factory=list)
     """One entry an update: see `curves.UPDATE`."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry an epoch that ended: the fields of `loop.Progress`."""
+    """One entry an epoch that ended: the fields of `job.TrainProgress`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from longvis_bench.report.plots.style import (
     style,
 )
 from longvis_bench.stats import wilson
-from longvis_bench.training.loop import TrainReport
+from longvis_bench.training.job import TrainReport
 
 HEIGHT = 5.6
 """Inches."""

@@ -19,7 +19,7 @@ from longvis_bench.hashing import digest, sha256_file
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Variant
 from longvis_bench.training.curves import write_curves
-from longvis_bench.training.loop import Job, TrainReport
+from longvis_bench.training.job import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
 from longvis_bench.weights.matching import check_fit
 from longvis_bench.weights.store import store_weights, weights_folder
@@ -146,6 +146,12 @@ def _prepare(device: str, threads: int | None) -> str:
     place = resolve_device(device)
     torch.set_num_threads(threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return place
+
+
+def end_processes() -> None:
+    """Leave the group of processes that train together, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_main_process() -> bool:

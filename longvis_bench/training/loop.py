@@ -17,31 +17,34 @@ them once at the end, and the last weights are the result.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict
 from math import ceil, inf, isfinite, log
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from longvis_bench.data.loader import Batch, Loader
-from longvis_bench.data.protocol import LoadableData
-from longvis_bench.errors import LongvisError, Unsupported
-from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
-from longvis_bench.registry.registry import Variant
+from longvis_bench.data.loader import Batch, Loader, named_worker_deaths
+from longvis_bench.errors import LongvisError
+from longvis_bench.measure.accuracy import Accuracy
 from longvis_bench.training.augment import BatchAugment, picture_augment
 from longvis_bench.training.checkpoint import Checkpoint, Place, read_checkpoint, save_checkpoint
-from longvis_bench.training.recipe import Recipe
+from longvis_bench.training.evaluate import shared_accuracy
+from longvis_bench.training.job import Job, TrainProgress, TrainReport
+from longvis_bench.training.setup import (
+    make_accelerator,
+    make_optimizer,
+    make_schedule,
+    own_device,
+    reproducible,
+    require_division,
+    seed_everything,
+    synchronised,
+    with_drop_path,
+)
 from longvis_bench.weights.matching import load_weights
 from longvis_bench.weights.store import round_weights
 
@@ -50,117 +53,31 @@ DIVERGED = 10.0
 """A loss of this many times that of guessing, log(classes), will not come back."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One model to train."""
-
-    variant: Variant
-    data: LoadableData
-    resolution: int
-    recipe: Recipe
-    seed: int = 0
-    device: str = "cpu"
-    initial: Path | None = None
-    """Weights to start from, of the same variant at any size; None for fresh ones."""
-    micro_batch: int | None = None
-    """Images at once on one device; None for all of an update's."""
-    workers: int = 0
-    """Processes that decode images ahead, for each device."""
-    checkpoint: Path | None = None
-    """Where the state is kept until training ends; None for nowhere."""
-    checkpoint_s: float = 600.0
-    """Seconds after which it is written within an epoch too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where training stands: after every update, and at the end of every epoch."""
-
-    epoch: int
-    """From 1."""
-    epochs: int
-    step: int
-    """Updates done."""
-    steps: int
-    loss: float
-    """Of the last update; at the end of an epoch the mean over its images.  With smoothed or mixed labels."""
-    learning_rate: float
-    """Of the last update."""
-    images_s: float
-    """Training images a second in this epoch, over all devices, making the batches included."""
-    train_s: float
-    """Seconds of this epoch's updates, looking at held-out images not included."""
-    waited_s: float
-    """Seconds of those in which this process had no images to learn from."""
-    left_s: float
-    """Seconds left at the speed of this epoch."""
-    top1: float | None = None
-    """Of some held-out images, 0-1; at the end of an epoch only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainReport:
-    """A trained model and how it came to be."""
-
-    model: nn.Module
-    job: Job
-    processes: int
-    history: tuple[Progress, ...]
-    """The end of each epoch."""
-    curve: tuple[tuple[float, ...], ...]
-    """One entry an update: see `curves.UPDATE`."""
-    accuracy: Accuracy
-    """On all held-out images, in float32, of the weights as their file holds them (fp16)."""
-    fresh: tuple[str, ...]
-    """Tensors that the initial file does not hold for this size, so that they started random."""
-
-    @property
-    def parameters(self) -> int:
-        """Of the model."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def train_s(self) -> float:
-        """Seconds of all updates."""
-        return sum(epoch.train_s for epoch in self.history)
-
-    def facts(self) -> dict[str, Any]:
-        """What the card beside the weight file says of their making; plain values."""
-        recipe = self.job.recipe
-        return {
-            "num_classes": self.job.data.num_classes,
-            "recipe": recipe.model_dump(mode="json"),
-            "epochs": recipe.epochs,
-            "seed": self.job.seed,
-            "initial": self.job.initial.name if self.job.initial is not None else None,
-            "fresh": list(self.fresh),
-            "processes": self.processes,
-            "parameters": self.parameters,
-            "top1": self.accuracy.top1,
-            "images": self.accuracy.images,
-            "train_s": round(self.train_s, 1),
-            "images_s": round(recipe.epochs * self.job.data.size("train") / self.train_s, 2),
-        }
-
-
-def train(job: Job, on_progress: Callable[[Progress], object] = lambda progress: None) -> TrainReport | None:
+def train(
+    job: Job,
+    on_progress: Callable[[TrainProgress], object] = lambda progress: None,
+    on_note: Callable[[str], object] = lambda sentence: None,
+) -> TrainReport | None:
     """Train a model, or go on where its checkpoint stands.
 
     Arguments:
         job: what is trained, on what and how.
         on_progress: called by the main process after every update and at the end of every epoch.
+        on_note: called by the main process with what the user should know of how images are loaded.
 
     Returns:
         The trained model; None in every process but the main one.
 
     Raises:
         LongvisError: the loss is no number or far too large (the message says at which step), or the recipe
-            does not suit the devices.
+            does not suit the devices, or a process that loads images was killed.
         IllegalSize: the model cannot take the resolution.
         CheckpointError: the initial weights belong to another model, or the checkpoint is damaged.
     """
-    with _reproducible(job.seed, torch.device(job.device)):
+    with named_worker_deaths(), reproducible(job.seed, torch.device(job.device)):
         trainer = _Trainer(job, on_progress)
+        if trainer.loader.note is not None and trainer.accelerator.is_main_process:
+            on_note(trainer.loader.note)
         while trainer.place.epoch <= job.recipe.epochs:
             trainer.epoch()
         return trainer.report()
@@ -169,19 +86,19 @@ def train(job: Job, on_progress: Callable[[Progress], object] = lambda progress:
 class _Trainer:
     """A model with its optimiser, its schedule, its images and its place in all of them."""
 
-    def __init__(self, job: Job, on_progress: Callable[[Progress], object]) -> None:
+    def __init__(self, job: Job, on_progress: Callable[[TrainProgress], object]) -> None:
         self.job, self.recipe, self.on_progress = job, job.recipe, on_progress
-        self.accelerator = _accelerator(job)
-        self.device = _own_device(job, self.accelerator)
+        self.accelerator = make_accelerator(job)
+        self.device = own_device(job, self.accelerator)
         self.loader = self._loader()
         self.accumulated = ceil(self.update_images / self.micro_batch)
         self.updates = self._updates()
         self.steps = job.recipe.epochs * self.updates
         model = self._model()
         self.optimizer = self.accelerator.prepare_optimizer(
-            _optimizer(model, job.recipe), device_placement=False
+            make_optimizer(model, job.recipe), device_placement=False
         )
-        self.schedule = _schedule(self.optimizer, job.recipe, self.updates)
+        self.schedule = make_schedule(self.optimizer, job.recipe, self.updates)
         self.model = self.accelerator.prepare_model(model, device_placement=False)
         self.augment = BatchAugment(job.recipe, job.data.num_classes, self.device)
         self.place = self._resume()
@@ -201,7 +118,7 @@ class _Trainer:
 
     def _loader(self) -> Loader:
         processes = self.accelerator.num_processes
-        _require_division(self.recipe, processes, self.micro_batch)
+        require_division(self.recipe, processes, self.micro_batch)
         return Loader(
             self.job.data,
             "train",
@@ -230,7 +147,7 @@ class _Trainer:
 
     def _model(self) -> nn.Module:
         job = self.job
-        variant = _with_drop_path(job.variant, self.recipe.drop_path)
+        variant = with_drop_path(job.variant, self.recipe.drop_path)
         with self.device:
             model = variant.build(resolution=job.resolution, num_classes=job.data.num_classes)
         self.fresh: tuple[str, ...] = ()
@@ -283,7 +200,7 @@ class _Trainer:
 
     def _end_epoch(self) -> None:
         place = self.place
-        top1 = self.measure(WATCHED_IMAGES).top1 if self.accelerator.is_main_process else None
+        top1 = self.measure(WATCHED_IMAGES).top1
         end = self.progress(place.loss_sum / place.seen, top1=top1)
         self.place = Place(epoch=place.epoch + 1, curve=place.curve, history=[*place.history, asdict(end)])
         self._keep()
@@ -293,7 +210,7 @@ class _Trainer:
         """One step of the optimiser: its mean loss and how many images it learnt from, over all processes."""
         step = self.step
         self.schedule.step_update(step)
-        _seed_everything(self.job.seed, step, self.accelerator.process_index)
+        seed_everything(self.job.seed, step, self.accelerator.process_index)
         parts = self._parts()
         total = torch.zeros((), device=self.device)
         for number, size in enumerate(parts):
@@ -351,10 +268,10 @@ class _Trainer:
         """Of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def progress(self, loss: float, top1: float | None = None) -> Progress:
+    def progress(self, loss: float, top1: float | None = None) -> TrainProgress:
         """After an update, or with `top1` after an epoch."""
         place = self.place
-        return Progress(
+        return TrainProgress(
             epoch=place.epoch,
             epochs=self.recipe.epochs,
             step=self.step,
@@ -368,7 +285,7 @@ class _Trainer:
             top1=top1,
         )
 
-    def _tell(self, progress: Progress) -> None:
+    def _tell(self, progress: TrainProgress) -> None:
         if self.accelerator.is_main_process:
             self.on_progress(progress)
 
@@ -386,10 +303,11 @@ class _Trainer:
     # The end -------------------------------------------------------------------------------------------
 
     def measure(self, images: int) -> Accuracy:
-        """Accuracy on held-out images, evenly spaced over all of them."""
-        return measure_accuracy(
+        """Accuracy on held-out images, evenly spaced over all of them; all processes take part."""
+        return shared_accuracy(
             self.accelerator.unwrap_model(self.model),
             self.job.data,
+            self.accelerator,
             resolution=self.job.resolution,
             images=images,
             batch_size=self.micro_batch,
@@ -397,130 +315,18 @@ class _Trainer:
         )
 
     def report(self) -> TrainReport | None:
-        """The result, in the main process."""
-        if not self.accelerator.is_main_process:
-            return None
+        """The result, in the main process; all of them evaluate."""
         model = self.accelerator.unwrap_model(self.model)
         round_weights(model)
+        accuracy = self.measure(self.job.data.size("val"))
+        if not self.accelerator.is_main_process:
+            return None
         return TrainReport(
             model=model.eval(),
             job=self.job,
             processes=self.accelerator.num_processes,
-            history=tuple(Progress(**epoch) for epoch in self.place.history),
+            history=tuple(TrainProgress(**epoch) for epoch in self.place.history),
             curve=tuple(tuple(update) for update in self.place.curve),
-            accuracy=self.measure(self.job.data.size("val")),
+            accuracy=accuracy,
             fresh=self.fresh,
         )
-
-
-def _accelerator(job: Job) -> Accelerator:
-    """One for this training: a process may train several models, one after the other."""
-    AcceleratorState._reset_state()
-    precision = {"fp32": "no"}.get(job.recipe.precision, job.recipe.precision)
-    on_cpu = torch.device(job.device).type == "cpu"
-    if on_cpu and precision == "fp16":
-        raise Unsupported("fp16 is trained with on CUDA only; on a CPU take the precision bf16 or fp32.")
-    return Accelerator(cpu=on_cpu, mixed_precision=precision, device_placement=False)
-
-
-def _own_device(job: Job, accelerator: Accelerator) -> torch.device:
-    """The user's device; one for each of several processes."""
-    return torch.device(job.device) if accelerator.num_processes == 1 else accelerator.device
-
-
-def _require_division(recipe: Recipe, processes: int, micro_batch: int) -> None:
-    """Raise unless an update can be cut evenly."""
-    if recipe.batch_size % processes:
-        raise LongvisError(
-            f"a batch of {recipe.batch_size} cannot be shared by {processes} processes; "
-            f"{recipe.batch_size // processes * processes or processes} could."
-        )
-    share = recipe.batch_size // processes
-    if share % micro_batch:
-        raise LongvisError(
-            f"a micro-batch of {micro_batch} does not divide the {share} images of an update on each device."
-        )
-    if recipe.mixes and micro_batch % 2:
-        raise LongvisError(f"mixup and cutmix mix pairs: a micro-batch of {micro_batch} is odd.")
-
-
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch norms that see the batches of all processes.
-
-    Raises:
-        Unsupported: they have batch norms, and the device is no CUDA GPU.
-    """
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return model
-    if device.type != "cuda":
-        raise Unsupported(
-            f"synchronised batch norms run on CUDA only, not on {device.type}; "
-            "set sync_batch_norm = false in the recipe, or train in one process."
-        )
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return converted
-
-
-def _with_drop_path(variant: Variant, rate: float) -> Variant:
-    """The variant as it is built for training; a factory that takes no stochastic depth refuses."""
-    if rate == 0:
-        return variant
-    name = "drop_path_rate" if variant.origin == "timm" else "drop_path"
-    return replace(variant, arguments={**variant.arguments, name: rate})
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {} if recipe.betas is None else {"betas": recipe.betas}
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model,
-        opt=recipe.optimizer,
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        **options,
-    )
-    return optimizer
-
-
-def _schedule(optimizer: Any, recipe: Recipe, updates: int) -> Any:
-    """A schedule of timm, stepped every update; the number of the update is all its state."""
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=recipe.schedule,
-        num_epochs=recipe.epochs,
-        warmup_epochs=ceil(recipe.warmup * recipe.epochs * updates) / updates,  # type: ignore[arg-type]
-        warmup_lr=recipe.learning_rate / 1000,
-        min_lr=recipe.final_learning_rate,
-        step_on_epochs=False,
-        updates_per_epoch=updates,
-    )
-    return schedule
-
-
-def _seed_everything(*numbers: int) -> None:
-    """Set every global random state from these numbers."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeded, with algorithms that give the same sums each time; the caller's settings are put back."""
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    before_warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    devices = [device] if device.type == "cuda" else []
-    state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        try:
-            # Filling memory that is about to be overwritten only costs time, a fifth for small models.
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            torch.use_deterministic_algorithms(before or device.type == "cpu", warn_only=before_warn)
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
-            torch.use_deterministic_algorithms(before, warn_only=before_warn)
-            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from longvis_bench.errors import CardError, LongvisError
 from longvis_bench.hashing import sha256_file
 from longvis_bench.registry.card import read_card
 from longvis_bench.registry.registry import Registry
-from longvis_bench.training.loop import Job
+from longvis_bench.training.job import Job
 from longvis_bench.training.recipe import QUICK
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -16,7 +16,7 @@ from longvis_bench.data.digits import Digits
 from longvis_bench.measure.accuracy import Accuracy
 from longvis_bench.registry.registry import Registry
 from longvis_bench.training.curves import COLUMNS, curves, write_curves
-from longvis_bench.training.loop import Job, Progress, TrainReport
+from longvis_bench.training.job import Job, TrainProgress, TrainReport
 from longvis_bench.training.recipe import QUICK
 
 
@@ -33,7 +33,7 @@ def _report(epochs: int, updates: int, *, top1: float | None = 0.3) -> TrainRepo
         (float(step // updates + 1), float(step + 1), loss, 2e-3, 30.0) for step, loss in enumerate(losses)
     )
     history = tuple(
-        Progress(
+        TrainProgress(
             epoch=epoch,
             epochs=epochs,
             step=epoch * updates,

@@ -23,9 +23,11 @@ from longvis_bench.errors import CheckpointError, LongvisError, UnknownName, Uns
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.augment import BatchAugment, shifted
+from longvis_bench.training.job import Job, TrainProgress, TrainReport
 from longvis_bench.training.jobs import Options, keep, start_training
-from longvis_bench.training.loop import Job, Progress, TrainReport, synchronised, train
+from longvis_bench.training.loop import train
 from longvis_bench.training.recipe import ATLAS, QUICK, Recipe, read_recipe
+from longvis_bench.training.setup import synchronised
 from longvis_bench.weights.matching import load_weights
 
 TINY = """
@@ -112,7 +114,7 @@ def test_learns(tiny: Variant) -> None:
 
 
 def test_history_is_complete(tiny: Variant) -> None:
-    seen: list[Progress] = []
+    seen: list[TrainProgress] = []
     job = _job(tiny, epochs=3, batch_size=40, warmup=0.2)
     report = train(job, seen.append)
     assert report is not None
@@ -180,7 +182,7 @@ def test_killed_training_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     """Killed in the first epoch, in the second and at the very end; a checkpoint after every update."""
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainProgress) -> None:
         if progress.step == at and progress.top1 is None:
             raise Killed
 
