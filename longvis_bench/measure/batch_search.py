@@ -29,7 +29,7 @@ TRY_SHARE = 0.125
 """Of the cell's budget: what one try may time."""
 SEARCH_BUDGETS = 2.0
 """Budgets that all tries together may time."""
-TRY_ITERATIONS = 5
+TRY_ITERATIONS = 6
 """Iterations a try takes at least, peak and workspace included; to foresee its time."""
 WORSE = 0.95
 """Throughput below this share of the best has fallen."""

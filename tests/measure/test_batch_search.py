@@ -156,5 +156,5 @@ def test_a_model_that_is_slower_in_batches_runs_alone() -> None:
 
 
 def test_without_time_there_is_nothing_to_search_by() -> None:
-    with pytest.raises(LongvisError, match="needs time among --metrics"):
+    with pytest.raises(LongvisError, match="--metrics must include time"):
         session("moody-fine", metrics=("memory",))

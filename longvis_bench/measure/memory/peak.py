@@ -8,8 +8,13 @@ says why.
 
 The iteration is one of the steady state, after those that were timed.  On a CPU it runs with the C library
 told to give freed memory back at once: left alone, glibc keeps freed blocks of up to 32 MiB, and the resident
-set then says more about the history of its heap than about the model.  What was held at most without that,
-and while building, is `reserved_bytes`, as CUDA's allocator has its reserve.
+set then depends more on the history of its heap than on the model.  For the same reason MKL's buffers, which
+only ever grow, are freed first, garbage is collected, and one more iteration runs before the peak is reset:
+what it leaves is what every later iteration finds.  What was held at most without that, and while building,
+is `reserved_bytes`, as CUDA's allocator has its reserve.
+
+The cell compiles a selective scan's kernels before the baseline is read: numba's compiler takes about 40 MiB,
+which are not the model's.
 
 The peak is explained by its parts, which sum to it: the tensors alive at the peak of the same iteration
 executed by shape (`shapes.py`: weights, buffers, gradients, optimizer, input, activations), what convolutions
@@ -21,6 +26,7 @@ the tensors: activations are then what is left for them.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -57,13 +63,18 @@ class PeakMemory:
             raise Unsupported(f"peak memory is not measured on {self._device.type}.")
         self._reset, self._peak, self._source = _DEVICES[self._device.type]
         if self._device.type == "cpu":
-            free_library_buffers()
+            _free_leftovers()
         self._baseline = self._reset(self._device)
 
     def read(self, iteration: Callable[[], object]) -> MemoryRecord:
         """The peak of one more iteration; its parts are added by `with_parts`."""
         held = self._above(self._peak)
+        on_cpu = self._device.type == "cpu"
+        if on_cpu:
+            _free_leftovers()  # before `tight_heap` closes the holes that this leaves
         with tight_heap():
+            if on_cpu:
+                iteration()
             self._reset(self._device)
             iteration()
             peak = self._above(self._peak)
@@ -91,6 +102,12 @@ class PeakMemory:
         if not free_library_buffers():
             return None
         return max(0, before - self._reset(self._device))
+
+
+def _free_leftovers() -> None:
+    """Free what earlier work left in this process: cycles of Python objects, and the buffers of MKL."""
+    gc.collect()
+    free_library_buffers()
 
 
 def with_parts(
