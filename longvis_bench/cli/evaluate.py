@@ -35,6 +35,7 @@ from longvis_bench.cli.options import (
     several,
 )
 from longvis_bench.cli.running import run_session, show_ending
+from longvis_bench.errors import LongvisError
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.config import SweepConfig
@@ -73,11 +74,20 @@ def evaluate(
         typer.Option(
             "--weights",
             metavar="FILE",
-            help="Weight file: safetensors, or written by torch.save.",
+            help="Weight file: safetensors, or written by torch.save; FILE#KEY where it holds several sets; "
+            "an index of shards; or a folder of save_pretrained.",
             show_default="the shipped one",
             rich_help_panel=DATA,
         ),
     ] = None,
+    ema: Annotated[
+        bool,
+        typer.Option(
+            "--ema",
+            help="Of the sets of weights in the file, use the moving average.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
     pretrained: Pretrained = False,
     data: Data = "digits",
     classes: Classes = None,
@@ -119,7 +129,7 @@ def evaluate(
     options = {
         "models": joined(models),
         "resolutions": joined(res),
-        "weights": weights,
+        "weights": _ema(weights) if ema else weights,
         "pretrained": pretrained,
         "data": data,
         "classes": classes,
@@ -137,6 +147,15 @@ def evaluate(
     if classes is None and class_order is None:
         _note_order(session.plan.config, weights)
     run_session(session, Progress(), _show)
+
+
+def _ema(weights: Path | None) -> Path:
+    """The file with the key of its moving average."""
+    from longvis_bench.weights.files import split_key
+
+    if weights is None or split_key(weights)[1]:
+        raise LongvisError("--ema chooses among the sets of weights in a file: give it with --weights FILE.")
+    return weights.with_name(f"{weights.name}#ema")
 
 
 def _note_order(config: SweepConfig, weights: Path | None) -> None:

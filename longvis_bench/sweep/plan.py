@@ -78,7 +78,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         variant.check_factory()
     _check_options(config)
     data = open_data(config.source)
-    given = given_weights(variants, data, config.weights, config.pretrained)
+    given = given_weights(variants, data, config.weights, config.pretrained, config.resolutions)
     for variant in variants:
         _check_fit(config, variant, given.get(variant.full_name), data)
     cells: list[Planned] = []

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longvis_bench.weights.files import split_key
+
 
 @dataclass(frozen=True)
 class Header:
@@ -23,7 +25,7 @@ def read_header(path: str | Path) -> Header:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="np") as file:
+        with safe_open(split_key(path)[0], framework="np") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             text = (file.metadata() or {}).get("longvis", "{}")
     except (SafetensorError, OSError, ValueError):

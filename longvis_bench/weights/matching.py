@@ -13,9 +13,7 @@ import importlib
 import math
 import pkgutil
 import re
-import sys
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,13 +21,12 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from longvis_bench import backbones
-from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError, MissingDependency
+from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError
 from longvis_bench.registry.registry import Variant
-from longvis_bench.weights.classes import HEAD
+from longvis_bench.weights.classifier import bare_model, classifier_dims, classifier_names
+from longvis_bench.weights.naming import by_model_names, official
 from longvis_bench.weights.reading import plain_names, read_tensors
 
-WRAPPINGS = ("module.", "encoder.", "model.", "backbone.")
-"""Prefixes that the authors' training code puts before the names of a whole model."""
 MOST_NAMED = 5
 """Tensors named in a message."""
 
@@ -80,7 +77,11 @@ def load_weights(
 
 
 def match_weights(
-    model: nn.Module, tensors: Mapping[str, Tensor], name: str, strict: bool = True
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    name: str,
+    strict: bool = True,
+    heads: Collection[str] = (),
 ) -> LoadReport:
     """What `load_weights` would do; the model stays as it is, and may lie on the meta device.
 
@@ -89,22 +90,24 @@ def match_weights(
         tensors: of the file, as `read_tensors` gives them.
         name: the file's, for messages.
         strict: as there.
+        heads: names of the classifier's tensors, where known; the model is asked otherwise.
 
     Raises:
         CheckpointError: the weights belong to another model.
     """
-    return _match(model, tensors, name, strict)[1]
+    return _match(model, tensors, name, strict, heads)[1]
 
 
 def _match(
-    model: nn.Module, source: Mapping[str, Tensor], name: str, strict: bool
+    model: nn.Module, source: Mapping[str, Tensor], name: str, strict: bool, heads: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The values that the model's tensors would get, and the report."""
     given = plain_names(dict(source))
-    tensors, unused = _our_names(model, given)
     derived = derived_names(model)
     wanted = {key: value for key, value in model.state_dict().items() if key not in derived}
-    fitted, reshaped, fresh, misfits = _fit(tensors, wanted)
+    tensors, unused = by_model_names(model, given, wanted, name)
+    _refuse_other_types(name, tensors, wanted)
+    fitted, reshaped, fresh, misfits = _fit(tensors, wanted, heads or classifier_names(model))
     absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
     unfit = absent and (strict or len(absent) == len(wanted))
     if (misfits or unfit) and (foreign := _foreign_family(model, given)):
@@ -115,7 +118,7 @@ def _match(
     if misfits and len(misfits) >= len(absent):
         raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
     if misfits or unfit:
-        raise CheckpointError(_missing_sentence(name, absent, model))
+        raise CheckpointError(_missing_sentence(name, absent, model, [*given]))
     if not absent and (deeper := _beyond(tensors, wanted)):
         raise CheckpointError(_deeper_sentence(name, deeper, model))
     return fitted, LoadReport(
@@ -125,76 +128,6 @@ def _match(
         reshaped=reshaped,
         random=tuple(fresh),
     )
-
-
-def _our_names(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by the model's names, and the names of those that stand beside what a prefix holds."""
-    convert = _converter(model)
-    if _is_ours(model) and convert is not None:
-        official = _official(tensors, convert)
-        return official if official is not None else (tensors, [])
-    wanted = model.state_dict().keys()
-    tensors, beside = _unwrapped(tensors, wanted)
-    return _by_timm(model, tensors) if wanted - tensors.keys() else tensors, beside
-
-
-def _unwrapped(tensors: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors without what training code put before the names of a whole model, and the names beside them."""
-    if any(name in wanted for name in tensors):
-        return tensors, []
-    for prefix in WRAPPINGS:
-        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if within:
-            found, beside = _unwrapped(within, wanted)
-            if any(name in wanted for name in found):
-                return found, [*(name for name in tensors if not name.startswith(prefix)), *beside]
-    return tensors, []
-
-
-def _by_timm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The original authors' tensors by timm's names, where timm knows their layout; their shapes stay."""
-    convert = _converter(model)
-    if convert is None:
-        return tensors
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to timm's own developers
-            renamed = dict(convert(dict(tensors), model))
-    except Exception:  # of a layout that it takes for another one
-        return tensors
-    wanted = model.state_dict().keys()
-    if len(wanted & renamed.keys()) <= len(wanted & tensors.keys()):
-        return tensors
-    return {name: tensors[name] if _is_table(name, tensors) else value for name, value in renamed.items()}
-
-
-def _is_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether timm would have resized the tensor: we do, and say so."""
-    return name.endswith(("pos_embed", "relative_position_bias_table")) and name in tensors
-
-
-Converter = Callable[[Mapping[str, Tensor], nn.Module | None], Mapping[str, Tensor]]
-"""timm's `checkpoint_filter_fn`: tensors by the authors' names -> by the model's."""
-
-
-def _converter(model: nn.Module) -> Converter | None:
-    """What the model's own module offers to read its authors' checkpoints with."""
-    module = sys.modules.get(type(model).__module__)
-    return getattr(module, "checkpoint_filter_fn", None)
-
-
-def _official(
-    tensors: Mapping[str, Tensor], convert: Converter
-) -> tuple[dict[str, Tensor], list[str]] | None:
-    """Official tensors by our names, and the names beside what wraps them; None for other tensors."""
-    renamed = convert(tensors, None)
-    if renamed.keys() != tensors.keys():
-        return dict(renamed), []
-    for prefix in WRAPPINGS:
-        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if within and (found := _official(within, convert)) is not None:
-            return found[0], [*(name for name in tensors if not name.startswith(prefix)), *found[1]]
-    return None
 
 
 def _is_ours(model: nn.Module) -> bool:
@@ -219,7 +152,7 @@ def _backbone(name: str) -> ModuleType:
 _Fitted = tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]
 
 
-def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Fitted:
+def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: Collection[str]) -> _Fitted:
     """Fit each tensor of the file to the model's shape: values, what was done, fresh heads, misfits."""
     fitted: dict[str, Tensor] = {}
     reshaped: dict[str, str] = {}
@@ -231,7 +164,7 @@ def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Fitted
         value = tensors[name]
         if value.shape == target.shape:
             fitted[name] = value
-        elif _is_head(name, value, target):
+        elif name in heads and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]:
             fresh.append(name)
             reshaped[name] = f"left fresh: {len(value)} classes in the file, {len(target)} in the model"
         elif (moved := _reshape_positions(name, value, target)) is not None:
@@ -240,11 +173,6 @@ def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> _Fitted
         else:
             misfits.append(name)
     return fitted, reshaped, fresh, misfits
-
-
-def _is_head(name: str, value: Tensor, target: Tensor) -> bool:
-    """Whether two tensors are classifiers that differ in their number of classes only."""
-    return HEAD.search(name) is not None and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]
 
 
 def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | None:
@@ -302,12 +230,42 @@ def _misfit_sentence(
     )
 
 
-def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module) -> str:
+def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module, given: list[str]) -> str:
     few = "tensor" if len(missing) == 1 else "tensors"
     return (
         f"{file} lacks {len(missing)} {few} of this {type(model).__name__}: {_some(missing)}; "
-        "it belongs to another model or variant, or was saved at a size with fewer parts."
+        "it belongs to another model or variant, or was saved at a size with fewer parts. "
+        f"The file's names are like {', '.join(given[:3])}."
     )
+
+
+def _refuse_other_types(file: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise where a tensor's type cannot hold what the model needs: quantised, complex or rounded values."""
+    names = (name for name in wanted if name in tensors)
+    wrong = [name for name in names if not _converts(tensors[name], wanted[name])]
+    if not wrong:
+        return
+    types = [f"{name} ({_type(tensors[name])}, not {_type(wanted[name])})" for name in wrong]
+    raise CheckpointError(
+        f"{file} holds values of another kind for {len(wrong)} of the model's {len(wanted)} tensors: "
+        f"{_some(types)}; quantised weights have to be converted back to floating point first."
+    )
+
+
+def _converts(value: Tensor, target: Tensor) -> bool:
+    if target.is_complex():
+        return value.is_complex() or (value.is_floating_point() and value.element_size() > 1)
+    if target.is_floating_point():
+        return value.is_floating_point() and value.element_size() > 1
+    return not value.is_complex() and not (value.is_floating_point() and _has_fractions(value))
+
+
+def _has_fractions(value: Tensor) -> bool:
+    return not value.is_meta and bool((value.float() != value.float().round()).any())
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _beyond(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -334,7 +292,7 @@ def _foreign_family(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | No
     own = type(model).__module__.rpartition(".")[2] if _is_ours(model) else None
     names = sorted({found.name for found in pkgutil.iter_modules(backbones.__path__)} - {own})
     converters = ((name, getattr(_backbone(name), "checkpoint_filter_fn", None)) for name in names)
-    return next((name for name, convert in converters if convert and _official(tensors, convert)), None)
+    return next((name for name, convert in converters if convert and official(tensors, convert)), None)
 
 
 def check_fit(
@@ -363,26 +321,14 @@ def _fault(
     variant: Variant, name: str, tensors: Mapping[str, Tensor], size: int, num_classes: int, whole: bool
 ) -> LongvisError | None:
     try:
-        model = _bare_model(variant, size, num_classes)
+        model = bare_model(variant, size, num_classes)
         if model is None:
             return None
-        report = match_weights(model, tensors, name, strict=whole)
+        heads = classifier_dims(variant, size, num_classes)
+        report = match_weights(model, tensors, name, strict=whole, heads=heads)
     except (CheckpointError, IllegalSize) as error:
         return error
     if whole and report.random:
         some = ", ".join(report.random[:MOST_NAMED])
         return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random.")
     return None
-
-
-def _bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
-    """The model on the meta device; None where it cannot be built there, which tells nothing."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return variant.build(resolution=resolution, num_classes=num_classes)
-    except (IllegalSize, MissingDependency):
-        raise
-    except Exception:
-        return None

@@ -17,6 +17,7 @@ from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
 from longvis_bench.weights.classes import HEAD, class_indices, head_classes
+from longvis_bench.weights.files import find_file, sha256_weights, split_key
 from longvis_bench.weights.header import read_header
 
 
@@ -43,53 +44,73 @@ class WeightFile:
 
 
 def given_weights(
-    variants: Sequence[Variant], data: ImageData, file: Path | None, pretrained: bool
+    variants: Sequence[Variant],
+    data: ImageData,
+    file: Path | None,
+    pretrained: bool,
+    resolutions: Sequence[int] = (),
 ) -> dict[str, WeightFile]:
     """What the user names, by the full name of the variant; empty where nothing is named.
 
     Arguments:
         variants: all that are asked for.
         data: whose classes the weights must know.
-        file: --weights.
+        file: --weights: a file, FILE#KEY where it holds several sets, an index of shards, or a folder.
         pretrained: --pretrained: timm's weights, from the local cache or that file.
+        resolutions: pixels per side that the models are built for, to ask which tensors are the classifier's.
 
     Raises:
         CheckpointError: there is no such file, or it knows other classes.
     """
-    if file is not None and not file.is_file():
+    file = None if file is None else find_file(file)
+    if file is not None and not split_key(file)[0].is_file():
         raise CheckpointError(f"the weight file {file} does not exist.")
     if file is not None and len(variants) > 1:
         raise CheckpointError(f"--weights is for one model, and {len(variants)} are asked for.")
     if pretrained:
-        return {variant.full_name: _of_timm(variant, data, file) for variant in variants}
+        return {variant.full_name: _of_timm(variant, data, file, resolutions) for variant in variants}
     if file is not None:
-        return {variant.full_name: _of_user(file.resolve(), data) for variant in variants}
+        return {variant.full_name: _of_user(variant, file, data, resolutions) for variant in variants}
     return {}
 
 
-def _of_user(path: Path, data: ImageData) -> WeightFile:
-    known = known_classes(path)
+def _of_user(variant: Variant, file: Path, data: ImageData, resolutions: Sequence[int]) -> WeightFile:
+    from longvis_bench.weights.reading import read_set
+
+    key, _ = read_set(file)
+    path = split_key(file)[0].resolve()
+    path = path.with_name(f"{path.name}#{key}") if key else path
+    known = _known(variant, path, data, resolutions)
     indices = class_indices(path.name, known, data, read_header(path).metadata)
     return WeightFile(
-        path=path, name=path.name, sha256=sha256_file(path), classes=known, class_indices=indices
+        path=path, name=path.name, sha256=sha256_weights(path), classes=known, class_indices=indices
     )
 
 
-def _of_timm(variant: Variant, data: ImageData, file: Path | None) -> WeightFile:
+def _of_timm(variant: Variant, data: ImageData, file: Path | None, resolutions: Sequence[int]) -> WeightFile:
     from longvis_bench.weights.timm_cache import find_pretrained
 
     found = find_pretrained(variant, file)
     name = f"timm:{found.name}" if file is None else file.name
-    known = known_classes(found.path)
+    known = _known(variant, found.path, data, resolutions)
     return WeightFile(
         path=found.path.resolve(),
         name=name,
-        sha256=sha256_file(found.path),
+        sha256=sha256_weights(found.path),
         classes=known,
         class_indices=class_indices(name, known, data, read_header(found.path).metadata),
         resolution=found.resolution,
         normalisation=found.normalisation if data.name.startswith(FOLDER) else None,
     )
+
+
+def _known(variant: Variant, path: Path, data: ImageData, resolutions: Sequence[int]) -> int | None:
+    """Classes of the file: by the tensors that are the model's classifier, else by usual names."""
+    from longvis_bench.weights.classifier import file_classes
+    from longvis_bench.weights.reading import read_tensors
+
+    known = file_classes(variant, read_tensors(path), resolutions, data.num_classes, path.name)
+    return known_classes(path) if known is None else known
 
 
 def known_classes(path: Path) -> int | None:

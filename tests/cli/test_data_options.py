@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_weights_of_another_variant_name_at_most_five_tensors(
     save_weights(Registry().find(other).build(resolution=256, num_classes=10), tmp_path / "w.safetensors", {})
     sentence = _refused(*command, "w.safetensors")
     assert f"error: w.safetensors {said}" in sentence
-    listed = sentence.replace("w.safetensors", "")
+    listed = sentence.replace("w.safetensors", "").partition("The file's names")[0]
     named = re.findall(r"cls_token|pos_embed|[a-z_]+(?:\.[a-z0-9_]+)+", listed)
     assert len(named) == 5, named
     assert " more" in sentence
@@ -361,3 +362,19 @@ def test_weights_that_know_some_of_the_classes_are_refused() -> None:
     done = CliRunner().invoke(app, ["eval", *COLOUR_OPTIONS, "rgb.safetensors"])
     assert done.exit_code == 2
     assert "was not trained on 1 of the 3 classes" in " ".join(done.stderr.split())
+
+
+def test_a_file_of_two_sets_is_refused_until_one_is_chosen_and_the_row_names_it() -> None:
+    _colours(Path("rgb"), {"0": RED, "1": GREEN, "2": BLUE})
+    sets = {"state_dict": {"head.weight": -torch.eye(3)}, "state_dict_ema": {"head.weight": torch.eye(3)}}
+    torch.save(sets, "both.pth")
+    done = CliRunner().invoke(app, ["eval", *COLOUR_OPTIONS, "both.pth"])
+    assert done.exit_code == 2
+    assert "both.pth holds 2 sets of weights: state_dict" in " ".join(done.stderr.split())
+    for options in (["both.pth#state_dict_ema"], ["both.pth", "--ema"]):
+        shutil.rmtree("run", ignore_errors=True)
+        assert _evaluate(*options)[0] == 1.0
+        row = json.loads(Path("run/cells.jsonl").read_text())
+        assert row["cell"]["weights"] == row["accuracy"]["weights"] == "both.pth#state_dict_ema"
+    shutil.rmtree("run")
+    assert _evaluate("both.pth#state_dict")[0] == 0.0

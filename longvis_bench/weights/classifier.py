@@ -1,0 +1,88 @@
+"""The tensors of a model's classifier: found by building it for other classes, or by asking it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from longvis_bench.errors import IllegalSize, MissingDependency
+from longvis_bench.registry.registry import Variant
+from longvis_bench.weights.classes import HEAD
+from longvis_bench.weights.naming import by_model_names
+
+
+def bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
+    """The model on the meta device; None where it cannot be built there, which tells nothing."""
+    try:
+        with torch.device("meta"):
+            return variant.build(resolution=resolution, num_classes=num_classes)
+    except (IllegalSize, MissingDependency):
+        raise
+    except Exception:
+        return None
+
+
+def classifier_dims(variant: Variant, resolution: int, num_classes: int) -> dict[str, int]:
+    """Tensors whose shape follows the number of classes, and the dimension in which it does.
+
+    Raises:
+        IllegalSize: the model does not take the size.
+    """
+    one, other = (bare_model(variant, resolution, classes) for classes in (num_classes, num_classes + 1))
+    if one is None or other is None:
+        return {}
+    sizes = {name: tensor.shape for name, tensor in other.state_dict().items()}
+    return {
+        name: next(dim for dim, size in enumerate(tensor.shape) if size != sizes[name][dim])
+        for name, tensor in one.state_dict().items()
+        if name in sizes and len(sizes[name]) == tensor.ndim and sizes[name] != tensor.shape
+    }
+
+
+def file_classes(
+    variant: Variant, tensors: Mapping[str, Tensor], resolutions: Sequence[int], num_classes: int, name: str
+) -> int | None:
+    """Classes of the classifier in a file, by the tensors of the model's; None where unknown."""
+    for resolution in resolutions:
+        try:
+            dims = classifier_dims(variant, resolution, num_classes)
+            model = bare_model(variant, resolution, num_classes)
+        except IllegalSize:
+            continue
+        if model is None or not dims:
+            return None
+        named, _ = by_model_names(model, tensors, model.state_dict(), name)
+        counts = {
+            named[key].shape[dim] for key, dim in dims.items() if key in named and named[key].ndim > dim
+        }
+        return counts.pop() if len(counts) == 1 else None
+    return None
+
+
+def classifier_names(model: nn.Module) -> set[str]:
+    """Names of the classifier's tensors: by `get_classifier`, by usual names, or the last layer's."""
+    known = {id(parameter) for module in _classifiers(model) for parameter in module.parameters()}
+    found = {name for name, parameter in model.named_parameters() if id(parameter) in known}
+    return found or {name for name in model.state_dict() if HEAD.search(name)} or _last_layer(model)
+
+
+def _classifiers(model: nn.Module) -> Iterator[nn.Module]:
+    """What `get_classifier` of timm's models, or of one that the model wraps, returns."""
+    for module in model.modules():
+        ask = getattr(module, "get_classifier", None)
+        if callable(ask):
+            found = ask()
+            yield from (
+                one for one in (found if isinstance(found, list | tuple) else [found]) if one is not None
+            )
+            return
+
+
+def _last_layer(model: nn.Module) -> set[str]:
+    """Weight and bias of the last module that has a weight."""
+    layers = [
+        name for name, module in model.named_modules() if isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    return {f"{layers[-1]}.{kind}".removeprefix(".") for kind in ("weight", "bias")} if layers else set()

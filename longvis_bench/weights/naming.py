@@ -1,0 +1,230 @@
+"""Tensors of a file by the names that a model has for them.
+
+Three things differ between a file and a model that belong together: prefixes before all names (`module.`,
+`net.`, a wrapper's `self.model`), parts that wrappers insert (`_orig_mod`, those of FSDP and of activation
+checkpointing), and layouts of the original authors, which the model's own code converts (timm's
+`checkpoint_filter_fn`, transformers' renamings).  The prefix is the one under which most names, with their
+shapes, fit.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from longvis_bench.errors import CheckpointError
+
+WRAPPER_PARTS = re.compile(
+    r"module|_module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_fpw_module"
+)
+"""Parts of names that wrappers insert: DataParallel, Opacus, torch.compile, FSDP, activation checkpointing,
+Lightning Fabric and FairScale."""
+
+Converter = Callable[[Mapping[str, Tensor], nn.Module | None], Mapping[str, Tensor]]
+"""timm's `checkpoint_filter_fn`: tensors by the authors' names -> by the model's."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One way to read a file's names."""
+
+    prefix: str
+    """What is taken off the file's names."""
+    tensors: dict[str, Tensor]
+    """By the model's names, where it has them."""
+    beside: tuple[str, ...]
+    """Names of the file without the prefix."""
+    fitting: int
+    """Tensors whose name and shape the model has."""
+    hits: int
+    """Tensors whose name the model has."""
+
+
+def by_model_names(
+    model: nn.Module, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by the model's names.
+
+    Arguments:
+        model: may lie on the meta device.
+        tensors: by the file's names.
+        wanted: the model's state dict.
+        file: its name, for messages.
+
+    Returns:
+        The tensors by the model's names, where it has one; and the names that stand beside the prefix.
+
+    Raises:
+        CheckpointError: two sets of weights in the file fit equally well, and their values differ.
+    """
+    given, ours = _without_wrappers(tensors), _without_wrappers(wanted)
+    readings = list(_plain_readings(tensors, given, wanted, ours))
+    best = max(readings, key=lambda reading: (reading.fitting, reading.hits))
+    if best.hits < _needed(wanted):
+        converted = max(
+            _converted_readings(model, tensors, given, wanted, ours),
+            key=lambda reading: (reading.fitting, reading.hits),
+            default=best,
+        )
+        if converted.hits > best.hits:
+            return converted.tensors, list(converted.beside)
+    _refuse_two(file, best, readings, wanted)
+    return best.tensors, list(best.beside)
+
+
+def _needed(wanted: Iterable[str]) -> int:
+    return sum(1 for name in wanted if not name.endswith("num_batches_tracked"))
+
+
+def _without_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """Names without wrappers' parts -> names; as they are where two would become one."""
+    names = list(names)
+    plain = {_plain(name): name for name in names}
+    return plain if len(plain) == len(names) else {name: name for name in names}
+
+
+def _plain(name: str) -> str:
+    *parts, last = name.split(".")
+    return ".".join([*(part for part in parts if not WRAPPER_PARTS.fullmatch(part)), last])
+
+
+def _prefixes(names: Iterable[str], least: float) -> list[str]:
+    """The empty prefix, and those (with their dot) that at least so many names have."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        counts.update(name[: dot.end()] for dot in re.finditer(r"\.", name))
+    return ["", *(prefix for prefix, count in counts.items() if count >= least)]
+
+
+def _plain_readings(
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, str],
+    wanted: Mapping[str, Tensor],
+    ours: Mapping[str, str],
+) -> Iterator[_Reading]:
+    """Each prefix of the file in place of each of the model, where half of the model's names come of it."""
+    half = len(wanted) / 2
+    for prefix in _prefixes(given, half):
+        within = {name.removeprefix(prefix): real for name, real in given.items() if name.startswith(prefix)}
+        for own in _prefixes(ours, half):
+            named = {ours.get(own + name, own + name): tensors[real] for name, real in within.items()}
+            reading = _reading(prefix, named, _beside(given, prefix), wanted)
+            if reading.hits >= half or not (prefix or own):
+                yield reading
+
+
+def _reading(
+    prefix: str, named: dict[str, Tensor], beside: tuple[str, ...], wanted: Mapping[str, Tensor]
+) -> _Reading:
+    hits = [name for name in named if name in wanted]
+    fitting = sum(named[name].shape == wanted[name].shape for name in hits)
+    return _Reading(prefix, named, beside, fitting, len(hits))
+
+
+def _beside(given: Mapping[str, str], prefix: str) -> tuple[str, ...]:
+    return tuple(real for name, real in given.items() if not name.startswith(prefix))
+
+
+def _converted_readings(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, str],
+    wanted: Mapping[str, Tensor],
+    ours: Mapping[str, str],
+) -> Iterator[_Reading]:
+    """The original authors' tensors by the names of the model or of one that it wraps."""
+    for own in _prefixes(ours, len(wanted) / 2):
+        inner = _submodule(model, ours, own)
+        for convert in () if inner is None else _converters(inner):
+            for prefix in _prefixes(given, len(given) / 2):
+                within = {
+                    n.removeprefix(prefix): tensors[r] for n, r in given.items() if n.startswith(prefix)
+                }
+                renamed = _converted(convert, within, inner)
+                named = {ours.get(own + name, own + name): value for name, value in renamed.items()}
+                yield _reading(prefix, named, _beside(given, prefix), wanted)
+
+
+def _submodule(model: nn.Module, ours: Mapping[str, str], prefix: str) -> nn.Module | None:
+    """The module whose names begin with a prefix, wrappers' parts left out of it."""
+    if not prefix:
+        return model
+    return next((module for name, module in model.named_modules() if _plain(f"{name}.") == prefix), None)
+
+
+def _converters(model: nn.Module) -> Iterator[Converter]:
+    """What the model's own code offers to read other layouts with."""
+    module = sys.modules.get(type(model).__module__)
+    convert = getattr(module, "checkpoint_filter_fn", None)
+    if convert is not None:
+        yield convert
+    if "transformers" in sys.modules and isinstance(model, sys.modules["transformers"].PreTrainedModel):
+        yield _by_transformers
+
+
+def _converted(
+    convert: Converter, tensors: Mapping[str, Tensor], model: nn.Module | None
+) -> Mapping[str, Tensor]:
+    """Tensors by the converter's names; their shapes stay."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to timm's own developers
+            renamed = dict(convert(dict(tensors), model))
+    except Exception:  # of a layout that it takes for another one
+        return tensors
+    return {name: tensors[name] if _is_table(name, tensors) else value for name, value in renamed.items()}
+
+
+def _is_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether timm would have resized the tensor: we do, and say so."""
+    return name.endswith(("pos_embed", "relative_position_bias_table")) and name in tensors
+
+
+def _by_transformers(tensors: Mapping[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
+    """Names that transformers 5 writes with `save_pretrained` -> those of its modules."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, apply_renamings
+
+    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+    return {apply_renamings(name, rules): tensor for name, tensor in tensors.items()}
+
+
+def official(tensors: Mapping[str, Tensor], convert: Converter) -> bool:
+    """Whether a converter knows the names, whatever prefix all of them have."""
+    for prefix in _prefixes(tensors, len(tensors) / 2):
+        within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if convert(within, None).keys() != within.keys():
+            return True
+    return False
+
+
+def _refuse_two(
+    file: str, best: _Reading, readings: Iterable[_Reading], wanted: Mapping[str, Tensor]
+) -> None:
+    """Raise where another prefix fits as well and its values differ."""
+    score = (best.fitting, best.hits)
+    rivals = [one for one in readings if (one.fitting, one.hits) == score and _differ(one, best, wanted)]
+    if best.hits == 0 or not rivals:
+        return
+    keys = [reading.prefix.rstrip(".") or "." for reading in (best, *rivals)]
+    raise CheckpointError(
+        f"{file} holds {len(keys)} sets of weights that fit this model: {', '.join(keys)}; "
+        f"choose one with FILE#KEY, as in {file}#{keys[-1]}."
+    )
+
+
+def _differ(one: _Reading, other: _Reading, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether two readings give some tensor of the model two values."""
+    shared = [name for name in wanted if name in one.tensors and name in other.tensors]
+    return any(not _equal(one.tensors[name], other.tensors[name]) for name in shared)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one is other or (not one.is_meta and not other.is_meta and torch.equal(one, other))

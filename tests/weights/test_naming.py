@@ -1,0 +1,193 @@
+"""Names of a file and of a model that belong together and differ: prefixes, wrappers, layouts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from longvis_bench.errors import CheckpointError
+from longvis_bench.weights.matching import load_weights
+
+
+class Net(nn.Module):
+    """Two blocks and a head; `inner` puts a wrapper's attribute before every name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 2)
+        self.blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        self.head = nn.Linear(4, 3)
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module, name: str) -> None:
+        super().__init__()
+        self.add_module(name, inner)
+
+
+def _same(model: nn.Module, expected: nn.Module) -> bool:
+    found, wanted = list(model.state_dict().values()), list(expected.state_dict().values())
+    return len(found) == len(wanted) and all(map(torch.equal, found, wanted))
+
+
+PREFIXES = [
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "model._orig_mod.",
+    "_forward_module.model.",
+    "net.",
+    "timm_model.",
+    "vit.",
+    "0.",
+    "backbone.0.body.",
+    "_module.",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_any_prefix_of_the_file_is_taken_off(prefix: str) -> None:
+    source, target = Net(), Net()
+    extra = {"optimizer_step": torch.ones(1)}
+    report = load_weights(target, {**{prefix + n: t for n, t in source.state_dict().items()}, **extra})
+    assert _same(target, source)
+    assert (report.missing, report.unused) == ((), ("optimizer_step",))
+
+
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+@pytest.mark.parametrize("attribute", ["model", "net", "0", "module"])
+def test_files_of_the_inner_model_load_into_a_wrapper(prefix: str, attribute: str) -> None:
+    source, target = Net(), Wrapper(Net(), attribute)
+    report = load_weights(target, {prefix + name: value for name, value in source.state_dict().items()})
+    assert _same(target, source)
+    assert (report.missing, report.unused) == ((), ())
+
+
+def test_files_of_a_wrapper_load_into_the_compiled_model() -> None:
+    source, target = Wrapper(Net(), "model"), torch.compile(Net())
+    assert isinstance(target, nn.Module)
+    load_weights(target, source.state_dict())
+    assert _same(target, source)
+
+
+@pytest.mark.parametrize(
+    "part", ["_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module", "_fpw_module"]
+)
+@pytest.mark.parametrize("prefix", ["", "_fsdp_wrapped_module.", "model."])
+def test_names_that_wrappers_insert_are_passed_over(part: str, prefix: str) -> None:
+    source, target = Net(), Net()
+    names = {n: n.replace("blocks.0.", f"blocks.0.{part}.") for n in source.state_dict()}
+    load_weights(target, {prefix + names[name]: value for name, value in source.state_dict().items()})
+    assert _same(target, source)
+    inserted = Net()
+    inserted.blocks[0] = Wrapper(inserted.blocks[0], part)
+    load_weights(inserted, source.state_dict())
+    assert _same(inserted, source)
+
+
+def test_the_set_whose_shapes_fit_is_chosen() -> None:
+    source, target, other = Net(), Net(), Net()
+    other.stem = nn.Conv2d(3, 8, 2)
+    both = {f"teacher.{n}": t for n, t in other.state_dict().items()}
+    load_weights(target, both | {f"student.{n}": t for n, t in source.state_dict().items()})
+    assert _same(target, source)
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("student.", "teacher."), ("", "ema."), ("model.", "model_ema.module.")]
+)
+def test_two_sets_under_prefixes_are_refused_unless_they_are_equal(prefixes: tuple[str, str]) -> None:
+    one, other = Net(), Net()
+    both = {prefixes[0] + n: t for n, t in one.state_dict().items()}
+    equal = {prefixes[1] + n: t.clone() for n, t in one.state_dict().items()}
+    target = Net()
+    load_weights(target, both | equal)
+    assert _same(target, one)
+    differing = {prefixes[1] + n: t for n, t in other.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"2 sets of weights that fit this model: .*choose one with FILE#KEY"
+    ):
+        load_weights(Net(), both | differing)
+
+
+def test_a_refusal_shows_three_names_of_each_side() -> None:
+    given = {f"encoder.layer.{i}.kernel": torch.ones(1) for i in range(9)}
+    with pytest.raises(CheckpointError) as refused:
+        load_weights(Net(), given)
+    assert "of this Net: stem.weight, stem.bias, blocks.0.weight" in str(refused.value)
+    names = "encoder.layer.0.kernel, encoder.layer.1.kernel, encoder.layer.2.kernel"
+    assert str(refused.value).endswith(f"The file's names are like {names}.")
+
+
+def test_layouts_of_the_authors_load_into_a_wrapper() -> None:
+    """timm converts the old names of its ConvNeXt for the inner model."""
+    source = timm.create_model("test_convnext", num_classes=3)
+    target = Wrapper(timm.create_model("test_convnext", num_classes=3), "model")
+    theirs = {f"module.{_by_facebook(name)}": value for name, value in source.state_dict().items()}
+    report = load_weights(target, theirs)
+    assert (report.missing, report.random) == ((), ())
+    assert _same(target, source)
+
+
+def _by_facebook(name: str) -> str:
+    import re
+
+    for ours, theirs in (
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.fc\.", "head."),
+        (r"^head\.norm\.", "norm."),
+    ):
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda t: (t * 10).to(torch.int8),
+        lambda t: t > 0,
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to(torch.float8_e4m3fn),
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    ],
+)
+def test_values_of_another_kind_are_refused(spoil: Callable[[Tensor], Tensor]) -> None:
+    state = dict(Net().state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state["stem.weight"] = spoil(state["stem.weight"])
+    with pytest.raises(CheckpointError, match=r"another kind for 1 of .*stem.weight \(\w+, not float32\)"):
+        load_weights(Net(), state)
+
+
+def test_fractions_for_whole_numbers_are_refused_and_whole_ones_taken() -> None:
+    model = nn.BatchNorm2d(2)
+    state = dict(model.state_dict())
+    load_weights(model, state | {"num_batches_tracked": torch.tensor(7.0)})
+    assert int(model.state_dict()["num_batches_tracked"]) == 7
+    with pytest.raises(CheckpointError, match="num_batches_tracked"):
+        load_weights(model, state | {"num_batches_tracked": torch.tensor(0.5)})
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_what_transformers_saves_loads(tmp_path: Path, wrap: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, num_labels=3
+    )
+    source, inner = (transformers.SwinForImageClassification(config) for _ in range(2))
+    source.save_pretrained(tmp_path)
+    target = Wrapper(inner, "model") if wrap else inner
+    report = load_weights(target, tmp_path / "model.safetensors")
+    assert report.missing == ()
+    assert _same(target, source)
