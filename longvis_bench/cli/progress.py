@@ -126,7 +126,7 @@ def line(row: Row) -> Text:
 
 
 def show_plan(session: Session, as_json: bool) -> None:
-    """The cells a sweep would run and how long that takes at most, for --dry-run."""
+    """The cells a sweep would run and roughly how long that takes, for --dry-run."""
     plan = session.plan
     if as_json:
         for planned in plan.cells:
@@ -143,6 +143,6 @@ def show_plan(session: Session, as_json: bool) -> None:
             f"{cell.device}{weights}{decided}",
             markup=False,
         )
-    longest = units.seconds(round(plan.longest_s))
+    about = units.seconds(round(plan.estimated_s))
     cells = units.several(len(plan.cells), "cell")
-    console.print(f"{cells}, about {longest} where models are quick; into {session.path}", markup=False)
+    console.print(f"{cells}, roughly {about}; into {session.path}", markup=False)

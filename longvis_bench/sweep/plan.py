@@ -32,6 +32,7 @@ from longvis_bench.records import (
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.sweep.code_hash import code_hash
 from longvis_bench.sweep.config import CPU_IMAGES, QUICK_BUDGET_S, SweepConfig
+from longvis_bench.sweep.estimate import cell_seconds
 from longvis_bench.text import without_paths
 from longvis_bench.weights.resolving import WeightFile, given_weights, no_weights, shipped_weights
 
@@ -59,10 +60,11 @@ class Plan:
     cells: tuple[Planned, ...]
 
     @property
-    def longest_s(self) -> float:
-        """Seconds the measuring takes at most where no cell is slower than its budget; for `--dry-run`."""
-        runnable = sum(1 for planned in self.cells if planned.decided is None)
-        return runnable * ((self.config.budget_s or 0.0) + 3.0)
+    def estimated_s(self) -> float:
+        """Seconds the sweep takes, roughly; for `--dry-run`."""
+        registry = Registry(self.config.models_dirs)
+        runnable = (planned.request for planned in self.cells if planned.decided is None)
+        return sum(cell_seconds(request, registry.find(request.model)) for request in runnable)
 
 
 def make_plan(config: SweepConfig, environment: Environment, working_dir: Path | None = None) -> Plan:

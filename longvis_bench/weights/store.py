@@ -126,5 +126,5 @@ def weights_folder(variant: str, store: Path | None = None) -> Path:
 
 
 def _file_name(text: str) -> str:
-    """A name any file system takes."""
-    return re.sub(r"[^\w.@=,-]", "_", text)
+    """A name any file system takes and no listing hides: `../net.py:build` begins with no dots."""
+    return re.sub(r"[^\w.@=,-]", "_", text).lstrip("._") or "_"

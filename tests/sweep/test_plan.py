@@ -186,3 +186,13 @@ def test_the_machine_has_a_name_without_a_host() -> None:
     stored = ENVIRONMENT.model_dump_json()
     assert platform.node() not in stored
     assert str(Path.home()) not in stored
+
+
+def test_the_estimate_follows_metrics_and_macs() -> None:
+    def estimated(*metrics: str, size: int = 1024, model: str = "vit-s") -> float:
+        return plan(models=(model,), resolutions=(size,), metrics=metrics, threads=2, budget_s=30).estimated_s
+
+    assert estimated("count") < 5
+    assert 30 <= estimated("time", model="vit-n") < 60
+    assert estimated("memory", size=2048) > 10 * estimated("memory", size=1024)
+    assert estimated("time", model="moody-fine") >= 30
