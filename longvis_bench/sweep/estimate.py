@@ -1,4 +1,4 @@
-"""How long a sweep takes, roughly: from the cards' MACs, the metrics and the device; for `--dry-run`."""
+"""Estimate the duration of a sweep from the cards' MACs, the metrics and the device, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from longvis_bench.records import Cell, Request
 from longvis_bench.registry.card import COUNTED_AT
 from longvis_bench.registry.registry import Variant
 
-CPU_MACS_S = 15e9
-"""MACs per second and CPU thread: between 6e9 and 50e9 in the committed runs of two threads."""
+CPU_MACS_S = 25e9
+"""MACs per second and CPU thread: 3e9 to 16e9 for small models at 256 px, up to 55e9 at 2048 px, in the
+committed runs on two threads.  The slow cells decide how long a sweep takes."""
 GPU_MACS_S = 5e12
+"""MACs per second on a GPU; no committed run supports it yet."""
 START_S = 0.5
 COUNT_S = 1.5
-"""Seconds of counting and of tracing shapes, whatever the model costs: 0.3 to 1.2 in the committed runs."""
+"""Seconds to count operations and trace shapes, for any model: 0.3 to 1.2 in the committed runs."""
 UNKNOWN_S = 3.0
-"""Seconds beside the budget of a cell whose model has no counts."""
+"""Seconds on top of the timing budget for a cell whose model has no MACs in its card."""
 MEMORY_ITERATIONS, VALIDITY_ITERATIONS, LEAST_TIMED = 3, 6, 6
 TRAIN_FACTOR = 3.0
 
 
 def cell_seconds(request: Request, variant: Variant) -> float:
-    """Seconds that a cell takes, within a factor of about three where its card has counts."""
+    """Estimated duration of a cell in seconds, within a factor of about three where its card has MACs."""
     cell, budget = request.cell, request.settings.budget_s
     seconds = START_S + (COUNT_S if "count" in cell.metrics else 0.0)
     latency = iteration_seconds(cell, variant)
@@ -34,7 +36,7 @@ def cell_seconds(request: Request, variant: Variant) -> float:
 
 
 def iteration_seconds(cell: Cell, variant: Variant) -> float | None:
-    """Seconds of one iteration; None where the card has no count of the variant."""
+    """Estimated seconds per iteration; None where the card has no MACs for the variant."""
     entry = None if variant.card is None or variant.overrides else variant.card.variants.get(variant.variant)
     if entry is None or entry.macs is None or variant.card is None:
         return None

@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def estimated_s(self) -> float:
-        """Seconds the sweep takes, roughly; for `--dry-run`."""
+        """Estimated duration of the sweep in seconds, for `--dry-run`."""
         registry = Registry(self.config.models_dirs)
         runnable = (planned.request for planned in self.cells if planned.decided is None)
         return sum(cell_seconds(request, registry.find(request.model)) for request in runnable)
