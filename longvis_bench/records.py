@@ -175,6 +175,10 @@ class Request(_Record):
     """Where the data's classes stand among the model's logits; None where they are the same."""
     trained_resolution: int | None = None
     """What the weights were trained at, where the file does not say it itself."""
+    time_only: bool = False
+    """Measure latency and nothing else: a further process of a cell that has its other numbers."""
+    process_budget_s: float | None = Field(None, gt=0)
+    """Seconds that one process may time; None for all of the cell's budget."""
     predictions_path: Path | None = None
     sent: float | None = None
     """When it was handed to its process, on the monotonic clock."""
@@ -228,17 +232,78 @@ class NoiseRecord(_Record):
     """Reasons the device gave for running slower than asked, in the order they came."""
 
 
+class CountersRecord(_Record):
+    """What the system counted for a process while it was timed; None where the platform does not tell."""
+
+    page_faults: int | None = None
+    """Pages that the process touched for the first time, or again after giving them back."""
+    context_switches: int | None = None
+    """Switches that the system forced on the process's threads."""
+    migrations: int | None = None
+    """Moves of the process's threads from one processor to another."""
+
+
+class ProcessRecord(_Record):
+    """One of the fresh processes that a cell's latency is measured in."""
+
+    samples: int = Field(ge=0)
+    """How many of the cell's `samples_s` it took; the processes' samples follow each other there."""
+    yardstick_s: tuple[float, ...] = ()
+    """Seconds of the yardstick between these samples; see `measure/latency/yardstick.py`."""
+    seconds: float = 0.0
+    """All of its time, building the model included."""
+    started: str | None = None
+    """UTC, ISO 8601, seconds."""
+    disturbed: str | None = None
+    """What disturbed it, so that its samples do not count unless all are disturbed; None for nothing."""
+    noise: NoiseRecord = NoiseRecord()
+    counters: CountersRecord = CountersRecord()
+
+
 class TimingRecord(_Record):
-    """Seconds an iteration; one iteration is one batch that already lies on the device."""
+    """Seconds per iteration; one iteration is one batch that already lies on the device."""
 
     samples_s: tuple[float, ...]
+    """Of all processes, in the order they ran."""
     warmup_s: tuple[float, ...]
-    verdict: Literal["stable", "noisy", "budget"]
+    """Of the first process."""
+    verdict: Literal["stable", "noisy", "disturbed", "single", "budget"]
+    """`budget` is in rows of longvis 0.1 only: too few samples in the time given."""
     parts_s: dict[str, tuple[float, ...]] = {}
     """Train mode: forward, backward and optimizer apart."""
     noise: NoiseRecord = NoiseRecord()
+    """Of the first process."""
     host_s: tuple[float, ...] = ()
     """On CUDA, for each counted sample, seconds until the host had handed over the iteration's work."""
+    processes: tuple[ProcessRecord, ...] = ()
+    """In rows of longvis 0.1, and of a single process, none or one."""
+    others_spread: float | None = None
+    """Spread between the processes of other cells of the sweep, where this cell has too few of its own."""
+    conditions: dict[str, str] = {}
+    """What the harness did for every model alike while it timed, e.g. {"freed memory": "kept"}."""
+
+    def by_process(self, *, clean: bool = False) -> tuple[tuple[float, ...], ...]:
+        """The samples of each process that took some.
+
+        Arguments:
+            clean: leave out disturbed processes, unless all are.
+        """
+        if not self.processes:
+            return (self.samples_s,) if self.samples_s else ()
+        found, start = [], 0
+        for process in self.processes:
+            samples = self.samples_s[start : start + process.samples]
+            start += process.samples
+            if samples:
+                found.append((process.disturbed, samples))
+        undisturbed = tuple(samples for disturbed, samples in found if disturbed is None)
+        return undisturbed if clean and undisturbed else tuple(samples for _, samples in found)
+
+    def yardsticks(self, *, clean: bool = False) -> tuple[tuple[float, ...], ...]:
+        """The yardstick's samples of the same processes; empty where one took none."""
+        timed = [process for process in self.processes if process.samples]
+        undisturbed = [process for process in timed if process.disturbed is None]
+        return tuple(process.yardstick_s for process in (undisturbed if clean and undisturbed else timed))
 
 
 class TensorRecord(_Record):
@@ -358,6 +423,9 @@ class Row(_Record):
     """Last lines the model printed, kept for failures."""
     rounds_s: tuple[float, ...] = Field((), exclude=True)
     """Median latency of every round of this cell; never stored, `report/repeats.py` adds it on reading."""
+
+    reference_yardstick_s: float | None = Field(None, exclude=True)
+    """Fastest yardstick among the rows it is read with, on its machine; never stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

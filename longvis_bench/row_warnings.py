@@ -53,6 +53,16 @@ NOISY = Kind(
     "latency_median_s",
     "Quiet the machine, give the cell more time with --budget, or ask for less with --precision.",
 )
+DISTURBED = Kind(
+    "disturbed",
+    "latency_median_s",
+    "Stop what else runs on this machine, then measure again with --fresh.",
+)
+SINGLE = Kind(
+    "single",
+    "latency_median_s",
+    "Leave out --quick: another process may differ by far more than the interval says.",
+)
 DRIFT = Kind(
     "drift",
     "latency_median_s",
@@ -127,6 +137,8 @@ KINDS: dict[str, Kind] = {
     for kind in (
         FEW_SAMPLES,
         NOISY,
+        DISTURBED,
+        SINGLE,
         DRIFT,
         LOAD,
         STEAL,
@@ -148,11 +160,14 @@ KINDS: dict[str, Kind] = {
     )
 }
 """By code, in the order in which a row carries them."""
+_LATENCY = {kind.code for kind in KINDS.values() if kind.column == "latency_median_s"}
 
 
 def of(row: Row) -> tuple[Note, ...]:
     """Every warning that applies to a row on its own; what is unknown causes none."""
     noise = row.timing.noise if row.timing else NoiseRecord()
+    if row.timing and row.timing.processes:  # a disturbed process is left out, or the verdict says so
+        noise = noise.model_copy(update={"load_cores": None, "steal": None})
     return (
         *_samples(row),
         *_machine(noise, _host_share(row.timing)),
@@ -167,6 +182,12 @@ def of(row: Row) -> tuple[Note, ...]:
         *_reshaped(row),
         *_changed_settings(row),
     )
+
+
+def with_latency(row: Row) -> tuple[Note, ...]:
+    """The row's warnings, those on its latency made anew after another process was timed."""
+    others = tuple(note for note in row.notes if note.code not in _LATENCY)
+    return (*(note for note in of(row) if note.code in _LATENCY), *others)
 
 
 def of_repeats(medians_s: Sequence[float], widest: float | None) -> tuple[Note, ...]:
@@ -186,8 +207,29 @@ def of_repeats(medians_s: Sequence[float], widest: float | None) -> tuple[Note, 
     return (ROUNDS.note(message),)
 
 
+def _processes(timing: TimingRecord, precision: float) -> Iterator[Note]:
+    """What the processes of a cell say together; a disturbed one that is left out needs no warning."""
+    processes = timing.by_process(clean=True)
+    disturbed = [process.disturbed for process in timing.processes if process.disturbed]
+    if timing.verdict == "disturbed":
+        yield DISTURBED.note(f"while it was timed {disturbed[0]}")
+    elif timing.verdict == "single":
+        yield SINGLE.note("it was timed in one process")
+    elif timing.verdict == "noisy":
+        interval = stats.latency_interval(processes, timing.others_spread)
+        width = stats.half_width(interval, stats.across_processes(processes))
+        count = units.several(len(processes), "process").replace("processs", "processes")
+        wide = "is unknown" if width is None else f"is ±{units.percent(width)}"
+        yield NOISY.note(
+            f"the latency's 95 % interval over {count} {wide}, and ±{units.percent(precision)} was asked for"
+        )
+
+
 def _samples(row: Row) -> Iterator[Note]:
     if row.timing is None:
+        return
+    if row.timing.processes:
+        yield from _processes(row.timing, row.settings.precision)
         return
     samples, precision = row.timing.samples_s, row.settings.precision
     if len(samples) < stats.MIN_SAMPLES:

@@ -25,6 +25,13 @@ def on_gpu(host_s: float, **noise: Any) -> dict[str, Any]:
     return {"timing": timing.model_copy(update={"host_s": (host_s,) * 12})}
 
 
+def judged(verdict: str, *medians: float, disturbed: str | None = None) -> dict[str, Any]:
+    processes = tuple(r.ProcessRecord(samples=4, disturbed=disturbed) for _ in medians)
+    samples = tuple(median for median in medians for _ in range(4))
+    record = {"samples_s": samples, "warmup_s": (), "verdict": verdict, "processes": processes}
+    return {"timing": r.TimingRecord.model_validate(record)}
+
+
 def counted(coverage: float | None, **unknown: int) -> dict[str, Any]:
     record = r.CountRecord(params=1, macs=1, flops=2, scan_flops=0, coverage=coverage, unknown=unknown)
     return {"count": record}
@@ -52,6 +59,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, values that warn, values that do not
     ("few_samples", timed(*[1.0] * 5), timed(*[1.0] * 6)),
     ("noisy", timed(*[1.0, 1.1] * 6), timed(*STEADY)),
+    ("noisy", judged("noisy", 1.0, 1.2, 1.1), judged("stable", 1.0, 1.0, 1.0)),
+    ("disturbed", judged("disturbed", 1.0, disturbed="load"), judged("stable", 1.0, 1.0, disturbed="load")),
+    ("single", judged("single", 1.0), judged("stable", 1.0)),
     ("drift", timed(*[1.0] * 20, *[1.2] * 20), timed(*STEADY)),
     ("load", timed(*STEADY, load_cores=0.3), timed(*STEADY, load_cores=0.05)),
     ("steal", timed(*STEADY, steal=0.05), timed(*STEADY, steal=0.0)),

@@ -37,6 +37,7 @@ from longvis_bench.cli.options import (
 )
 from longvis_bench.cli.options import shard as read_shard
 from longvis_bench.cli.running import run_session, show_ending
+from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 
 if TYPE_CHECKING:
@@ -210,12 +211,20 @@ def bench(
         typer.Option(
             "--repeats",
             metavar="N",
-            help="Passes over all cells, each in a fresh process.",
-            show_default="1",
+            help="Fresh processes that time each cell, at least; more are added while its interval is wide.",
+            show_default="3",
             parser=reader("--repeats", units.read_whole),
             rich_help_panel=HOW,
         ),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="A first look: time each cell in a single process, and say so in the verdict.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -360,6 +369,11 @@ def bench(
     from longvis_bench.sweep.session import start
 
     options = _given(ctx.params) | ({"skip_after_oom": False} if no_skip else {})
+    if quick and repeats not in (None, 1):
+        raise LongvisError(
+            f"--quick times each cell in one process, and --repeats asks for {repeats}: give one."
+        )
+    options |= {"repeats": 1} if quick else {}
     if config is not None:
         options = read_config_file(config, options) | options
     if save_config is not None:

@@ -90,6 +90,14 @@ class Progress(Reporter):
         self._bar.update(self._task, completed=self._done)
         self._live.update(self._render())
 
+    def refine(self, row: Row) -> None:
+        """See sweep.Reporter."""
+        assert row.timing is not None
+        done = f"{len(row.timing.processes)} processes so far"
+        self._running = f"timing again: {clean(row.cell.model)} {row.cell.resolution} px, {done}"
+        self._cell_started = monotonic()
+        self.tick()
+
     def end(self) -> None:
         """See sweep.Reporter."""
         if self._live is not None:

@@ -36,7 +36,12 @@ from longvis_bench.measure.iteration import (
     make_optimizer,
 )
 from longvis_bench.measure.latency.clock import Clock, CudaClock, clock_for, use_device
+from longvis_bench.measure.latency.conditions import steady_conditions
+from longvis_bench.measure.latency.counters import CounterWatch
 from longvis_bench.measure.latency.noise import NoiseWatch, sensor_for
+from longvis_bench.measure.latency.processes import disturbance
+from longvis_bench.measure.latency.timing import measure_latency
+from longvis_bench.measure.latency.yardstick import Yardstick
 from longvis_bench.measure.memory.allocator import tight_heap
 from longvis_bench.measure.memory.peak import PeakMemory, held_bytes, with_parts
 from longvis_bench.measure.memory.tensor_peak import tensor_peak
@@ -49,7 +54,7 @@ from longvis_bench.ops.kernel_trace import ATTENTION, observe
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.ops.selective_scan.operator import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
-from longvis_bench.records import Cell, MemoryRecord, Request, Row, SizeRecord, TimingRecord
+from longvis_bench.records import Cell, MemoryRecord, ProcessRecord, Request, Row, SizeRecord, TimingRecord
 from longvis_bench.registry.global_state import Snapshot
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.weights.resolving import no_weights
@@ -105,6 +110,9 @@ def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -
     draft.values["size"] = SizeRecord(
         reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments
     )
+    if request.time_only:
+        _time_again(request, variant, draft, settings)
+        return
     if "count" in cell.metrics:
         with draft.timed("count"):
             _count(variant, cell, draft)
@@ -214,6 +222,23 @@ def _look_for_changes(settings: Snapshot, draft: Draft) -> None:
     settings.restore()
 
 
+def _time_again(request: Request, variant: Variant, draft: Draft, settings: Snapshot) -> None:
+    """Latency alone, in a further process of a cell that has its other numbers."""
+    cell = request.cell
+    device, data = torch.device(cell.device), _open(request)
+    use_device(device)
+    set_numerics(cell)
+    _start_runtime(device, data)
+    images = _images(cell, data, cell.batch_size)
+    with draft.timed(BUILD):
+        model = _build(request, variant, draft)
+        _restore(settings, draft)
+    optimizer = make_optimizer(model) if cell.mode == "train" else None
+    iteration, parts = make_iteration(cell, model, images, optimizer)
+    with draft.timed("time"):
+        _time(request, draft, iteration, parts)
+
+
 def _open(request: Request) -> LoadableData:
     """The cell's data.
 
@@ -313,9 +338,8 @@ def _time(
     request: Request, draft: Draft, iteration: Callable[[], object], parts: dict[str, Callable[[], object]]
 ) -> None:
     """Latency samples; where time is not asked for, one run, so that memory is read in the steady state."""
-    from longvis_bench.measure.latency.timing import measure_latency
-
-    clock = clock_for(torch.device(request.cell.device))
+    device = torch.device(request.cell.device)
+    clock = clock_for(device)
     if request.cell.compile:
         with draft.timed(COMPILE):
             clock.time(iteration)
@@ -323,14 +347,38 @@ def _time(
         clock.time(iteration)
         return
     settings = request.settings
-    watch = NoiseWatch(sensor_for(torch.device(request.cell.device)))
-    record = measure_latency(
-        iteration, clock, budget_s=settings.budget_s, precision=settings.precision, look=watch.look
+    budget_s = request.process_budget_s or settings.budget_s
+    keep = settings.memory_limit_bytes is None
+    with steady_conditions(request.cell, keep_memory=keep) as conditions:
+        yardstick = Yardstick(device, clock_for(device))
+        watch, counters = NoiseWatch(sensor_for(device)), CounterWatch()
+
+        def between() -> None:
+            watch.look()
+            yardstick.sample()
+
+        record = measure_latency(
+            iteration, clock, budget_s=budget_s, precision=settings.precision, look=between
+        )
+        noise, host_s = watch.read(), _host_seconds(clock, record)
+        process = ProcessRecord(
+            samples=len(record.samples_s),
+            yardstick_s=yardstick.finish(),
+            started=draft.values["started"],
+            disturbed=disturbance(noise, request.cell),
+            noise=noise,
+            counters=counters.read(),
+        )
+        apart = _time_apart(parts, clock, budget_s) if parts else {}
+    draft.values["timing"] = record.model_copy(
+        update={
+            "noise": noise,
+            "host_s": host_s,
+            "processes": (process,),
+            "parts_s": apart,
+            "conditions": conditions,
+        }
     )
-    record = record.model_copy(update={"noise": watch.read(), "host_s": _host_seconds(clock, record)})
-    if parts:
-        record = record.model_copy(update={"parts_s": _time_apart(parts, clock, settings.budget_s)})
-    draft.values["timing"] = record
 
 
 def _host_seconds(clock: Clock, record: TimingRecord) -> tuple[float, ...]:

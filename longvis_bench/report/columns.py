@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from longvis_bench import stats, units
 from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
-from longvis_bench.records import AccuracyRecord, Metric, Row
+from longvis_bench.records import AccuracyRecord, Metric, Row, TimingRecord
 from longvis_bench.report.peak_flops import mfu
 
 Value = str | int | float | None
@@ -129,14 +129,77 @@ def _of(record: str, get: Callable[[Any], Value]) -> Callable[[Row], Value]:
 
 def _latency_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
     def value(row: Row) -> float | None:
-        interval = stats.median_interval(row.timing.samples_s) if row.timing else None
+        interval = _latency_interval(row)
         return None if interval is None else interval[end]
 
     return value
 
 
 def _latency(row: Row) -> float | None:
-    return stats.median(row.timing.samples_s) if row.timing else None
+    return stats.across_processes(row.timing.by_process(clean=True)) if row.timing else None
+
+
+def _latency_interval(row: Row) -> stats.Interval | None:
+    timing = row.timing
+    return stats.latency_interval(timing.by_process(clean=True), timing.others_spread) if timing else None
+
+
+def _half_width(row: Row) -> float | None:
+    return stats.half_width(_latency_interval(row), _latency(row))
+
+
+def _verdict(row: Row) -> str | None:
+    """As stored, over all processes; by the samples in rows of longvis 0.1."""
+    if row.timing is None or row.timing.processes:
+        return row.timing.verdict if row.timing else None
+    return stats.verdict(row.timing.samples_s, row.settings.precision)
+
+
+def _no_interval(row: Row) -> str:
+    taken = len(row.timing.by_process(clean=True)) if row.timing else 0
+    return _few(6, "an interval")(row) if taken < 2 else f"an interval needs 3 processes; there are {taken}"
+
+
+def _ratios(row: Row) -> list[list[float]]:
+    """Latencies in units of the yardstick, process by process."""
+    timing = row.timing
+    return stats.vs_yardstick(timing.by_process(clean=True), timing.yardsticks(clean=True)) if timing else []
+
+
+def _vs_yardstick(row: Row) -> float | None:
+    return stats.across_processes(_ratios(row))
+
+
+def _vs_yardstick_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        interval = stats.latency_interval(_ratios(row))
+        return None if interval is None else interval[end]
+
+    return value
+
+
+def _yardstick(row: Row) -> float | None:
+    sticks = [stick for stick in row.timing.yardsticks(clean=True) if stick] if row.timing else []
+    return stats.across_processes(sticks)
+
+
+def _at_reference(row: Row) -> float | None:
+    ratio = _vs_yardstick(row)
+    return None if ratio is None or row.reference_yardstick_s is None else ratio * row.reference_yardstick_s
+
+
+def _counted(name: str) -> Callable[[Row], Value]:
+    """Events per iteration and process, the median over processes."""
+
+    def value(timing: TimingRecord) -> float | None:
+        counts = [
+            getattr(process.counters, name) / process.samples
+            for process in timing.processes
+            if process.samples and getattr(process.counters, name) is not None
+        ]
+        return stats.median(counts)
+
+    return _of("timing", value)
 
 
 def _rate_of(latency: Callable[[Row], float | None]) -> Callable[[Row], float | None]:
@@ -296,21 +359,21 @@ _COST = (
     ),
     _seconds(
         "latency_median_s",
-        "Median duration of one iteration; its batch already lies on the device.",
+        "Median duration of one iteration, and the median of these over processes; the batch already lies on "
+        "the device.",
         _latency,
         metric="time",
         why=_no_samples,
     ),
     _seconds(
         "latency_low_s",
-        "Low end of the median's 95 % interval by order statistics (sign test; free of a distribution).",
+        "Low end of its 95 % interval: over processes (Student's t on the logarithms of their medians); of a "
+        "single process by order statistics.",
         _latency_end(0),
         metric="time",
-        why=_few(6, "an interval"),
+        why=_no_interval,
     ),
-    _seconds(
-        "latency_high_s", "High end of the same.", _latency_end(1), metric="time", why=_few(6, "an interval")
-    ),
+    _seconds("latency_high_s", "High end of the same.", _latency_end(1), metric="time", why=_no_interval),
     _seconds(
         "latency_p90_s",
         "90th percentile of the duration; from 29 samples on.",
@@ -340,8 +403,9 @@ _COST = (
     ),
     _text(
         "verdict",
-        "`stable`: the 95 % interval is as narrow as asked; `noisy`: it is wider; `budget`: under 6 samples.",
-        lambda r: stats.verdict(r.timing.samples_s, r.settings.precision) if r.timing else None,
+        "`stable`: the 95 % interval over processes is as narrow as asked; `noisy`: it is wider; "
+        "`disturbed`: others used the machine; `single`: one process was timed; `budget`: under 6 samples.",
+        _verdict,
         metric="time",
     ),
     _ratio(
@@ -408,21 +472,21 @@ _MORE_TIME = (
         "`batch_size` / `latency_high_s`.",
         _rate_of(_latency_end(1)),
         metric="time",
-        why=_few(6, "an interval"),
+        why=_no_interval,
     ),
     _rate(
         "throughput_high_img_s",
         "`batch_size` / `latency_low_s`.",
         _rate_of(_latency_end(0)),
         metric="time",
-        why=_few(6, "an interval"),
+        why=_no_interval,
     ),
     _ratio(
         "latency_half_width",
         "Half the width of the 95 % interval / median.",
-        _of("timing", lambda t: stats.relative_half_width(t.samples_s)),
+        _half_width,
         metric="time",
-        why=_few(6, "an interval"),
+        why=_no_interval,
     ),
     _ratio(
         "latency_drift",
@@ -430,6 +494,83 @@ _MORE_TIME = (
         _of("timing", lambda t: stats.drift(t.samples_s)),
         metric="time",
         why="no drift was found",
+    ),
+    _int(
+        "processes",
+        "Fresh processes that timed the cell, disturbed ones included.",
+        _of("timing", lambda t: len(t.processes) or 1),
+        metric="time",
+    ),
+    _int(
+        "disturbed_processes",
+        "Those that were disturbed, by others' load or by failing, so that their samples do not count.",
+        _of("timing", lambda t: sum(process.disturbed is not None for process in t.processes)),
+        metric="time",
+    ),
+    _ratio(
+        "process_spread",
+        "Standard deviation of the logarithms of the processes' median latencies.",
+        _of("timing", lambda t: stats.process_spread(t.by_process(clean=True))),
+        metric="time",
+        why="needs two processes",
+    ),
+    _seconds(
+        "yardstick_s",
+        "Median duration of the yardstick, a fixed piece of work timed between the samples.",
+        _yardstick,
+        metric="time",
+        why="rows of longvis 0.1 have no yardstick",
+    ),
+    _float(
+        "latency_vs_yardstick",
+        "Latency / yardstick of the same process, the median over processes: what compares best where the "
+        "machine changes its speed.",
+        _vs_yardstick,
+        metric="time",
+        why="rows of longvis 0.1 have no yardstick",
+    ),
+    _float(
+        "latency_vs_yardstick_low",
+        "Low end of its 95 % interval over processes.",
+        _vs_yardstick_end(0),
+        metric="time",
+        why=_no_interval,
+    ),
+    _float(
+        "latency_vs_yardstick_high",
+        "High end of the same.",
+        _vs_yardstick_end(1),
+        metric="time",
+        why=_no_interval,
+    ),
+    _seconds(
+        "latency_reference_s",
+        "`latency_vs_yardstick` x the fastest yardstick of the machine among the rows shown: the latency at "
+        "the machine's best speed.",
+        _at_reference,
+        metric="time",
+        why="known among the rows of a table, and from longvis 0.2 on",
+    ),
+    _float(
+        "page_faults",
+        "Pages faulted in per iteration while it was timed, the yardstick's included.",
+        _counted("page_faults"),
+        metric="time",
+        why="the system does not tell",
+    ),
+    _float(
+        "context_switches",
+        "Switches forced on the process's threads per iteration while it was timed.",
+        _counted("context_switches"),
+        metric="time",
+        why="the system does not tell",
+    ),
+    _float(
+        "migrations",
+        "Moves of the process's threads to another processor per iteration while it was timed.",
+        _counted("migrations"),
+        metric="time",
+        why="the system does not tell",
     ),
     _int(
         "rounds",

@@ -20,7 +20,22 @@ def with_rounds(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if _is_timed(row):
             done.setdefault(_cell(row), []).append(row)
-    return [_with(row, done.get(_cell(row), [])) for row in rows]
+    return with_reference([_with(row, done.get(_cell(row), [])) for row in rows])
+
+
+def with_reference(rows: Sequence[Row]) -> list[Row]:
+    """The same rows, each with the fastest yardstick of its machine and threads among them."""
+    fastest: dict[tuple[str, str, int], float] = {}
+    for row in rows:
+        for stick in row.timing.yardsticks() if row.timing else ():
+            seconds = stats.median(stick)
+            if seconds is not None:
+                fastest[_where(row)] = min(seconds, fastest.get(_where(row), seconds))
+    return [row.model_copy(update={"reference_yardstick_s": fastest.get(_where(row))}) for row in rows]
+
+
+def _where(row: Row) -> tuple[str, str, int]:
+    return row.machine, row.cell.device, row.cell.threads
 
 
 def once(rows: Sequence[Row]) -> list[Row]:

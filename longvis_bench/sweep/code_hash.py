@@ -12,7 +12,7 @@ from longvis_bench.registry.registry import Variant
 _MEASURING = (
     "records.py",
     "row_warnings.py",
-    "stats.py",
+    "stats",
     "sizes",
     "data",
     "ops",

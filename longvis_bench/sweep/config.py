@@ -30,7 +30,10 @@ from longvis_bench.records import (
 )
 from longvis_bench.registry.registry import Registry
 
-_NOT_IN_THE_NAME = {"budget_s", "precision", "timeout_s", "memory_limit_bytes", "skip_after_oom", "hours_for"}
+_NOT_IN_THE_NAME = {
+    *("repeats", "budget_s", "precision", "timeout_s"),
+    *("memory_limit_bytes", "skip_after_oom", "hours_for"),
+}
 """Changing these continues the same run."""
 
 QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
@@ -136,8 +139,8 @@ class SweepConfig(BaseModel):
     """Recompute activations in the backward pass to save memory (training only)."""
     compile: bool = False
     """Run through torch.compile; compile time is reported apart from the budget."""
-    repeats: int = Field(1, ge=1, le=1000)
-    """Passes over all cells, each cell in a fresh process every time."""
+    repeats: int = Field(3, ge=1, le=1000)
+    """Fresh processes that time each cell at least, interleaved with those of others; 1: a first look."""
     metrics: tuple[Metric, ...] = METRICS
     """Which of count, time, memory, accuracy and validity to measure."""
     data: str = "digits"

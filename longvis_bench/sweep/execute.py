@@ -10,12 +10,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 
 from longvis_bench import units
 from longvis_bench.errors import HarnessFault, RunDirectoryError
 from longvis_bench.isolation.runner import Runner, interrupted_row
 from longvis_bench.measure.batch_search import measure_best_batch
-from longvis_bench.records import ACCEPTED, Cell, Row, Status
+from longvis_bench.measure.latency.processes import (
+    judged,
+    pooled_spread,
+    wants_another,
+    with_process,
+    with_seconds,
+)
+from longvis_bench.records import ACCEPTED, Cell, Request, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
 from longvis_bench.sweep.plan import Plan, Planned
 from longvis_bench.sweep.reporter import Reporter, Silent
@@ -80,8 +88,9 @@ def run_sweep(
             check_environment(path, run, plan.environment)
         record(directory, run, invocation, plan.environment)
         sweep = _Sweep(plan, directory, reporter or Silent(), retry, only_missing)
+        was_complete = sweep.is_complete
         interrupted = sweep.run()
-    return Outcome(tuple(sweep.rows()), path, not sweep.to_run, interrupted, tuple(sweep.faults))
+    return Outcome(tuple(sweep.rows()), path, was_complete, interrupted, tuple(sweep.faults))
 
 
 def _refuse_reference(path: Path) -> None:
@@ -128,9 +137,14 @@ class _Sweep:
         keys = [planned.request.key for planned in self._plan.cells]
         return [self._rows[key] for key in keys if key in self._rows]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing has to be run."""
+        return not self.to_run and not self._wanting()
+
     def run(self) -> bool:
         """Run what is missing; True if the user interrupted it."""
-        if not self.to_run:
+        if self.is_complete:
             return False
         try:
             for change in self._changes:
@@ -141,6 +155,11 @@ class _Sweep:
                     self._reporter.note(NO_FORK)
                 for planned in self.to_run:
                     self._run_one(planned, runner)
+            while wanting := self._wanting():
+                with Runner() as runner:  # anew for each pass: forks of one server share its addresses
+                    for planned in wanting:
+                        self._time_again(planned, runner)
+            self._judge()
         except KeyboardInterrupt:
             return True
         finally:
@@ -154,13 +173,18 @@ class _Sweep:
             self.faults.append(fault)
             self._reporter.note(f"internal error at {_named(planned.cell)}: {fault}; the cell has no row.")
 
-    def _row(self, planned: Planned, runner: Runner) -> Row:
-        request = planned.request.model_copy(
+    def _request(self, planned: Planned) -> Request:
+        request = planned.request
+        return request.model_copy(
             update={
-                "attempt": self._attempts.get(planned.request.key, 0) + 1,
-                "predictions_path": self._directory.path / PREDICTIONS / f"{planned.request.key}.npz",
+                "attempt": self._attempts.get(request.key, 0) + 1,
+                "predictions_path": self._directory.path / PREDICTIONS / f"{request.key}.npz",
+                "process_budget_s": request.settings.budget_s / self._plan.config.repeats,
             }
         )
+
+    def _row(self, planned: Planned, runner: Runner) -> Row:
+        request = self._request(planned)
         self._reporter.start(planned)
         if planned.decided is not None:
             return planned.decided.model_copy(update={"attempt": request.attempt})
@@ -179,9 +203,58 @@ class _Sweep:
             raise
 
     def _keep(self, row: Row) -> None:
+        self._store(with_seconds(row))
+        self._reporter.finish(self._rows[row.key])
+
+    def _store(self, row: Row) -> None:
+        row = judged(row, fewest=self._plan.config.repeats, others=None)
         self._directory.append(row)
         self._rows[row.key] = row
-        self._reporter.finish(row)
+
+    def _wanting(self) -> list[Planned]:
+        """Cells that should be timed in one more process; rows of older code are left as they are."""
+        config = self._plan.config
+        found = []
+        for planned in self._plan.cells:
+            row = self._rows.get(planned.request.key)
+            if row is None or row.key != planned.request.key or row.code != planned.request.code:
+                continue
+            budget, precision = planned.request.settings.budget_s, planned.request.settings.precision
+            if wants_another(row, fewest=config.repeats, budget_s=budget, precision=precision):
+                found.append(planned)
+        return found
+
+    def _time_again(self, planned: Planned, runner: Runner) -> None:
+        """Add a process to a cell's row; one that fails is kept as such, and the row with it."""
+        row = self._rows[planned.request.key]
+        assert row.timing is not None
+        request = self._request(planned).model_copy(
+            update={"cell": row.cell, "attempt": row.attempt, "time_only": True, "predictions_path": None}
+        )
+        start = monotonic()
+        try:
+            more = runner.run(request, self._reporter.tick)
+        except HarnessFault as fault:
+            self.faults.append(fault)
+            self._reporter.note(
+                f"internal error at {_named(planned.cell)}: {fault}; the row keeps what it had."
+            )
+            more = row.model_copy(update={"status": "error", "reason": str(fault), "timing": None})
+        timing = with_process(row.timing, more, monotonic() - start)
+        self._store(row.model_copy(update={"timing": timing}))
+        self._reporter.refine(self._rows[row.key])
+
+    def _judge(self) -> None:
+        """Give cells with too few processes of their own the spread between those of the others."""
+        others = pooled_spread(self.rows())
+        for planned in self._plan.cells:
+            row = self._rows.get(planned.request.key)
+            if row is None or row.code != planned.request.code:
+                continue
+            final = judged(row, fewest=self._plan.config.repeats, others=others)
+            if final != row:
+                self._directory.append(final)
+                self._rows[row.key] = final
 
     def _ran_out_of_memory(self, planned: Planned) -> Row | None:
         """A stored row that says this cell cannot fit: the same condition at a smaller size did not."""

@@ -85,8 +85,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         _check_fit(config, variant, given.get(variant.full_name), data)
     cells: list[Planned] = []
     faults: list[LongvisError | None] = []
-    for turn, resolution, batch, mode, dtype, variant in product(
-        range(config.repeats),
+    for resolution, batch, mode, dtype, variant in product(
         config.resolutions,
         config.batch_sizes,
         config.modes,
@@ -94,7 +93,6 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         variants,
     ):
         condition = {
-            "round": turn,
             "resolution": resolution,
             "batch_size": 1 if batch == "auto" else batch,
             "batch_auto": batch == "auto",
@@ -132,10 +130,9 @@ def _refuse_empty_evaluation(config: SweepConfig, cells: list[Cell]) -> None:
         )
 
 
-def _cost(planned: Planned) -> tuple[int, int, int]:
-    """Cheap cells first, one round after the other."""
-    cell = planned.cell
-    return cell.round, cell.resolution, cell.batch_size
+def _cost(planned: Planned) -> tuple[int, int]:
+    """Cheap cells first."""
+    return planned.cell.resolution, planned.cell.batch_size
 
 
 def _plan_cell(

@@ -30,6 +30,9 @@ class Reporter:
     def finish(self, row: Row) -> None:
         """A row was stored."""
 
+    def refine(self, row: Row) -> None:
+        """A row was stored again, timed in one more process."""
+
     def end(self) -> None:
         """The sweep is over, however it ended."""
 

@@ -105,6 +105,14 @@ def full_row() -> Row:
                 temperature_limit_c=90.0,
                 slowdowns=("power cap",),
             ),
+            processes=tuple(
+                records.ProcessRecord(
+                    samples=len(samples) // 4,
+                    yardstick_s=(0.5, 0.5, 0.6),
+                    counters=records.CountersRecord(page_faults=10, context_switches=2, migrations=1),
+                )
+                for _ in range(4)
+            ),
         ),
         memory=records.MemoryRecord(
             peak_bytes=100,
@@ -132,6 +140,7 @@ def full_row() -> Row:
         attention="flash",
         overhead_s=dict.fromkeys(["start", "import", "build", "compile", "time", "other", "teardown"], 1.0),
         rounds_s=(1.0, 1.2),
+        reference_yardstick_s=0.4,
         notes=(LOAD.note("busy"),),
         null_reasons={"something": "else"},
     )

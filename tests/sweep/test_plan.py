@@ -59,12 +59,10 @@ def test_cheap_cells_come_first() -> None:
     assert len(cells) == 8
 
 
-def test_repeats_visit_all_cells_round_by_round() -> None:
-    cells = plan(models=("moody-fine", "moody-nan"), resolutions=(64, 128), repeats=2).cells
-    assert [(p.cell.round, p.cell.resolution) for p in cells] == [
-        (0, 64), (0, 64), (0, 128), (0, 128), (1, 64), (1, 64), (1, 128), (1, 128),
-    ]  # fmt: skip
-    assert len({planned.request.key for planned in cells}) == 8
+def test_repeats_add_processes_to_a_cell_and_no_cells() -> None:
+    once, thrice = (plan(models=("moody-fine",), resolutions=(64, 128), repeats=n) for n in (1, 3))
+    assert [p.request.key for p in once.cells] == [p.request.key for p in thrice.cells]
+    assert once.config.name == thrice.config.name
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import torch
 LARGE_BLOCK = 128 << 10
 _LARGEST_HOLE = 1 << 30
 _IS_MAPPED = 2  # the bit of a block's size word, which lies before the block, that glibc sets for a mapping
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 
 
 def give_back_freed_memory() -> None:
@@ -45,6 +45,29 @@ def tight_heap() -> Iterator[None]:
         for plug in plugs:
             _libc().free(plug)
         _set_thresholds(32 << 20, 64 << 20)
+
+
+@contextmanager
+def keep_freed_memory(wanted: bool = True) -> Iterator[bool]:
+    """Have glibc keep what is freed, so that iterations after the first fault in no pages.
+
+    Yields:
+        Whether it does; False where there is another C library, or `wanted` is False.
+    """
+    libc = _libc()
+    if not wanted or not hasattr(libc, "mallopt"):
+        yield False
+        return
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    libc.mallopt(_M_TOP_PAD, 64 << 20)
+    try:
+        yield True
+    finally:
+        libc.mallopt(_M_MMAP_MAX, 1 << 16)
+        libc.mallopt(_M_TOP_PAD, 128 << 10)
+        _set_thresholds(32 << 20, 64 << 20)
+        give_back_freed_memory()
 
 
 def free_library_buffers() -> bool:

@@ -211,6 +211,6 @@ def test_drifting_and_throttled_clocks_are_named(clock: str, trials: int) -> Non
 @pytest.mark.parametrize("n", [8, 12, 27, 62])
 def test_the_limits_of_steps_are_those_of_random_orders(n: int, trials: int, tolerance: float) -> None:
     rng = random.Random(n)
-    heights = sorted(stats._step([rng.random() for _ in range(n)])[1] for _ in range(trials))
+    heights = sorted(stats.largest_step([rng.random() for _ in range(n)])[1] for _ in range(trials))
     for limit, alpha in zip(stats.STEP_LIMITS[n], (stats.DRIFT_ALPHA, stats.SUSPICION_ALPHA), strict=True):
         assert limit == pytest.approx(heights[math.ceil((1 - alpha) * trials) - 1], abs=tolerance)

@@ -35,6 +35,7 @@ GUARD_CONFIDENCE = 0.999
 GUARD_WIDTH = 1.5
 """The stop rule also wants the 99.9 % interval within this many times the precision."""
 
+
 WARMUP_ALPHA = 0.1
 WARMUP_TOLERANCE = 0.01
 """A trend between the halves of a window below this share of the median is flat."""
@@ -299,7 +300,7 @@ def _drift(samples: Sequence[float], tolerance: float, alpha: float) -> float | 
     found = []
     if _trend(blocks) < alpha:
         found.append(_between_thirds(blocks))
-    split, height = _step(blocks)
+    split, height = largest_step(blocks)
     if height > _step_limit(len(blocks), alpha):
         found.append(_change(blocks, split))
     largest = max(found, key=abs, default=0.0)
@@ -425,7 +426,7 @@ def _runs(ordered: Sequence[float]) -> list[int]:
     return [b - a for a, b in pairwise([0, *edges, len(ordered)])]
 
 
-def _step(samples: Sequence[float]) -> tuple[int, float]:
+def largest_step(samples: Sequence[float]) -> tuple[int, float]:
     """Where the second part would begin, and how many standard deviations its rank sum is off there."""
     n = len(samples)
     ranks = _ranks(samples)

@@ -1,0 +1,97 @@
+"""Statistics over several processes that measured the same quantity: what lies between them governs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist, stdev
+
+from longvis_bench.stats.samples import CONFIDENCE, Interval, median, median_interval
+
+STUDENT_96 = (
+    15.895,
+    4.849,
+    3.482,
+    2.999,
+    2.757,
+    2.612,
+    2.517,
+    2.449,
+    2.398,
+    2.359,
+    2.328,
+    2.303,
+    2.282,
+    2.264,
+)
+"""Student's t for 96 %, two-sided, by degrees of freedom from 1; beyond the table its last value is used."""
+
+
+def across_processes(processes: Sequence[Sequence[float]]) -> float | None:
+    """The one number of a quantity measured in several processes: the median of their medians."""
+    return median([_median(samples) for samples in processes if samples])
+
+
+def process_spread(processes: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation of the logarithms of the processes' medians; None under two processes."""
+    logs = [math.log(_median(samples)) for samples in processes if samples]
+    return stdev(logs) if len(logs) > 1 else None
+
+
+def process_interval(processes: Sequence[Sequence[float]], others: float | None = None) -> Interval | None:
+    """95 % interval of a median over processes and time, not over the samples of one process.
+
+    Student's t on the logarithms of the processes' medians: what lies between processes (addresses, pages,
+    the machine's speed at that moment) governs, whatever the number of samples within one.  The nominal
+    confidence is 96 %, because a cell gets further processes until its interval is narrow, and an interval
+    that is looked at after each covers the truth about 1 % less often than it says: with spreads of 0, 5, 20
+    and 50 % between processes it covered the true median in 93 to 97 % of simulated cells.
+
+    Arguments:
+        processes: samples of each process, all positive.
+        others: `process_spread` of cells of the same kind, for fewer than three processes; 2 % would be 0.02.
+
+    Returns:
+        Low and high end, which hold `across_processes`; None under three processes unless `others` is given.
+    """
+    logs = [math.log(_median(samples)) for samples in processes if samples]
+    if len(logs) > 2:
+        half = _student(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    elif logs and others is not None:
+        half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * others / math.sqrt(len(logs))
+    else:
+        return None
+    centre, number = math.fsum(logs) / len(logs), across_processes(processes)
+    assert number is not None
+    return Interval(min(math.exp(centre - half), number), max(math.exp(centre + half), number))
+
+
+def latency_interval(processes: Sequence[Sequence[float]], others: float | None = None) -> Interval | None:
+    """The interval that tables show: over processes where there are several, else within the one there is."""
+    if len(processes) == 1 and others is None:
+        return median_interval(processes[0])
+    return process_interval(processes, others)
+
+
+def half_width(interval: Interval | None, number: float | None) -> float | None:
+    """Half the width of an interval, as a share of the number it belongs to; None where one is unknown."""
+    return None if interval is None or not number else (interval.high - interval.low) / 2 / number
+
+
+def vs_yardstick(
+    processes: Sequence[Sequence[float]], yardsticks: Sequence[Sequence[float]]
+) -> list[list[float]]:
+    """Samples of each process in units of its yardstick's median; processes without one are left out."""
+    pairs = zip(processes, yardsticks, strict=False)
+    return [[sample / _median(stick) for sample in samples] for samples, stick in pairs if samples and stick]
+
+
+def _student(freedom: int) -> float:
+    """Student's t that 2 % of the values exceed (96 %, two-sided)."""
+    return STUDENT_96[min(freedom, len(STUDENT_96)) - 1]
+
+
+def _median(samples: Sequence[float]) -> float:
+    value = median(samples)
+    assert value is not None
+    return value
