@@ -17,6 +17,16 @@ def clean(text: str) -> str:
     return line.strip()
 
 
+def first_line(text: str) -> str:
+    """The first line of a message, without the full stop or semicolon at its end; empty where it has none."""
+    return text.strip().splitlines()[0].rstrip(".;") if text.strip() else ""
+
+
+def message_of(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has no message."""
+    return first_line(str(error)) or type(error).__name__
+
+
 def has_controls(text: str) -> bool:
     """Whether a text holds characters that a terminal obeys rather than shows; not line ends, tabs."""
     if text.isprintable():  # nearly every text is, and this asks all its characters at once

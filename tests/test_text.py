@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longvis_bench.text import ascii_instead, clean, in_ascii
+from longvis_bench.text import ascii_instead, clean, first_line, in_ascii, message_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,13 @@ def test_a_stream_replaces_only_what_its_encoding_lacks(encoding: str, wanted: s
     assert buffer.getvalue().decode(encoding) == wanted
     with pytest.raises(UnicodeDecodeError):
         b"\xff".decode("ascii", errors="longvis-test")
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("\n one.\ntwo", "one"), ("a;", "a"), ("", ""), (" \n", "")])
+def test_first_line_of_a_message(text: str, wanted: str) -> None:
+    assert first_line(text) == wanted
+
+
+def test_an_exception_without_a_message_is_named_by_its_type() -> None:
+    assert message_of(RuntimeError()) == "RuntimeError"
+    assert message_of(ValueError("no such mode.\nAt line 3")) == "no such mode"

@@ -25,6 +25,7 @@ from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.registry.card import Growth
 from longvis_bench.registry.registry import Variant
 from longvis_bench.sizes.plan import SizePlan
+from longvis_bench.text import first_line
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Sizes tried, smallest first, where none is asked for."""
@@ -142,7 +143,7 @@ def _run(check: Check, subject: Subject) -> Result:
     except (Failed, LongvisError) as error:
         return Result(check.name, False, str(error))
     except Exception as error:
-        text = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
+        text = first_line(str(error))
         return Result(check.name, False, f"{type(error).__name__}: {text}; {check.advice}.")
 
 

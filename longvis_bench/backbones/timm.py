@@ -24,6 +24,7 @@ from torch import nn
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import CardError, IllegalSize, UnknownName
 from longvis_bench.sizes.plan import near_multiples
+from longvis_bench.text import message_of
 
 HUB = "hf-hub:"
 
@@ -125,7 +126,7 @@ def build_any(
         model = _create(name, resolution, given)
         fault = _fault(name, model, resolution, given)
     except (AssertionError, ValueError) as error:
-        fault, model = _first_line(error), None
+        fault, model = message_of(error), None
     if model is None or fault is not None:
         legal = [size for size in _candidates(name, resolution) if _takes(name, size, given)]
         raise IllegalSize(resolution, f"timm's {name} says: {fault}", legal)
@@ -157,11 +158,11 @@ def _create(name: str, resolution: int, given: Mapping[str, Any]) -> nn.Module:
         return _call(name, {**given, "img_size": resolution})
     except TypeError as error:
         if "img_size" not in str(error):
-            raise CardError(f"timm's {name} does not take its arguments: {_first_line(error)}.") from error
+            raise CardError(f"timm's {name} does not take its arguments: {message_of(error)}.") from error
     try:
         return _call(name, given)
     except TypeError as error:
-        raise CardError(f"timm's {name} does not take its arguments: {_first_line(error)}.") from error
+        raise CardError(f"timm's {name} does not take its arguments: {message_of(error)}.") from error
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -172,7 +173,7 @@ def _call(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         if not name.startswith(HUB):
             raise
         raise CardError(
-            f"could not read config.json of {name} from the hub ({_first_line(error).split('. ')[0]}): check "
+            f"could not read config.json of {name} from the hub ({message_of(error).split('. ')[0]}): check "
             f"the name and the network, or download its config.json once where there is one."
         ) from error
     return model
@@ -202,7 +203,7 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
         return None
     except (AssertionError, ValueError, RuntimeError) as error:
         # A model whose forward reads values cannot run on meta; that says nothing about its sizes.
-        return None if "meta" in str(error).lower() else _first_line(error)
+        return None if "meta" in str(error).lower() else message_of(error)
     finally:
         model.train(training)
     return None
@@ -221,8 +222,3 @@ def _candidates(name: str, resolution: int) -> list[int]:
     published = None if name.startswith(HUB) else timm.get_pretrained_cfg_value(name, "input_size")
     around = near_multiples(resolution, 32, 32)
     return sorted({*around, *(published[-1:] if published else ())} - {resolution})
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__

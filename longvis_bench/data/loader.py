@@ -52,6 +52,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from longvis_bench.data.protocol import BrokenImage, LoadableData, Split
 from longvis_bench.data.shared_memory import plan_handover
 from longvis_bench.errors import DataError, LongvisError
+from longvis_bench.text import first_line
 
 Augment = Callable[[Image.Image], Image.Image]
 PREFETCH = 2
@@ -176,7 +177,7 @@ def named_worker_deaths() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise LongvisError(
-            f"a process that loads images was killed ({str(error).splitlines()[0].rstrip('. ')}), most "
+            f"a process that loads images was killed ({first_line(str(error))}), most "
             "likely for want of memory or of shared memory; give fewer --workers, or 0."
         ) from error
 

@@ -23,6 +23,7 @@ from longvis_bench.errors import (
 )
 from longvis_bench.files import PACKAGE
 from longvis_bench.records import Status
+from longvis_bench.text import first_line
 
 DEVICE_OOM = (
     "CUDA out of memory",
@@ -141,7 +142,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _by_evidence(error: BaseException) -> tuple[Status, str] | None:
     message = text_of(error)
-    first = _first_line(message)
+    first = first_line(message)
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         sentence = str(MissingDependency(package, "the model", f"python -m pip install {package}"))
@@ -210,7 +211,7 @@ def text_of(error: BaseException) -> str:
 
 def first_sentence(message: str) -> str:
     """What a message of torch says before it lists its backends and advice; without the full stop."""
-    return _first_line(message).partition(". ")[0].rstrip(".")
+    return first_line(message).partition(". ")[0].rstrip(".")
 
 
 def cause(error: BaseException) -> str:
@@ -218,10 +219,6 @@ def cause(error: BaseException) -> str:
     if isinstance(error, LongvisError):
         return text_of(error)
     return _described(error)
-
-
-def _first_line(message: str) -> str:
-    return message.strip().splitlines()[0].rstrip(".;") if message.strip() else ""
 
 
 def _described(error: BaseException) -> str:

@@ -1,23 +1,29 @@
 """The last lines of a table: at each size the fastest, the smallest and the most accurate model.
 
-A winner by a hair is none: models whose 95 % intervals overlap the winner's are named beside it.
+Only rows measured under the same conditions compete; a line names them where the table mixes several.  A
+winner by a hair is none: models whose 95 % intervals overlap the winner's are named beside it, and one that
+has no interval wins nothing and loses to nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME
-from longvis_bench.report.grouping import Grouped, number
+from longvis_bench.report.grouping import CONDITIONS, Grouped, called, condition, number
 from longvis_bench.text import clean
 
 NAMED = 3
 """Models named as not separable; the others are counted."""
 SAME_MEMORY = 0.03
 """Peaks that differ by less than this share are called equal: a second run moves them as far."""
+WAYS = ("memory_format", "fused", "compiled", "grad_checkpointing", "seed")
+"""Ways to run a model, which compete with each other."""
+SETTINGS = tuple(name for name in CONDITIONS if name not in (*WAYS, "round", "train_length"))
+"""Conditions under which models compete; rows that differ in one are not compared."""
 
 
 @dataclass(frozen=True)
@@ -42,69 +48,99 @@ TITLES = (
 )
 
 
+@dataclass(frozen=True)
+class _Rival:
+    """A row that competes for a title."""
+
+    name: str
+    value: float
+    ends: tuple[float, float] | None
+    """Of its interval; None where it has none."""
+
+    def overlaps(self, other: _Rival) -> bool:
+        """Whether the intervals have a point in common; without one nothing tells two rows apart."""
+        if self.ends is None or other.ends is None:
+            return True
+        return self.ends[0] <= other.ends[1] and other.ends[0] <= self.ends[1]
+
+
 def best_lines(rows: Grouped) -> list[str]:
-    """A sentence for each size at which two models and more can be compared; failed rows are not.
+    """A sentence for each size and condition at which two rows and more compete; failed rows do not.
 
     Arguments:
         rows: as a table shows them, each cell once.
     """
-    by_size: dict[int, list[Row]] = {size: [] for size in rows.sizes}
-    for row in rows.rows:
-        if row.status == "ok":
-            by_size[row.cell.resolution].append(row)
+    ok = [row for row in rows.rows if row.status == "ok"]
+    settings = [name for name in rows.varying if name in SETTINGS]
+    ways = [name for name in rows.varying if name in WAYS]
+    competing: dict[tuple[int, str], list[Row]] = {}
+    for row in ok:
+        words = (condition(name, row) for name in settings)
+        where = ", ".join([f"{row.cell.resolution} px", *(clean(word) for word in words if word)])
+        competing.setdefault((row.cell.resolution, where), []).append(row)
     lines = []
-    for size, found in by_size.items():
-        said: dict[str, str] = {}
-        for title in TITLES:
-            text = None if title.unless in said else _winner(title, found, rows.names)
-            if text is not None:
-                said[title.word] = text
-        if said:
-            lines.append(f"{size} px: {'; '.join(said.values())}.")
+    for (_, where), found in competing.items():
+        if said := _titles(found, lambda row: clean(called(row, ways))):
+            lines.append(f"{where}: {'; '.join(said)}.")
     return lines
 
 
-def _winner(title: Title, rows: Sequence[Row], names: Mapping[str, str]) -> str | None:
-    """Who holds a title, by how much, and who may hold it as well; None where fewer than two compete."""
-    if title.column == "top1" and len({row.accuracy.dataset for row in rows if row.accuracy}) > 1:
-        return None
-    known = [(value, row) for row in rows if (value := number(row, title.column)) is not None]
-    if len(known) < 2:
-        return None
-    known.sort(key=lambda found: -found[0] if title.better_up else found[0])
-    (value, first), (other, second) = known[:2]
+def _titles(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
+    """What is said of each title for which two rows and more compete."""
+    said: dict[str, str] = {}
+    for title in TITLES:
+        rivals = [
+            _Rival(name(row), value, _ends(title, row, value))
+            for row in rows
+            if (value := number(row, title.column)) is not None
+        ]
+        if title.unless not in said and len(rivals) > 1:
+            said[title.word] = _winner(title, rivals)
+    return list(said.values())
+
+
+def _winner(title: Title, rivals: Sequence[_Rival]) -> str:
+    """Who holds a title, by how much, and who may hold it as well.
+
+    A rival without an interval may be anywhere: where it leads, or where fewer than two others are left, the
+    title is not given.
+    """
+    ranked = sorted(rivals, key=lambda rival: -rival.value if title.better_up else rival.value)
+    unknown = [rival.name for rival in ranked if rival.ends is None]
+    known = [rival for rival in ranked if rival.ends is not None]
+    no_interval = f"no interval: {units.listing(unknown, NAMED)}"
+    if ranked[0].ends is None or len(known) < 2:
+        return f"{title.word} not decided ({no_interval})"
+    first, second = known[:2]
     column = BY_NAME[title.column]
     unit = " img/s" if column.unit == "img/s" else ""
-    close = [clean(names[row.key]) for _, row in known[1:] if _overlap(title, first, row)]
-    if close:
-        how = "95 % intervals overlap" if title.interval else f"within {units.percent(title.tolerance)}"
-        than = f"not separable from {units.listing(close, NAMED)} ({how})"
-    else:
-        than = _ahead(title, value, other, clean(names[second.key]))
-    return f"{title.word} {clean(names[first.key])}, {column.format(value)}{unit}, {than}"
+    close = [rival.name for rival in known[1:] if first.overlaps(rival)]
+    than = _not_separable(title, close) if close else _ahead(title, first, second)
+    aside = f" (not compared, {no_interval})" if unknown else ""
+    return f"{title.word} {first.name}, {column.format(first.value)}{unit}, {than}{aside}"
 
 
-def _ahead(title: Title, value: float, other: float, second: str) -> str:
+def _not_separable(title: Title, close: Sequence[str]) -> str:
+    names = units.listing(close, NAMED)
+    if title.interval:
+        return f"not separable from {names} (95 % intervals overlap)"
+    if title.tolerance:
+        return f"not separable from {names} (within {units.percent(title.tolerance)})"
+    return f"the same as {names}"
+
+
+def _ahead(title: Title, first: _Rival, second: _Rival) -> str:
     """By how much the first differs from the second: a share of the latter, or points of accuracy."""
     if title.column == "top1":
-        return f"{units.significant(100 * (value - other), 2)} points ahead of {second}"
-    if not other:
-        return f"ahead of {second}"
-    return f"{units.significant(value / other)} x {second}"
+        return f"{units.significant(100 * (first.value - second.value), 2)} points ahead of {second.name}"
+    if not second.value:
+        return f"ahead of {second.name}"
+    return f"{units.significant(first.value / second.value)} x {second.name}"
 
 
-def _overlap(title: Title, one: Row, other: Row) -> bool:
-    """Whether two rows' intervals have a point in common."""
-    low, high = _ends(title, one)
-    other_low, other_high = _ends(title, other)
-    return low <= other_high and other_low <= high
-
-
-def _ends(title: Title, row: Row) -> tuple[float, float]:
-    """The row's interval, or its value with half of the tolerance on either side."""
-    value = number(row, title.column) or 0.0
-    ends = [number(row, name) for name in title.interval or ()]
-    low, high = ends if ends else (None, None)
-    if low is None or high is None:
+def _ends(title: Title, row: Row, value: float) -> tuple[float, float] | None:
+    """The row's interval, or its value with half of the tolerance on either side where titles have none."""
+    if title.interval is None:
         return value * (1 - title.tolerance / 2), value * (1 + title.tolerance / 2)
-    return low, high
+    low, high = (number(row, name) for name in title.interval)
+    return None if low is None or high is None else (low, high)

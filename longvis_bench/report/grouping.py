@@ -103,9 +103,7 @@ class Grouped:
         names = [name for name in self.varying if name != "round"]
         found: dict[str, list[Row]] = {}
         for row in self.rows:
-            words = [_label(name, row) for name in names]
-            label = ", ".join([row.cell.model, *(word for word in words if word)])
-            found.setdefault(label, []).append(row)
+            found.setdefault(called(row, names), []).append(row)
         return dict(sorted(found.items(), key=lambda item: (natural(item[0]), item[0])))
 
     @cached_property
@@ -154,8 +152,14 @@ def in_words(name: str, value: Value) -> str | None:
     return _WORDS.get(name, "{}").format(units.plain(value))
 
 
-def _label(name: str, row: Row) -> str | None:
-    """A condition in a series' name; a batch that was searched for may differ from size to size."""
+def called(row: Row, conditions: Sequence[str]) -> str:
+    """A row's model and some of its conditions: "vit-s, batch 8, bf16"."""
+    words = (condition(name, row) for name in conditions)
+    return ", ".join([row.cell.model, *(word for word in words if word)])
+
+
+def condition(name: str, row: Row) -> str | None:
+    """One condition of a row in words; a batch that was searched for may differ from size to size."""
     searched = name == "batch_size" and row.cell.batch_auto
     return "best batch" if searched else in_words(name, BY_NAME[name].value(row))
 

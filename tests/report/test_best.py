@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import pytest
 
 from longvis_bench.records import AccuracyRecord, CountRecord, MemoryRecord, Row, TimingRecord
 from longvis_bench.report.best import best_lines
@@ -72,3 +75,65 @@ def test_counts_alone_are_compared_by_macs(row: Row) -> None:
         for name, macs in [("a", 10**9), ("b", 2 * 10**9)]
     ]
     assert lines(*rows) == ["64 px: fewest MACs a, 1.00 G, 0.500 x b."]
+
+
+def few(latency: float) -> TimingRecord:
+    """Too few samples for an interval."""
+    return TimingRecord(samples_s=(latency, latency * 1.01), warmup_s=(), verdict="budget")
+
+
+def test_a_leader_without_an_interval_wins_nothing(row: Row) -> None:
+    rows = [model(row, "a", timing=few(0.001)), model(row, "b", timing=timed(0.01))]
+    rows.append(model(row, "c", timing=timed(0.02)))
+    assert lines(*rows) == ["64 px: fastest not decided (no interval: a)."]
+
+
+def test_of_two_rows_one_without_an_interval_decides_nothing(row: Row) -> None:
+    rows = [model(row, "a", timing=timed(0.01)), model(row, "b", timing=few(1.0))]
+    assert lines(*rows) == ["64 px: fastest not decided (no interval: b)."]
+
+
+def test_a_slower_row_without_an_interval_is_said_not_to_be_compared(row: Row) -> None:
+    rows = [model(row, "a", timing=timed(0.01)), model(row, "b", timing=timed(0.02))]
+    rows.append(model(row, "c", timing=few(0.5)))
+    assert lines(*rows) == ["64 px: fastest a, 100 img/s, 2.00 x b (not compared, no interval: c)."]
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "said"),
+    [
+        ("batch_size", (1, 8), ("batch 1", "batch 8")),
+        ("dtype", ("bf16", "fp32"), ("bf16", "fp32")),
+        ("mode", ("infer", "train"), ("infer", "train")),
+        ("device", ("cpu", "cuda"), ("cpu", "cuda")),
+    ],
+)
+def test_rows_of_different_conditions_are_not_compared(
+    row: Row, field: str, values: tuple[object, object], said: tuple[str, str]
+) -> None:
+    rows = []
+    for value, factor in zip(values, (1, 100), strict=True):
+        for name, latency in (("a", 0.01), ("b", 0.02)):
+            made = model(row, name, timing=timed(latency / factor))
+            cell = made.cell.model_copy(update={field: value})
+            rows.append(made.model_copy(update={"key": f"{name}-{value}", "cell": cell}))
+    first, second = lines(*rows)
+    assert re.fullmatch(rf"64 px, {said[0]}: fastest a, 100 img/s, 2\.00 x b\.", first)
+    assert re.fullmatch(rf"64 px, {said[1]}: fastest a, \d+ img/s, 2\.00 x b\.", second)
+
+
+def test_searched_batches_compete_and_ways_to_run_a_model_are_named(row: Row) -> None:
+    rows = []
+    for name, batch, fused in (("a", 8, True), ("b", 4, False)):
+        made = model(row, name, timing=timed(0.01 * batch))
+        more = {"batch_size": batch, "batch_auto": True, "fuse": fused}
+        rows.append(made.model_copy(update={"cell": made.cell.model_copy(update=more)}))
+    assert lines(*rows) == [
+        "64 px, best batch: fastest a, fused, 100 img/s, not separable from b (95 % intervals overlap)."
+    ]
+
+
+def test_equal_counts_are_the_same(row: Row) -> None:
+    count = CountRecord(params=1, macs=10**9, flops=0, scan_flops=0, coverage=1.0)
+    rows = [model(row, name, count=count) for name in "ab"]
+    assert lines(*rows) == ["64 px: fewest MACs a, 1.00 G, the same as b."]

@@ -21,6 +21,7 @@ from longvis_bench.errors import IllegalSize
 from longvis_bench.measure.flops.counter import Count, count_variant
 from longvis_bench.measure.flops.formulas import formula_for, is_free
 from longvis_bench.registry.registry import Variant
+from longvis_bench.text import message_of
 
 MOST_MACS = 200e9
 AGREEMENT = 0.01
@@ -59,8 +60,7 @@ def compare(variant: Variant, resolution: int, num_classes: int) -> str:
             try:
                 opinion = fvcore_count(variant, size, num_classes)
             except Exception as error:  # whatever a user's model meets in a trace
-                why = str(error).splitlines()[0] if str(error) else type(error).__name__
-                return f"Second opinion: fvcore cannot trace this model at {size} px: {why}"
+                return f"Second opinion: fvcore cannot trace this model at {size} px: {message_of(error)}"
             return _sentence(size, ours, opinion)
     return "Second opinion: no legal size is small enough for fvcore."
 

@@ -28,6 +28,7 @@ from longvis_bench.measure.validity.operator_sampling import Samples, sample_ope
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.records import ValidityRecord, Verdict
+from longvis_bench.text import message_of
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 """Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
@@ -223,7 +224,7 @@ def _with_reference(
     try:
         reference = _reference_logits(model, image, dtype)
     except (RuntimeError, NotImplementedError, TypeError) as problem:
-        return f"the reference does not run: {str(problem).splitlines()[0]}", None
+        return f"the reference does not run: {message_of(problem)}", None
     if not torch.isfinite(reference).all():
         return NOT_FINITE, None
     return f"{_name(dtype)}, unfused attention", _relative(alone, reference)
@@ -245,7 +246,7 @@ def _look(model: nn.Module, images: Tensor, limit: int) -> _Look:
     try:
         samples, logits = sample_operators(model, images, _higher(images.dtype), limit=limit)
     except (RuntimeError, NotImplementedError, TypeError) as problem:
-        return _Look(f"operators cannot be sampled: {str(problem).splitlines()[0]}")
+        return _Look(f"operators cannot be sampled: {message_of(problem)}")
     if not samples.kinds:
         return _Look("no operator can be sampled", None, logits, samples.unchecked)
     return _Look(samples.describe(), samples.error, logits, samples.unchecked)
