@@ -1,12 +1,11 @@
-"""What a GPU could do at most: FLOP/s by name and dtype, from its maker's data sheet.
+"""What a GPU could do at most: FLOP/s by name and dtype, from its maker's documents.
 
 Dense figures, without sparsity.  bf16, fp16 and tf32 are those of the tensor cores that accumulate in
-float32; fp32 is strict, on the ordinary cores.  Sources, by NVIDIA: the data sheets of HGX
-B200, GB200 NVL72, H200, GH200, H100, A100, A40, A30, A10, L4, L40, L40S, V100 and T4; the whitepapers "NVIDIA
-Ampere GA102", "Ada" and "RTX Blackwell" for the RTX cards, whose figures are at boost clock.  Where a sheet
-gives a figure with sparsity, half of it stands here.  Names are matched whole: a variant (laptop, Ti, D, MIG,
-a custom part) has other figures, and an unknown device has no peak rather than a guess.  Processors have
-none: there a peak depends on clocks under load.
+float32; fp32 is strict, on the ordinary cores.  Each GPU names the document and the table that state its
+figures; where a document states a figure with sparsity only, half of it stands here.  A figure for which no
+quotation of its document was found is None.  Names are matched whole: a variant (laptop, Ti, D, Max-Q, MIG, a
+custom part) has other figures, and an unknown device has no peak rather than a guess.  Processors have none:
+there a peak depends on clocks under load.
 """
 
 from __future__ import annotations
@@ -18,46 +17,80 @@ from longvis_bench.records import Row
 from longvis_bench.stats import median
 
 
-class _Peak(NamedTuple):
-    """TFLOP/s; None where the GPU does not compute in that dtype, or the sheet does not tell."""
+class Peak(NamedTuple):
+    """TFLOP/s; None where the GPU does not compute in that dtype, or its figure could not be confirmed."""
 
     half: float
     tf32: float | None
     fp32: float | None
+    source: str
+    """Document of the GPU's maker, and the table in it."""
     bf16: bool = True
     """Whether `half` is bf16's too."""
 
 
-_H100_SXM = _Peak(989.4, 494.7, 67)
-_A100 = _Peak(312, 156, 19.5)
-_RTX = r"(?:NVIDIA )?(?:GeForce )?RTX"
-PEAKS: tuple[tuple[str, _Peak], ...] = (
-    (r"NVIDIA GB200", _Peak(2500, 1250, 80)),
-    (r"NVIDIA B200", _Peak(2250, 1125, 75)),
-    (r"NVIDIA H200", _H100_SXM),
-    (r"NVIDIA GH200 (?:480GB|144G HBM3e)", _H100_SXM),
-    (r"NVIDIA H100 80GB HBM3", _H100_SXM),
-    (r"NVIDIA H100 NVL", _Peak(835.5, 417.5, 60)),
-    (r"NVIDIA H200 NVL", _Peak(835.5, 417.5, 60)),
-    (r"NVIDIA H100 PCIe", _Peak(756, 378, 51)),
-    (r"(?:NVIDIA )?A100-(?:SXM4|PCIE)-[48]0GB", _A100),
-    (r"NVIDIA A100 80GB PCIe", _A100),
-    (r"NVIDIA A40", _Peak(149.7, 74.8, 37.4)),
-    (r"NVIDIA A30", _Peak(165, 82, 10.3)),
-    (r"NVIDIA A10G", _Peak(70, 35, None)),
-    (r"NVIDIA A10", _Peak(125, 62.5, 31.2)),
-    (r"NVIDIA L40S", _Peak(362, 183, 91.6)),
-    (r"NVIDIA L40", _Peak(181, 90.5, 90.5)),
-    (r"NVIDIA L4", _Peak(121, 60, 30.3)),
-    (rf"{_RTX} 5090", _Peak(209.5, 104.8, 104.8)),
-    (rf"{_RTX} 4090", _Peak(165.2, 82.6, 82.6)),
-    (rf"{_RTX} 3090", _Peak(71, 35.6, 35.6)),
-    (r"NVIDIA RTX PRO 6000 Blackwell Workstation Edition", _Peak(503.8, 251.9, 126)),
-    (r"NVIDIA RTX 6000 Ada Generation", _Peak(364.2, 182.1, 91.1)),
-    (r"NVIDIA RTX A6000", _Peak(154.8, 77.4, 38.7)),
-    (r"(?:Tesla|NVIDIA) V100-SXM2-(?:16|32)GB(?:-LS)?", _Peak(125, None, 15.7, bf16=False)),
-    (r"(?:Tesla|NVIDIA) V100-PCIE-(?:16|32)GB", _Peak(112, None, 14, bf16=False)),
-    (r"(?:Tesla|NVIDIA) T4", _Peak(65, None, 8.1, bf16=False)),
+_SHEET = "specifications, with sparsity"
+_BLACKWELL = 'data sheet "NVIDIA Blackwell", individual GPU specifications, with sparsity'
+_HOPPER = 'whitepaper "NVIDIA H100 Tensor Core GPU Architecture", table "H100 SXM5", dense'
+_GEFORCE = r"(?:NVIDIA )?GeForce RTX"
+PEAKS: tuple[tuple[str, Peak], ...] = (
+    (r"NVIDIA GB200", Peak(2500, 1250, 80, _BLACKWELL)),
+    (r"NVIDIA B200", Peak(2250, 1125, 75, f"page of HGX B200, {_SHEET}, of eight GPUs")),
+    (r"NVIDIA H200", Peak(989.5, 494.5, 67, f"data sheet of H200, {_SHEET}, SXM")),
+    (r"NVIDIA H200 NVL", Peak(835.5, 417.5, 60, f"data sheet of H200, {_SHEET}, NVL")),
+    (
+        r"NVIDIA GH200 (?:480GB|144G HBM3e)",
+        Peak(989.5, 494.5, 67, f"data sheet of GH200 Grace Hopper, {_SHEET}"),
+    ),
+    (r"NVIDIA H100 80GB HBM3", Peak(989.4, 494.7, 66.9, _HOPPER)),
+    (r"NVIDIA H100 NVL", Peak(835.5, 417.5, 60, f"data sheet of H100, {_SHEET}, NVL")),
+    (r"NVIDIA H100 PCIe", Peak(756.5, 378, 51, f"data sheet of H100, {_SHEET}, PCIe")),
+    (
+        r"(?:NVIDIA )?A100-(?:SXM4-[48]0GB|PCIE-40GB)|NVIDIA A100 80GB PCIe",
+        Peak(312, 156, 19.5, "data sheet of A100, specifications, dense"),
+    ),
+    (r"NVIDIA A40", Peak(149.7, 74.8, 37.4, "data sheet of A40, specifications, dense")),
+    (r"NVIDIA A30", Peak(165, 82, 10.3, "data sheet of A30, specifications, dense")),
+    (r"NVIDIA A10G", Peak(70, 35, 35, "data sheet of A10G by NVIDIA and AWS, specifications, dense")),
+    (r"NVIDIA A10", Peak(125, 62.5, 31.2, "data sheet of A10, specifications, dense")),
+    (r"NVIDIA L40S", Peak(362.05, 183, 91.6, "data sheet of L40S, specifications, dense")),
+    (r"NVIDIA L40", Peak(181.05, 90.5, 90.5, "data sheet of L40, specifications, dense")),
+    (r"NVIDIA L4", Peak(121, 60, 30.3, f"data sheet of L4, {_SHEET}")),
+    (
+        rf"{_GEFORCE} 5090",
+        Peak(209.5, 104.8, 104.8, 'whitepaper "NVIDIA RTX Blackwell GPU Architecture", appendix A, dense'),
+    ),
+    (
+        rf"{_GEFORCE} 4090",
+        Peak(165.2, 82.6, 82.6, 'whitepaper "NVIDIA Ada GPU Architecture", appendix A, dense'),
+    ),
+    (
+        rf"{_GEFORCE} 3090",
+        Peak(71, 35.6, 35.6, 'whitepaper "NVIDIA Ampere GA102 GPU Architecture", appendix A, dense'),
+    ),
+    (
+        r"NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+        Peak(503.8, None, None, 'whitepaper "NVIDIA RTX Blackwell PRO", appendix A, dense'),
+    ),
+    (
+        r"NVIDIA RTX 6000 Ada Generation",
+        Peak(364.2, None, 91.1, "whitepaper of Ada for professional GPUs (bf16, dense); data sheet (fp32)"),
+    ),
+    (
+        r"NVIDIA RTX A6000",
+        Peak(
+            154.8, None, 38.7, 'whitepaper "NVIDIA Ampere GA102 GPU Architecture" (bf16); data sheet (fp32)'
+        ),
+    ),
+    (
+        r"(?:Tesla|NVIDIA) V100-SXM2-(?:16|32)GB",
+        Peak(125, None, 15.7, "data sheet of V100, specifications, SXM2", bf16=False),
+    ),
+    (
+        r"(?:Tesla|NVIDIA) V100-PCIE-(?:16|32)GB",
+        Peak(112, None, 14, "data sheet of V100, specifications, PCIe", bf16=False),
+    ),
+    (r"(?:Tesla|NVIDIA) T4", Peak(65, None, 8.1, "data sheet of T4, specifications", bf16=False)),
 )
 """Pattern of the whole name that the driver gives, and the peak."""
 
