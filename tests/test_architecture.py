@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,9 @@ NAMED = {
     "vit": {"sweep/config_file.py": "models of an example line, which is commented out"},
 }
 """Other modules in which a family's name stands, and why."""
+
+PRIVATE_NAMES_IN = {"measure/latency/test_simulated_clocks.py"}
+"""Tests that still use a private name of the package; none is to be added."""
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
 
@@ -111,3 +115,77 @@ def _mentions(family: str) -> set[str]:
 @pytest.mark.parametrize("family", [found.card.family for found in built_in_cards()])
 def test_a_family_is_named_in_its_own_files_only(family: str) -> None:
     assert _mentions(family) == set(NAMED.get(family, ()))
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _root(node: ast.expr) -> str | None:
+    """The name at the left end of `name.attribute(...).attribute`."""
+    while isinstance(node, ast.Attribute | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """What a module imports of the package, and under which name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+            parts = (node.module or "").split(".")
+            yield from (
+                (alias.asname or alias.name, name) for alias in node.names for name in (*parts, alias.name)
+            )
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                root, *inner = alias.name.split(".")
+                if root == PACKAGE.name:
+                    yield from ((alias.asname or root, name) for name in (root, *inner))
+
+
+def private_names(source: str) -> set[str]:
+    """Names of the package with a leading underscore that a module imports, reads or replaces."""
+    tree = ast.parse(source)
+    imports = list(_imported(tree))
+    bound, found = {local for local, _ in imports}, {name for _, name in imports}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and _root(node) in bound:
+            found.add(node.attr)
+        if isinstance(node, ast.Call):
+            words = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            texts = [word for word in words if isinstance(word, str)]
+            if node.args and _root(node.args[0]) in bound:  # setattr(module, "name", ...)
+                found.update(texts)
+            found.update(part for t in texts if t.startswith(f"{PACKAGE.name}.") for part in t.split("."))
+    return {name for name in found if _is_private(name)}
+
+
+def test_tests_use_no_private_name_of_the_package() -> None:
+    folder = ROOT / "tests"
+    users = {
+        path.relative_to(folder).as_posix(): names
+        for path in folder.rglob("*.py")
+        if (names := private_names(path.read_text()))
+    }
+    assert {file: names for file, names in users.items() if file not in PRIVATE_NAMES_IN} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("from longvis_bench.files import _whole", {"_whole"}),
+        ("from longvis_bench.files import _whole as whole", {"_whole"}),
+        ("from longvis_bench._files import whole", {"_files"}),
+        ("import longvis_bench._files", {"_files"}),
+        ("import longvis_bench.files\nlongvis_bench.files._whole()", {"_whole"}),
+        ("from longvis_bench import files as f\nf._whole(1)", {"_whole"}),
+        ("def test():\n    from longvis_bench import files\n    files.A()._b", {"_b"}),
+        ("from longvis_bench import files\nmonkeypatch.setattr(files, '_whole', None)", {"_whole"}),
+        ("from longvis_bench import files\ngetattr(files, '_whole')", {"_whole"}),
+        ("monkeypatch.setattr('longvis_bench.files._whole', None)", {"_whole"}),
+        ("import torch\nfrom longvis_bench import files\ntorch._C\nfiles.__file__", set()),
+        ("self._calls = 1\nos._exit(0)", set()),
+    ],
+)
+def test_a_private_name_is_found_however_it_is_used(source: str, names: set[str]) -> None:
+    assert private_names(source) == names

@@ -369,7 +369,7 @@ def _time(
             noise=noise,
             counters=counters.read(),
         )
-        apart = _time_apart(parts, clock, budget_s) if parts else {}
+        apart = time_parts(parts, clock, budget_s) if parts else {}
     draft.values["timing"] = record.model_copy(
         update={
             "noise": noise,
@@ -386,7 +386,7 @@ def _host_seconds(clock: Clock, record: TimingRecord) -> tuple[float, ...]:
     return tuple(clock.host_s[-len(record.samples_s) :]) if isinstance(clock, CudaClock) else ()
 
 
-def _time_apart(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:
+def time_parts(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:
     """Seconds of each part in a few steps; in one step at least, and no further one once the time is over."""
     start = clock.now()
     apart: list[dict[str, float]] = []

@@ -57,7 +57,6 @@ INDEX_LIMIT = (
     "INT_MAX",
     "2**31",
     "int32_t::max",
-    "without overflow",
     "integer out of range",
 )
 """Words for a tensor with more elements than a kernel's 32-bit indices reach."""
@@ -73,8 +72,10 @@ NOT_SUPPORTED = (
     "only supports Ampere GPUs or newer",
     "out of resource:",
     "unable to find an engine to execute this computation",
-    "no valid execution plans",
+    "No valid execution plans built",
+    "No execution plans built successfully",
     "No execution plans support the graph",
+    "No valid engine configs for",
     "No available kernel. Aborting execution",
     "No viable backend for scaled_dot_product_attention",
 )

@@ -90,7 +90,7 @@ def _read_once(file: Path, changed_ns: int, size: int) -> Card:
 def _card_folders(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[tuple[Path, str]]:
     yield from ((folder, BUILT_IN) for folder in _subfolders(built_in_folder()))
     for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: p.name):
-        yield _plug_in_folder(point), f"plug-in {point.name}"
+        yield plug_in_folder(point), f"plug-in {point.name}"
     for directory in models_dirs:
         if not directory.is_dir():
             raise CardError(f"--models-dir {directory} is not a folder.")
@@ -104,7 +104,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{CARD_FILE}"))
 
 
-def _plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:
+def plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:
     """The folder of the package an entry point names; found without importing the package itself."""
     top, *inner = point.value.split(".")
     spec = importlib.util.find_spec(top)  # of a whole dotted name, it would import the packages above

@@ -123,7 +123,7 @@ def read_run(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        content = _document(file.read_text(encoding="utf-8"))
+        content = parse_document(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{file} is not a longvis run file; choose another --out.") from error
     return migrate_run(content, str(path))
@@ -148,7 +148,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def _read_row(line: str, number: int, file: Path) -> Row:
     try:
-        content = _document(line)
+        content = parse_document(line)
     except ValueError as error:
         raise RunDirectoryError(f"{file} line {number} is damaged; move that line away and retry.") from error
     try:
@@ -159,7 +159,7 @@ def _read_row(line: str, number: int, file: Path) -> Row:
         raise RunDirectoryError(f"{file} line {number}: {field}: {fault['msg']}.") from error
 
 
-def _document(text: str) -> dict[str, Any]:
+def parse_document(text: str) -> dict[str, Any]:
     """A JSON object with a `schema`.
 
     Raises:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 import longvis_bench.measure.batch_search as search
@@ -92,7 +94,7 @@ def test_the_cpu_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_batch_that_would_not_fit_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_free_memory", lambda: 40 * MIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=40 * MIB))
     machine = Machine(lambda batch: 1.0)
     row = find(machine)
     assert max(batch for batch, _ in machine.asked) == row.cell.batch_size == 20

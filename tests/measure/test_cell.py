@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from longvis_bench.measure.cell import _time_apart, measure_cell
+from longvis_bench.measure.cell import measure_cell, time_parts
 from longvis_bench.records import Cell, Request, Row, Settings
 from longvis_bench.report.columns import COLUMNS
 
@@ -114,7 +114,7 @@ def test_steps_apart_keep_to_the_budget(budget: float, steps: int) -> None:
     parts: dict[str, Callable[[], object]] = {
         name: partial(done.append, name) for name in ("forward", "backward", "optimizer")
     }
-    found = _time_apart(parts, Ticking(), budget)
+    found = time_parts(parts, Ticking(), budget)
     assert found == dict.fromkeys(parts, (1.0,) * steps)
     assert done == [*parts] * steps
 
@@ -193,20 +193,20 @@ def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
 
 def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
     from longvis_bench.measure.row_builder import Draft
-    from longvis_bench.measure.validity.policy import _skip_reference
+    from longvis_bench.measure.validity.policy import why_no_reference
 
     draft = Draft(request().model_copy(update={"settings": Settings()}))
     row = measure_cell(request())
     draft.values.update(timing=row.timing, memory=row.memory)
     draft.largest_output = 10
-    assert _skip_reference(draft) is None
+    assert why_no_reference(draft) is None
     draft.values["settings"] = Settings(budget_s=1e-6)
-    assert "it would take about" in (_skip_reference(draft) or "")  # longer than the timing
+    assert "it would take about" in (why_no_reference(draft) or "")  # longer than the timing
     draft.values["settings"] = Settings()
     draft.largest_output = 10**13
-    assert "of memory" in (_skip_reference(draft) or "")
+    assert "of memory" in (why_no_reference(draft) or "")
     draft.largest_output = None
-    assert "nobody knows" in (_skip_reference(draft) or "")
+    assert "nobody knows" in (why_no_reference(draft) or "")
 
 
 @pytest.fixture
@@ -253,13 +253,13 @@ def test_a_smaller_batch_of_the_same_model_is_a_result(gigantic: Callable[..., R
 
 def test_what_was_measured_is_not_risked_for_its_check() -> None:
     from longvis_bench.measure.row_builder import Draft
-    from longvis_bench.measure.validity.policy import _too_late
+    from longvis_bench.measure.validity.policy import why_too_late
 
     draft = Draft(request())
     draft.values["timing"] = measure_cell(request()).timing
-    assert _too_late(draft) is None
+    assert why_too_late(draft) is None
     draft.values["overhead_s"]["time"] = 600.0
-    assert "the cell's time limit leaves 0" in (_too_late(draft) or "")
+    assert "the cell's time limit leaves 0" in (why_too_late(draft) or "")
 
 
 @pytest.mark.parametrize(

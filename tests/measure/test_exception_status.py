@@ -20,6 +20,11 @@ class OutOfResources(Exception):
     """Stands for triton.runtime.errors.OutOfResources, which is no RuntimeError."""
 
 
+def seen(where: str, error: Exception, status: str) -> Any:
+    """A message word for word, with the project whose source or public thread has it."""
+    return pytest.param(error, status, id=where)
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -30,80 +35,186 @@ class OutOfResources(Exception):
         (InvalidOutput("NaN"), "invalid"),
         (LongvisError("other"), "error"),
         # out of memory on the device, as torch and the libraries below it say it
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "oom"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "oom"),
-        (RuntimeError("Triton Error [CUDA]: out of memory"), "oom"),
-        (RuntimeError("CUDA driver error: out of memory"), "oom"),
-        (RuntimeError("cudaMalloc failed: out of memory"), "oom"),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB, other allocations"), "oom"),
+        seen("torch", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        seen(
+            "torch",
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
+            "oom",
+        ),
+        seen(
+            "torch",
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "oom",
+        ),
+        seen("KupynOrest/DeblurGAN issue 128", RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom"),
+        seen(
+            "names of cuDNN 9",
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            "oom",
+        ),
+        seen("prefix of triton 3.9", RuntimeError("Triton Error [CUDA]: out of memory"), "oom"),
+        seen("unslothai/unsloth issue 2401", RuntimeError("CUDA driver error: out of memory"), "oom"),
+        seen(
+            "ggml-org/llama.cpp",
+            RuntimeError("allocating 1533.14 MiB on device 0: cudaMalloc failed: out of memory"),
+            "oom",
+        ),
+        seen(
+            "torch",
+            RuntimeError(
+                "MPS backend out of memory (MPS allocated: 14.29 GiB, other allocations: 3.65 GiB, max "
+                "allowed: 20.13 GiB). Tried to allocate 2.67 GiB on shared pool."
+            ),
+            "oom",
+        ),
         # out of memory on the host
         (MemoryError(), "host_oom"),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        seen(
+            "torch",
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 2359296 bytes. Error code 12 (Cannot allocate memory)"
+            ),
             "host_oom",
         ),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "host_oom"),
-        (RuntimeError("std::bad_alloc"), "host_oom"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), "host_oom"),
+        seen("libstdc++", RuntimeError("std::bad_alloc"), "host_oom"),
+        seen(
+            "names of cuDNN 9",
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+            "host_oom",
+        ),
         # limits of kernels
-        (
-            RuntimeError("Expected canUse32BitIndexMath(input) to be true"),
+        seen(
+            "pytorch/pytorch issue 80020",
+            RuntimeError(
+                "Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true, but got "
+                "false.  (Could this error message be improved?"
+            ),
             "unsupported",
         ),
-        (RuntimeError("input tensor must fit into 32-bit index math"), "unsupported"),
-        (
-            RuntimeError("upsample_nearest2d takes tensors with less than INT_MAX elements"),
+        seen(
+            "torch, reflection_pad2d",
+            RuntimeError("input tensor must fit into 32-bit index math"),
             "unsupported",
         ),
-        (RuntimeError("value cannot be converted to type int32_t without overflow"), "unsupported"),
+        seen(
+            "pytorch/pytorch issue 144855",
+            RuntimeError(
+                "upsample_nearest3d only supports output tensors with less than INT_MAX elements, "
+                "but got [1, 1, 1178, 1367, 1367]"
+            ),
+            "unsupported",
+        ),
         # one value per channel in train mode
-        (
-            ValueError("Expected more than 1 value per channel when training, got input size [1, 96, 1, 1]"),
+        seen(
+            "torch",
+            ValueError(
+                "Expected more than 1 value per channel when training, "
+                "got input size torch.Size([1, 96, 1, 1])"
+            ),
             "unsupported",
         ),
         # operators and dtypes without a kernel
         (NotImplementedError("no kernel"), "unsupported"),
         (NotImplementedError(), "unsupported"),
-        (RuntimeError("\"conv2d\" not implemented for 'Half'"), "unsupported"),
-        (
-            NotImplementedError("'aten::x' is not currently implemented for the MPS device"),
+        seen(
+            "xinntao/Real-ESRGAN, FAQ",
+            RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'"),
             "unsupported",
         ),
-        (
-            TypeError("the MPS framework doesn't support float64"),
-            "unsupported",
-        ),
-        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "unsupported"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), "unsupported"),
-        (
-            OutOfResources("out of resource: shared memory, Required: 262144, Hardware limit: 232448."),
-            "unsupported",
-        ),
-        (OutOfResources("out of resource: threads, Required: 2048, Hardware limit: 1024."), "unsupported"),
-        (
-            RuntimeError(
-                "GET was unable to find an engine to execute this computation after trying 3 plans."
+        seen(
+            "torch",
+            NotImplementedError(
+                "The operator 'aten::upsample_bicubic2d.out' is not currently implemented for the MPS device."
             ),
             "unsupported",
         ),
-        (
+        seen(
+            "torch",
+            TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
+                "Please use float32 instead."
+            ),
+            "unsupported",
+        ),
+        seen(
+            "CUDA runtime",
+            RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+            "unsupported",
+        ),
+        seen(
+            "BlackHC/toma",
+            RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."),
+            "unsupported",
+        ),
+        seen(
+            "triton 3.9",
+            OutOfResources(
+                "out of resource: shared memory, Required: 262144, Hardware limit: 232448. "
+                "Reducing block sizes or `num_stages` may help."
+            ),
+            "unsupported",
+        ),
+        seen(
+            "triton 3.9",
+            OutOfResources("out of resource: threads, Required: 384, Hardware limit: 256."),
+            "unsupported",
+        ),
+        seen(
+            "vllm-project/vllm issue 6713",
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "unsupported",
+        ),
+        seen(
+            "huggingface/diffusers issue 9704",
             RuntimeError(
                 "cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph."
             ),
             "unsupported",
         ),
-        (RuntimeError("[cudnn_frontend] Error: no valid execution plans found"), "unsupported"),
-        (RuntimeError("No available kernel. Aborting execution."), "unsupported"),
+        seen(
+            "cudnn_frontend in torch 2.15",
+            RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No valid execution plans built."),
+            "unsupported",
+        ),
+        seen(
+            "NVIDIA/cudnn-frontend issue 75",
+            RuntimeError("[cudnn_frontend] Error: No execution plans built successfully."),
+            "unsupported",
+        ),
+        seen(
+            "Comfy-Org/ComfyUI issue 9947",
+            RuntimeError(
+                "cuDNN Frontend error: No valid engine configs for "
+                "Matmul_MUL_Reduction_SUB_EXP_Reduction_LOG_ADD_DIV_Matmul_"
+            ),
+            "unsupported",
+        ),
+        seen("torch, sdp_utils", RuntimeError("No available kernel. Aborting execution."), "unsupported"),
         # the library failed, and memory is not known to be short
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(`"), "error"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "error"),
+        seen(
+            "torch",
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling "
+                "`cublasSgemm( handle, opa, opb, m, n, k, &alpha, a, lda, b, ldb, &beta, c, ldc)`"
+            ),
+            "error",
+        ),
+        seen(
+            "askforalfred/alfred issue 23",
+            RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+            "error",
+        ),
         # anything else
         (ValueError("first line\nsecond line"), "error"),
-        (RuntimeError("expected scalar type Int but found Float"), "error"),
-        (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+        seen("torch", RuntimeError("expected scalar type Half but found Float"), "error"),
+        seen(  # of a number that a dtype cannot hold, not of a tensor's size
+            "WZMIAOMIAO/deep-learning-for-image-processing issue 834",
+            RuntimeError("value cannot be converted to type int without overflow"),
+            "error",
+        ),
+        seen("CUDA runtime", RuntimeError("CUDA error: device-side assert triggered"), "error"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "error"),
         (RuntimeError(""), "error"),
     ],
@@ -124,6 +235,9 @@ def test_torch_itself_says_the_words_we_look_for() -> None:
     with pytest.raises((RuntimeError, NotImplementedError)) as no_kernel:
         torch.zeros(2, dtype=torch.bool).softmax(0)
     assert classify(no_kernel.value)[0] == "unsupported"
+    with pytest.raises(RuntimeError, match="without overflow") as too_large_a_number:
+        torch.full((2,), 2**40, dtype=torch.int32)
+    assert classify(too_large_a_number.value)[0] == "error"
 
 
 def test_what_a_compiler_wraps_is_seen_through() -> None:
@@ -205,10 +319,10 @@ def test_a_fault_of_our_own_is_ours() -> None:
 
 
 def test_a_fault_of_a_tool_that_we_called_is_ours() -> None:
-    from longvis_bench.runs.directory import _document
+    from longvis_bench.runs.directory import parse_document
 
     with pytest.raises(json.JSONDecodeError) as caught:
-        _document("{")
+        parse_document("{")
     assert is_ours(_without_first_frames(caught.value))
 
 

@@ -20,7 +20,7 @@ from longvis_bench.cli.app import app
 from longvis_bench.cli.progress import line
 from longvis_bench.errors import CardError, CheckpointError
 from longvis_bench.records import Cell, Row
-from longvis_bench.registry.discovery import _plug_in_folder
+from longvis_bench.registry.discovery import plug_in_folder
 from longvis_bench.report.plots.write import write_plots
 from longvis_bench.report.summary import summary_csv, summary_markdown
 from longvis_bench.runs.directory import RunDirectory
@@ -109,9 +109,9 @@ def test_finding_a_plug_in_imports_nothing(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "plugged" / "__init__.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint("plugged", "plugged.cards", "longvis_bench.models")
-    assert _plug_in_folder(point) == tmp_path / "plugged" / "cards"
+    assert plug_in_folder(point) == tmp_path / "plugged" / "cards"
     with pytest.raises(CardError, match="not an installed package"):
-        _plug_in_folder(EntryPoint("plugged", "plugged.nothing", "longvis_bench.models"))
+        plug_in_folder(EntryPoint("plugged", "plugged.nothing", "longvis_bench.models"))
 
 
 WEIGHTS = 'weights = [{variant = "theirs-n", dataset = "d", resolution = 1, num_classes = 1, file = "%s"}]'

@@ -36,7 +36,7 @@ def tight_heap() -> Iterator[None]:
 
     Afterwards blocks up to 32 MiB are kept again, which is where glibc's own adjustment ends.
     """
-    _set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
+    set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
     give_back_freed_memory()
     plugs = _plug_holes()
     try:
@@ -44,7 +44,7 @@ def tight_heap() -> Iterator[None]:
     finally:
         for plug in plugs:
             _libc().free(plug)
-        _set_thresholds(32 << 20, 64 << 20)
+        set_thresholds(32 << 20, 64 << 20)
 
 
 @contextmanager
@@ -83,7 +83,8 @@ def free_library_buffers() -> bool:
     return True
 
 
-def _set_thresholds(map_from: int, trim_from: int) -> None:
+def set_thresholds(map_from: int, trim_from: int) -> None:
+    """Tell glibc from how many bytes on it maps a block, and gives back the free end of the heap."""
     if hasattr(_libc(), "mallopt"):
         _libc().mallopt(_M_MMAP_THRESHOLD, map_from)
         _libc().mallopt(_M_TRIM_THRESHOLD, trim_from)

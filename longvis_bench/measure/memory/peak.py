@@ -154,14 +154,14 @@ def _reset_host(device: torch.device) -> int:
     try:
         give_back_freed_memory()
         _CLEAR_REFS.write_text(_RESET_PEAK)
-        status = _status_bytes()
+        status = status_bytes()
         return status["VmRSS"] - status["RssFile"]
     except (OSError, KeyError, TypeError) as error:
         raise Unsupported("this system does not tell a process its peak memory (no /proc).") from error
 
 
 def _host_peak(device: torch.device) -> int:
-    status = _status_bytes()
+    status = status_bytes()
     return status["VmHWM"] - status["RssFile"]
 
 
@@ -179,7 +179,7 @@ _DEVICES: dict[str, tuple[_Read, _Read, str]] = {
 """How a device's peak is reset (giving what is held now), read, and named."""
 
 
-def _status_bytes() -> dict[str, int]:
+def status_bytes() -> dict[str, int]:
     """The kB lines of /proc/self/status, in bytes."""
     lines = (line.split() for line in _STATUS.read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1:] == ["kB"]}

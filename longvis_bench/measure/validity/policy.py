@@ -56,7 +56,7 @@ def check_cell(
             with torch.inference_mode():
                 check_logits(model(images[:1]), 1, cell.num_classes)
         return
-    late = None if may_overflow else _too_late(draft)
+    late = None if may_overflow else why_too_late(draft)
     if late is not None:
         draft.values["validity"] = ValidityRecord(verdict="not checked", reference=late)
         return
@@ -72,7 +72,7 @@ def check_cell(
         cell.num_classes,
         measured=logits,
         other=other() if pair else None,
-        skip_reference=_skip_reference(draft) if asked else "not asked for (--metrics)",
+        skip_reference=why_no_reference(draft) if asked else "not asked for (--metrics)",
         sample=may_overflow,
     )
     if asked:
@@ -110,7 +110,7 @@ def _largest(images: Tensor, draft: Draft) -> int | None:
     return None if counted is None else max(counted * len(images), images.numel())
 
 
-def _too_late(draft: Draft) -> str | None:
+def why_too_late(draft: Draft) -> str | None:
     """Why not even one more forward is run; what was measured is worth more than its check."""
     draft.phases.book()
     left = draft.values["settings"].timeout_s - sum(draft.values["overhead_s"].values())
@@ -122,7 +122,7 @@ def _too_late(draft: Draft) -> str | None:
     )
 
 
-def _skip_reference(draft: Draft) -> str | None:
+def why_no_reference(draft: Draft) -> str | None:
     """Why the reference is not run; with unfused attention it holds scores that the model never does."""
     import psutil
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from longvis_bench.measure.latency import clock as clock_module
 from longvis_bench.measure.latency.clock import clock_for, use_device
 
 
@@ -27,7 +26,7 @@ def test_cuda_is_timed_on_the_device_that_was_asked_for(monkeypatch: pytest.Monk
     device = torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: calls.append(("synchronize", device)))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
-    monkeypatch.setattr(clock_module, "_event", lambda: Event(calls))
+    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event(calls))
     assert clock_for(device).time(lambda: calls.append(("run", None))) == 2.0
     stream = ("record", "stream of cuda:1")
     wait: tuple[str, object] = ("synchronize", device)

@@ -210,10 +210,10 @@ def test_steal_and_load_are_shares_of_what_passed(monkeypatch: pytest.MonkeyPatc
         _fields = ("user", "system", "idle", "steal")
 
     passing = iter([Times(user=0, system=0, idle=0, steal=0), Times(user=8, system=2, idle=9, steal=1)])
-    own = iter([0.0, 6.0])
+    own = iter([SimpleNamespace(user=0.0, system=0.0), SimpleNamespace(user=4.0, system=2.0)])
     monkeypatch.setattr(psutil, "cpu_times", lambda: next(passing))
     monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
-    monkeypatch.setattr(noise, "_own_seconds", lambda: next(own))
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_times=lambda: next(own)))
     found = NoiseWatch(NoSensor()).read()
     assert found.steal == pytest.approx(1 / 20)
     assert found.load_cores == pytest.approx(4 / 10)

@@ -142,9 +142,9 @@ def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> Non
 
 def resident() -> int:
     """Bytes, without files."""
-    from longvis_bench.measure.memory.peak import _status_bytes
+    from longvis_bench.measure.memory.peak import status_bytes
 
-    status = _status_bytes()
+    status = status_bytes()
     return status["VmRSS"] - status["RssFile"]
 
 
@@ -171,9 +171,9 @@ def test_what_is_freed_is_given_back_whatever_the_heap_was_used_for(
     """Blocks kept from earlier work are holes that glibc would rather fill than map anew, and then keep."""
     import torch
 
-    from longvis_bench.measure.memory.allocator import _set_thresholds, tight_heap
+    from longvis_bench.measure.memory.allocator import set_thresholds, tight_heap
 
-    _set_thresholds(32 << 20, 64 << 20)
+    set_thresholds(32 << 20, 64 << 20)
     with heap():
         blocks = [torch.ones(3 * MIB // 4) for _ in range(40)]
         del blocks[::2]  # holes of 3 MiB
