@@ -66,7 +66,7 @@ def keep_freed_memory(wanted: bool = True) -> Iterator[bool]:
     finally:
         libc.mallopt(_M_MMAP_MAX, 1 << 16)
         libc.mallopt(_M_TOP_PAD, 128 << 10)
-        _set_thresholds(32 << 20, 64 << 20)
+        set_thresholds(32 << 20, 64 << 20)
         give_back_freed_memory()
 
 
