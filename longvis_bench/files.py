@@ -16,6 +16,21 @@ PACKAGE = Path(__file__).resolve().parent
 """The folder of `longvis_bench` itself; what finds other files of the package starts here."""
 
 
+def absence(path: Path, what: str) -> str:
+    """Say that a path is not there; a shell hands on a pattern that matches nothing as it was typed.
+
+    Arguments:
+        path: as the user gave it.
+        what: it should be, e.g. "weight file".
+
+    Returns:
+        A clause without a full stop.
+    """
+    if any(sign in str(path) for sign in "*?["):
+        return f"no {what} matches {path}"
+    return f"the {what} {path} does not exist"
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
     """Write a file so that it appears whole or not at all, and stands after a power cut.
 

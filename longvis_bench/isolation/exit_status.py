@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longvis_bench import units
+from longvis_bench.measure.exception_status import LIMIT_COUNTS
 from longvis_bench.records import Settings, Status
 
 SIGKILL = 9
@@ -157,8 +158,8 @@ _ADVICE = {
 def _over_limit(held: int, settings: Settings) -> str:
     limit = settings.memory_limit_bytes
     return (
-        f"it held {units.size(held)}, more than the memory limit of {units.size(limit)}; "
-        "raise --memory-limit, or try a smaller batch or resolution."
+        f"its processes held {units.size(held)}, more than the memory limit of {units.size(limit)}; "
+        f"raise --memory-limit, or try a smaller batch or resolution. {LIMIT_COUNTS}"
     )
 
 

@@ -26,7 +26,7 @@ from longvis_bench.errors import (
     MissingDependency,
     Unsupported,
 )
-from longvis_bench.measure.exception_status import cause, classify, is_interrupt, is_ours
+from longvis_bench.measure.exception_status import LIMIT_COUNTS, cause, classify, is_interrupt, is_ours
 from longvis_bench.measure.flops.counter import count_parameters, count_variant, variant_parameters
 from longvis_bench.measure.iteration import (
     DTYPES,
@@ -89,7 +89,7 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
         status, reason = classify(error)
         limit = request.settings.memory_limit_bytes
         if status == "host_oom" and limit is not None:
-            reason += f" The memory limit is {units.size(limit)} (--memory-limit)."
+            reason += f" The memory limit is {units.size(limit)}; {LIMIT_COUNTS}"
         if status == "error" and not isinstance(error, LongvisError):
             traceback.print_exception(error)  # to the cell's log, whose tail the row keeps
             reason += "; the traceback is in the row's log_tail."

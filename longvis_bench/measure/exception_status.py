@@ -99,6 +99,10 @@ ONE_VALUE = (
 """Words for a normalisation that has a single value to take the mean and deviation of."""
 EXIT_TEXT = 500
 """Characters of a text given to `sys.exit` that a row keeps."""
+LIMIT_COUNTS = (
+    "--memory-limit also counts the 0.4 GiB or so of Python and torch, which peak memory leaves out."
+)
+"""What the user of a memory limit must know to choose another one."""
 _MODELS = ("backbones", "ops")
 """Our folders whose code is a model's: what they raise is the cell's."""
 _TOOLS = ("pydantic", "numpy", "psutil")

@@ -84,6 +84,8 @@ def respelled(name: str, variants: Iterable[str]) -> str | None:
 
 def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
     """The error for a name that nothing answers to, with near misses among cards and timm's models."""
+    if _is_pattern(name):
+        return UnknownName("model", name, [], "only `longvis bench`, `eval` and `train` take patterns.")
     if " " in name:
         parts = ",".join(name.split())
         return LongvisError(f"unknown model {name!r}: separate names by commas, like {parts}.")

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.files import make_folder, sync_folder, write_whole
+from longvis_bench.files import absence, make_folder, sync_folder, write_whole
 from longvis_bench.records import SCHEMA, Environment, Row
 from longvis_bench.runs.lock import Lock
 from longvis_bench.runs.migrations import migrate_row, migrate_run
@@ -139,7 +139,8 @@ def read_rows(path: Path) -> list[Row]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise RunDirectoryError(f"{path} holds no {ROWS}: give the directory of a longvis run.") from error
+        what = f"{path} holds no {ROWS}" if path.exists() else absence(path, "run directory")
+        raise RunDirectoryError(f"{what}: give the directory of a longvis run.") from error
     except UnicodeDecodeError as error:
         raise RunDirectoryError(f"{file} is not a longvis rows file: {error.reason}.") from error
     complete = lines[:-1]  # what follows the last newline is a torn line

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from longvis_bench import units
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.files import copy_whole
+from longvis_bench.files import absence, copy_whole
 from longvis_bench.records import Environment, Row
 from longvis_bench.runs.directory import (
     PREDICTIONS,
@@ -149,5 +149,6 @@ def _copy_predictions(run: Path, out: Path, key: str) -> None:
 def _run_file(path: Path) -> Mapping[str, Any]:
     run = read_run(path)
     if run is None:
-        raise RunDirectoryError(f"{path} holds no run.json: give the directory of a longvis run.")
+        what = f"{path} holds no run.json" if path.exists() else absence(path, "run directory")
+        raise RunDirectoryError(f"{what}: give the directory of a longvis run.")
     return run

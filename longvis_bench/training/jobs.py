@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from longvis_bench.data.protocol import open_data
-from longvis_bench.environment import resolve_device, usable_cores
+from longvis_bench.environment import default_threads, resolve_device, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
+from longvis_bench.files import absence
 from longvis_bench.hashing import digest, sha256_file
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Variant
@@ -133,7 +134,7 @@ def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | 
     if not spec.isdigit():
         path = Path(spec)
         if not path.is_file():
-            raise CheckpointError(f"the weight file {path} does not exist.")
+            raise CheckpointError(f"{absence(path, 'weight file')}.")
         return path
     entry = variant.shipped_weights(dataset, int(spec))
     if entry is None or entry.file is None:
@@ -144,8 +145,20 @@ def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | 
 def _prepare(device: str, threads: int | None) -> str:
     """The device to run on; sets the number of CPU threads."""
     place = resolve_device(device)
-    torch.set_num_threads(threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(threads or _usual_threads())
     return place
+
+
+def _usual_threads() -> int:
+    """CPU threads of this process where none are asked for.
+
+    Processes that train together on one machine share its cores.  torchrun sets OMP_NUM_THREADS=1 where the
+    user did not set it, so that a 1 is no wish there.
+    """
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if together > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        return max(1, usable_cores() // together)
+    return default_threads()
 
 
 def end_processes() -> None:

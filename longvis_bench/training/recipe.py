@@ -167,7 +167,7 @@ def read_recipe(spec: str, **changes: Any) -> Recipe:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
-        return {"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))}
+        return {"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8-sig"))}
     except OSError as error:
         raise LongvisError(f"cannot read the recipe {path}: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

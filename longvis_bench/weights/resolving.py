@@ -13,6 +13,7 @@ from pathlib import Path
 
 from longvis_bench.data.protocol import FOLDER, ImageData
 from longvis_bench.errors import CheckpointError
+from longvis_bench.files import absence
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
@@ -64,7 +65,7 @@ def given_weights(
     """
     file = None if file is None else find_file(file)
     if file is not None and not split_key(file)[0].is_file():
-        raise CheckpointError(f"the weight file {file} does not exist.")
+        raise CheckpointError(f"{absence(file, 'weight file')}.")
     if file is not None and len(variants) > 1:
         raise CheckpointError(f"--weights is for one model, and {len(variants)} are asked for.")
     if pretrained:

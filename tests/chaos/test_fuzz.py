@@ -22,18 +22,20 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import typer
 from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
 import longvis_bench.adapters.conformance as conformance
-import longvis_bench.measure.flops.counter as flops_module
+import longvis_bench.cli.flops as flops_command
 import longvis_bench.report.plots.write as plots
 import longvis_bench.sweep.session as session
 import longvis_bench.training.jobs as training
-from longvis_bench.cli.app import COMMANDS, main
+from longvis_bench.cli.app import COMMANDS, app, main
 from longvis_bench.registry.discovery import built_in_folder
 from longvis_bench.runs.directory import read_rows
+from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.execute import Outcome
 
 HERE = Path(__file__).parents[1]
@@ -175,26 +177,28 @@ SIZE = st.integers(-(2**70), 2**70).map(str) | st.sampled_from(["32", "64", "250
 VALUE = st.one_of(
     MODEL, SIZE, NASTY, TEXT, UNDECODED, st.sampled_from(["infer", "fp32", "cpu", "digits", "time"])
 )
-OPTIONS = {
-    "bench": "models res mode batch dtype device threads memory-format metrics data images weights budget "
-    "precision timeout repeats seed out retry machine models-dir memory-limit shard "
-    "only-missing fuse compile fresh no-skip json dry-run pretrained",
-    "models": "models-dir",
-    "flops": "res classes depth models-dir",
-    "train": "models res data recipe epochs seed store device threads models-dir",
-    "eval": "models weights res data images device threads models-dir out fresh pretrained",
-    "report": "out by-class",
-    "merge": "out",
-    "check": "res models-dir meta json",
-    "new": "",
-    "doctor": "",
-}
-FLAGS = {"only-missing", "fuse", "compile", "fresh", "no-skip", "json", "dry-run", "meta"}
-FLAGS |= {"pretrained", "by-class"}
+PROGRAM: Any = typer.main.get_command(app)
+"""The program as it parses: fuzzed are the options that it has, so that no list of them grows old."""
 
 
-def test_every_command_is_fuzzed() -> None:
-    assert set(COMMANDS) == set(OPTIONS)
+def options(command: str) -> dict[str, bool]:
+    """The options of a command, short forms too, and whether each is a flag that takes no value.
+
+    `-h` is left out: help ends a command before it reads anything else.
+    """
+    params = PROGRAM.commands[command].get_params(PROGRAM.make_context("longvis", [], resilient_parsing=True))
+    return {name: param.is_flag for param in params for name in param.opts if name[0] == "-" and name != "-h"}
+
+
+OPTIONS = {command: options(command) for command in COMMANDS}
+FIELDS = [*SweepConfig.model_fields, "nonsense"]
+
+
+def test_options_are_those_of_the_program() -> None:
+    assert OPTIONS["bench"]["--fuse"]
+    assert not OPTIONS["bench"]["-m"]
+    assert {"--save-config", "--class-order", "--window", "--hours-for"} <= set(OPTIONS["bench"])
+    assert all("--help" in taken for taken in OPTIONS.values())
 
 
 @st.composite
@@ -206,10 +210,9 @@ def command_lines(draw: st.DrawFn) -> list[str]:
         words += ["--models", draw(MODEL), "--models-dir", str(FAMILIES), "--device", "cpu"]
     if command in ("flops", "check", "models", "new", "report", "merge"):
         words += draw(st.lists(VALUE | MODEL, max_size=2))
-    options = OPTIONS[command].split() or ["help"]
-    for option in draw(st.lists(st.sampled_from(options), max_size=6)):
-        words.append(f"--{option}")
-        if option not in FLAGS:
+    for option in draw(st.lists(st.sampled_from(list(OPTIONS[command])), max_size=6)):
+        words.append(option)
+        if not OPTIONS[command][option]:
             words.append(draw(VALUE))
     if draw(st.integers(0, 9)) == 0:
         words.insert(draw(st.integers(0, len(words))), draw(VALUE))
@@ -226,29 +229,7 @@ CONFIG = st.recursive(
 @st.composite
 def config_files(draw: st.DrawFn) -> str:
     """The content of a --config file: fields of SweepConfig with any values, or no configuration at all."""
-    names = [
-        "models",
-        "resolutions",
-        "modes",
-        "batch_sizes",
-        "dtypes",
-        "device",
-        "threads",
-        "data",
-        "weights",
-        "seed",
-    ]
-    names += [
-        "budget_s",
-        "timeout_s",
-        "models_dirs",
-        "memory_format",
-        "metrics",
-        "images",
-        "repeats",
-        "nonsense",
-    ]
-    fields = draw(st.dictionaries(st.sampled_from(names), CONFIG, max_size=4))
+    fields = draw(st.dictionaries(st.sampled_from(FIELDS), CONFIG, max_size=4))
     text = json.dumps({"config": fields} if draw(st.booleans()) else draw(CONFIG))
     return draw(st.sampled_from([text, text, text[:-1], "[" * 100_000, "9" * 5000, "\0"]))
 
@@ -492,7 +473,7 @@ def test_a_fault_of_ours_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("our own fault")
 
-    monkeypatch.setattr(flops_module, "count_variant", broken)
+    monkeypatch.setattr(flops_command, "Registry", broken)
     ended = longvis("flops", "vit-n", "--res", "64")
     with pytest.raises(AssertionError, match="our own fault"):
         check(ended, "")

@@ -41,7 +41,7 @@ BAD = [
     (("bench", "--res", "big"), 2, "whole numbers from 1 up"),
     (("bench", "--batch", "0"), 2, "not '0'"),
     (("bench", "--batch", "-4"), 2, "not '-4'"),
-    (("bench", "--dtype", "fp8"), 2, "--dtype takes fp32, bf16, fp16, not 'fp8'"),
+    (("bench", "--dtype", "fp8"), 2, "--dtype takes fp32, tf32, bf16, fp16, not 'fp8'"),
     (("bench", "--mode", "sleep"), 2, "--mode takes infer, train"),
     (("bench", "--device", "tpu"), 2, "unknown device 'tpu'"),
     (("bench", "--device", "cuda"), 2, "has no cuda device"),
@@ -93,11 +93,19 @@ BAD = [
     (("flops", "vit-n", "--res", "250"), 2, "240, 256"),
     (("report", "x" * 300), 2, "cannot be a path: File name too long"),
     (("report", "nowhere"), 2, "give the directory of a longvis run"),
-    (("merge", "nowhere", "--out", "x"), 2, "holds no run.json"),
+    (("merge", ".", "--out", "x"), 2, "holds no run.json"),
     (("check", "vit-x"), 2, "did you mean"),
     (("new", "Bad Name"), 2, "lower-case letters"),
     (("new", "atlas"), 2, "taken"),
     (("train", "--models", "vit-q", "--data", "digits", "--res", "64"), 2, "did you mean"),
+    (("flops", "vit*", "--res", "64"), 2, "only `longvis bench`, `eval` and `train` take patterns"),
+    (("check", "vit*"), 2, "only `longvis bench`, `eval` and `train` take patterns"),
+    (("eval", "-m", "vit-n", "-r", "64", "--weights", "no*.pth"), 2, "no weight file matches no*.pth"),
+    (("train", "-m", "vit-n", "-r", "64", "--from", "no*.pth"), 2, "no weight file matches no*.pth"),
+    (("eval", "-m", "*-q", "-r", "64"), 2, "the pattern matches no name"),
+    (("report", "runs/no*"), 2, "no run directory matches runs/no*: give the directory"),
+    (("report", "runs/gone"), 2, "the run directory runs/gone does not exist: give the directory"),
+    (("merge", "runs/no*", "--out", "x"), 2, "no run directory matches runs/no*"),
     (("eval", "--models", "vit-n", "--weights", "gone", "--data", "digits", "--res", "64"), 2, "gone"),
 ]
 
@@ -136,7 +144,7 @@ def test_a_run_of_another_schema() -> None:
 def test_a_card_with_an_unknown_field() -> None:
     folder = Path("models/own")
     folder.mkdir(parents=True)
-    (folder / "card.toml").write_text('colour = "red"\n' + (FAMILIES / "moody" / "card.toml").read_text())
+    (folder / "card.toml").write_text('shade = "red"\n' + (FAMILIES / "moody" / "card.toml").read_text())
     code, _, stderr = invoke("models")
     assert code == 2
     assert "unknown field" in stderr
@@ -232,7 +240,7 @@ def test_report_shows_what_the_peaks_are_made_of(row: Row) -> None:
     assert code == 0
     lines = [line.split() for line in out.splitlines() if line.startswith("moody-fine")]
     assert lines == [["moody-fine", "64", mode, "14.5", "4.0", "10.0", "0.5"] for mode in ("infer", "train")]
-    assert "Nothing in any cell: buffers, gradients, optimizer, input, workspace, library." in out
+    assert "Zero in every cell: buffers, gradients, optimizer, input, workspace, library." in out
     assert "rest: what remains" in out
     assert not Path("run/summary.csv").exists()
 

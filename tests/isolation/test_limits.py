@@ -98,7 +98,7 @@ def request(name: str, settings: Settings = LIMITED) -> Request:
     [
         ("grows", "host_oom", "more than the memory limit of 1.00 GiB; raise --memory-limit"),
         ("has_children", "host_oom", "more than the memory limit"),
-        ("is_huge", "host_oom", "ran out of memory"),
+        ("is_huge", "host_oom", "The memory limit is 1.00 GiB; --memory-limit also counts"),
         ("tells_score", "error", "ValueError: 1000 (net.py:"),
     ],
 )

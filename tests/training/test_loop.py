@@ -366,6 +366,12 @@ def test_recipe_from_a_file(tmp_path: Path) -> None:
     assert read_recipe(str(tmp_path / "mine.toml")) == QUICK.model_copy(update={"name": "mine"})
 
 
+def test_recipe_with_a_byte_order_mark(tmp_path: Path) -> None:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in QUICK.model_dump().items() if value is not None]
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    assert read_recipe(str(tmp_path / "mine.toml")) == QUICK
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

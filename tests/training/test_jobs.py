@@ -1,0 +1,56 @@
+"""What `longvis train` prepares before the first model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from longvis_bench.environment import usable_cores
+from longvis_bench.registry.registry import Registry
+from longvis_bench.training.jobs import Options, start_training
+from longvis_bench.training.recipe import QUICK
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Leave the number of threads as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_used(tmp_path: Path, asked: int | None = None) -> int:
+    options = Options(device="cpu", threads=asked, store=tmp_path)
+    start_training([Registry().find("vit-n")], "digits", 32, QUICK, options)
+    return torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("omp", "processes", "asked", "wanted"),
+    [
+        ("3", None, None, 3),
+        ("3,1", None, None, 3),
+        ("3", None, 5, 5),
+        ("3", "2", None, 3),
+        ("1", None, None, 1),
+        ("1", "2", None, max(1, usable_cores() // 2)),  # set by torchrun, not by the user
+        (None, "2", None, max(1, usable_cores() // 2)),
+        (None, None, None, usable_cores()),
+    ],
+)
+def test_threads_are_those_asked_for_or_of_the_environment(
+    omp: str | None,
+    processes: str | None,
+    asked: int | None,
+    wanted: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"OMP_NUM_THREADS": omp, "LOCAL_WORLD_SIZE": processes}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert threads_used(tmp_path, asked) == wanted
