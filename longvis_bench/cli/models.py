@@ -144,11 +144,18 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+BY_CODE = "by its code"
+"""Legal sizes of a model whose card names a function of somebody else's."""
+
+
 def legal_sizes(variant: Variant) -> str:
     """The legal resolutions of a variant in a few words: `multiples of 32`, else `256,512,1k`.
 
-    Tried are the first forty multiples from 256 px on, and those next to 2048 px.
+    Tried are the first forty multiples from 256 px on, and those next to 2048 px.  Listing a card that is
+    not built in never runs its code: where that code decides, so it says.
     """
+    if variant.origin != BUILT_IN and variant.card is not None and variant.card.resolution.plan is not None:
+        return BY_CODE
     for step in STEPS:
         multiples = [*range(-(-256 // step) * step, 2049, step)]
         if all(_takes(variant, size) for size in [*multiples[:40], *multiples[-4:]]):
