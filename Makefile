@@ -2,7 +2,7 @@
 PYTHON ?= python
 PYTEST ?= pytest -n 2
 
-.PHONY: check format lint types docs test chaos deep
+.PHONY: check format lint types docs test chaos deep fake-cuda
 
 check: lint types docs test
 
@@ -32,10 +32,14 @@ CASES ?= 10000
 chaos: export LONGVIS_KILLS = $(KILLS)
 chaos: export LONGVIS_CASES = $(CASES)
 chaos:
-	$(PYTHON) -m pytest -m "slow or not slow" -s tests/chaos
+	$(PYTHON) -m pytest -m "not fake_cuda" -s tests/chaos
 
 # The long forms of all tests: an hour and more on 2 cores.
 deep: export LONGVIS_KILLS = $(KILLS)
 deep: export LONGVIS_CASES = $(CASES)
 deep:
-	$(PYTHON) -m pytest -m "slow or not slow"
+	$(PYTHON) -m pytest -m "not fake_cuda"
+
+# The CUDA paths without a GPU, as far as tests/fake_cuda/README.md says: needs gcc and torch's CUDA build.
+fake-cuda:
+	$(PYTHON) -m pytest -m fake_cuda tests/fake_cuda

@@ -93,8 +93,8 @@ def test_counters_that_say_nothing_are_passed_over(text: str, tmp_path: Path) ->
             "",
             "host_oom",
             "its processes held 3.00 GiB, more than the memory limit of 2.00 GiB; raise --memory-limit, "
-            "or try a smaller batch or resolution. --memory-limit also counts the 0.4 GiB or so of Python and "
-            "torch",
+            "or try a smaller batch or resolution. --memory-limit also counts the 0.4 GiB or so of Python "
+            "and torch",
         ),
         (Ended(server_exit=-9), None, "", "crashed", "the process that starts cells was ended (SIGKILL)"),
         (Ended(server_exit=-9), "memory.events", "", "host_oom", "the kernel's OOM killer"),
