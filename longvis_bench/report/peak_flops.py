@@ -5,9 +5,11 @@ float32; fp32 is strict, on the ordinary cores.  Each GPU names the document and
 figures; where a document states a figure with sparsity only, half of it stands here.  They were checked
 against quotations and tables of these documents in public repositories, not against the documents.  No
 quotation was found for GH200, A10G, the tf32 of H100 PCIe, RTX 3090 and RTX 5090, and the fp32 of RTX 5090:
-these rest on tables of others.  A figure that was found nowhere is None.  Names are matched whole: a variant (laptop, Ti, D, Max-Q, MIG, a
-custom part) has other figures, and an unknown device has no peak rather than a guess.  Processors have none:
-there a peak depends on clocks under load.
+these rest on tables of others.  A figure that was found nowhere is None.
+
+Names are matched whole: a variant (laptop, Ti, D, Max-Q, MIG, a custom part) has other figures, and an
+unknown device has no peak rather than a guess.  Processors have none: there a peak depends on clocks under
+load.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ def test_a_folder_end_to_end(pictures: Pictures, longvis: Longvis, tmp_path: Pat
         "bench", *model, "--weights", weights, "--images", "120", "--budget", "0.2", "--out", "run"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    row = json.loads((tmp_path / "run" / "cells.jsonl").read_text())
+    row = json.loads((tmp_path / "run" / "cells.jsonl").read_text().splitlines()[-1])
     name = open_data(f"folder:{root}").name
     assert (row["cell"]["data"], row["cell"]["num_classes"]) == (name, 2)
     assert (row["accuracy"]["images"], row["accuracy"]["broken"]) == (119, ["val/cat/000.png"])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from longvis_bench.runs.directory import latest, read_rows
+
 FAMILIES = Path(__file__).parents[1] / "families"
 MEASURE = (
     *("bench", "-m", "moody-fine", "--models-dir", str(FAMILIES), "-r", "64", "--device", "cpu"),
@@ -35,7 +37,7 @@ def test_closed_streams_are_no_error(redirection: str, words: tuple[str, ...]) -
 def test_a_run_without_standard_output_measures_all_the_same() -> None:
     done = shell(">&-", *MEASURE)
     assert done.returncode == 0, done.stderr
-    assert len(Path("run/cells.jsonl").read_text().splitlines()) == 1
+    assert len(latest(read_rows(Path("run")))) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
