@@ -64,7 +64,8 @@ class Sweep:
         self.environment = {**os.environ, "MOODY_DIARY": str(self.diary), "PYTHONPATH": str(ROOT)}
         self.command = [sys.executable, "-m", "longvis_bench", "bench", "--models", "moody-naps"]
         self.command += ["--models-dir", str(FAMILIES), "--res", ",".join(map(str, SIZES)), "--device", "cpu"]
-        self.command += ["--threads", "1", "--metrics", "count,time", "--budget", "0.3"]
+        # one process per cell: further ones run cells again on purpose (tests/sweep/test_processes.py)
+        self.command += ["--threads", "1", "--metrics", "count,time", "--budget", "0.3", "--quick"]
         self.command += ["--out", str(self.run)]
 
     def start(self, seconds: float | None) -> bool:

@@ -32,7 +32,7 @@ ENDINGS = {
     "shape": ("invalid", "returned shape (1, 9), not (1, 10)"),
     "shape-later": ("invalid", "returned shape (1, 9), not (1, 10)"),
     "mixes": ("invalid", "same image in a batch"),
-    "exits": ("crashed", "exit 0 without a result"),
+    "exits": ("error", "ended the process by sys.exit(0) (moody.py:"),
     "leaves": ("crashed", "exit 3 without a result"),
     "segfaults": ("crashed", "SIGSEGV"),
     "kills-itself": ("crashed", "SIGKILL"),
