@@ -171,8 +171,7 @@ def _measure_real(
     if set(cell.metrics) <= {"count"}:
         return
     device, data = torch.device(cell.device), _open(request)
-    use_device(device)
-    set_numerics(cell)
+    settings = _start_settings(cell, settings, draft)
     _start_runtime(device, data)
     if draft.scans:
         with draft.timed(COMPILE):
@@ -209,9 +208,22 @@ def _measure_real(
     _measure_accuracy(request, model, data, draft)
 
 
+def _start_settings(cell: Cell, before: Snapshot, draft: Draft) -> Snapshot:
+    """Undo what importing and counting changed, then set the cell's device and numerics.
+
+    Returns:
+        The settings that the model must be measured under.
+    """
+    _restore(before, draft)
+    use_device(torch.device(cell.device))
+    set_numerics(cell)
+    return Snapshot(seeds=True)
+
+
 def _restore(settings: Snapshot, draft: Draft) -> None:
-    """Undo what building changed for the whole process; the row names what cannot be undone."""
-    draft.values["changed_settings"] = settings.restore()
+    """Undo what the model's code changed for the whole process; the row names what cannot be undone."""
+    known = draft.values.get("changed_settings", ())
+    draft.values["changed_settings"] = (*known, *settings.restore())
 
 
 def _look_for_changes(settings: Snapshot, draft: Draft) -> None:
@@ -226,8 +238,7 @@ def _time_again(request: Request, variant: Variant, draft: Draft, settings: Snap
     """Latency alone, in a further process of a cell that has its other numbers."""
     cell = request.cell
     device, data = torch.device(cell.device), _open(request)
-    use_device(device)
-    set_numerics(cell)
+    settings = _start_settings(cell, settings, draft)
     _start_runtime(device, data)
     images = _images(cell, data, cell.batch_size)
     with draft.timed(BUILD):

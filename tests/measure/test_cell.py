@@ -470,3 +470,17 @@ def test_complex_parameters_keep_their_imaginary_part(measured: Measured) -> Non
         metrics=("time",),
     )
     assert row.status == "ok", row.reason
+
+
+def test_what_the_cell_s_dtype_asks_of_torch_outlives_the_building(measured: Measured) -> None:
+    """torch allows TF32 in convolutions by default, and an fp32 cell forbids it."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        build = "torch.backends.cudnn.allow_tf32 = True; torch.backends.cuda.matmul.allow_tf32 = True"
+        row = measured(a_model("return self.head(x)", build=build), metrics=("count", "time"))
+        assert row.status == "ok", row.reason
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
