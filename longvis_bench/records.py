@@ -178,10 +178,18 @@ class Request(_Record):
     time_only: bool = False
     """Measure latency and nothing else: a further process of a cell that has its other numbers."""
     process_budget_s: float | None = Field(None, gt=0)
-    """Seconds that one process may time; None for all of the cell's budget."""
+    """Share of the cell's budget that one process gets, in seconds; None for all of it."""
     predictions_path: Path | None = None
     sent: float | None = None
     """When it was handed to its process, on the monotonic clock."""
+
+    @property
+    def timing_budget_s(self) -> float:
+        """Seconds that this process may time: its share, or less where the settings give less, as a try of
+        `--batch auto` does.
+        """
+        budget = self.settings.budget_s
+        return budget if self.process_budget_s is None else min(budget, self.process_budget_s)
 
 
 class SizeRecord(_Record):

@@ -358,7 +358,7 @@ def _time(
         clock.time(iteration)
         return
     settings = request.settings
-    budget_s = request.process_budget_s or settings.budget_s
+    budget_s = request.timing_budget_s
     keep = settings.memory_limit_bytes is None
     with steady_conditions(request.cell, keep_memory=keep) as conditions:
         yardstick = Yardstick(device, clock_for(device))

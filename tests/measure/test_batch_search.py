@@ -62,6 +62,21 @@ def find(machine: Machine, request: Request = request()) -> Row:  # noqa: B008
     return measure_best_batch(machine, request, lambda: None)
 
 
+def test_a_try_times_for_its_own_share_of_the_budget_and_the_chosen_batch_for_a_process_s() -> None:
+    budgets: dict[bool, set[float]] = {True: set(), False: set()}
+
+    class Watched(Machine):
+        def __call__(self, request: Request, on_tick: Callable[[], object]) -> Row:
+            budgets["validity" in request.cell.metrics].add(request.timing_budget_s)
+            return super().__call__(request, on_tick)
+
+    find(
+        Watched(lambda batch: 1e-3 * batch),
+        request(budget_s=30.0).model_copy(update={"process_budget_s": 10.0}),
+    )
+    assert budgets == {True: {10.0}, False: {3.75}}
+
+
 @pytest.mark.parametrize("best", [1, 3, 7, 12, 20, 40])
 def test_the_peak_of_throughput_is_found(best: int) -> None:
     """Throughput falls by a share of the distance from the best batch, on a logarithmic scale."""

@@ -114,7 +114,7 @@ def judged(row: Row, *, fewest: int, others: float | None) -> Row:
 
     Arguments:
         row: with everything that was timed.
-        fewest: processes asked for; 1 is a first look.
+        fewest: processes asked for; 1 is a first look, unless earlier commands timed the cell in more.
         others: spread between processes of other cells, for a cell with too few of its own.
     """
     timing = row.timing
@@ -123,7 +123,7 @@ def judged(row: Row, *, fewest: int, others: float | None) -> Row:
     processes = timing.processes
     if processes and all(process.disturbed for process in processes if process.samples):
         return _with(row, verdict="disturbed")
-    if fewest < 2:
+    if fewest < 2 and len(processes) < 2:
         return _with(row, verdict="single")
     if len(timing.by_process(clean=True)) > 2:
         return _with(

@@ -71,6 +71,7 @@ def test_disturbed_processes_do_not_count_unless_all_are() -> None:
         (row(1.0, 1.1, 1.0), 3, "noisy"),
         (row(1.0, 1.0), 3, "noisy"),
         (row(1.0), 1, "single"),
+        (row(1.0, 1.001, 1.0), 1, "stable"),
         (row(1.0, 1.0, 1.0, disturbed=3), 3, "disturbed"),
         (row(1.0, disturbed=1), 1, "disturbed"),
     ],
