@@ -1,1 +1,1 @@
-"""Latency: one sample, when to stop, and what disturbed it."""
+"""Latency: timing one iteration, deciding when to stop, and recording what disturbed the timing."""

@@ -1,6 +1,6 @@
-"""How one sample is obtained: seconds from the start of an iteration until the device has finished it.
+"""Time one iteration: seconds from its start until the device has finished it.
 
-The clock is handed to `timing.py`, so that tests use one whose samples they know.
+`timing.py` takes the clock as an argument, so that tests can pass one with known samples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Clock(Protocol):
         ...
 
     def now(self) -> float:
-        """Seconds on the clock that budgets are kept by."""
+        """Seconds on the clock that measures the budget."""
         ...
 
 
@@ -31,7 +31,7 @@ class HostClock:
     """`perf_counter` around the iteration, with the device synchronised before and after.
 
     Arguments:
-        synchronize: waits until the device is idle; nothing on a CPU.
+        synchronize: waits until the device is idle; does nothing on a CPU.
     """
 
     def __init__(self, synchronize: Callable[[], object] = lambda: None) -> None:
@@ -51,22 +51,22 @@ class HostClock:
 
 
 class CudaClock(HostClock):
-    """CUDA events around the iteration: the time on the device, without the host's way back.
+    """CUDA events around the iteration: device time, without the latency of the host's synchronisation.
 
     Arguments:
-        device: whose stream the events are recorded on; without an index, the current CUDA device.
+        device: the events are recorded on its current stream; without an index, the current CUDA device.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(partial(torch.cuda.synchronize, device))
         self._device = device
         self.host_s: list[float] = []
-        """Of every iteration so far, seconds until the host had handed all its work to the device."""
+        """Seconds that the host took to launch all work of an iteration, for every iteration so far."""
 
     def time(self, iteration: Iteration) -> float:
         """See Clock."""
         stream = torch.cuda.current_stream(self._device)
-        start, end = _event(), _event()  # on the stream's device, from their first record on
+        start, end = _event(), _event()  # `record` binds an event to the stream's device
         self._synchronize()
         start.record(stream)
         begun = time.perf_counter()
@@ -82,7 +82,7 @@ def _event() -> torch.cuda.Event:
 
 
 def clock_for(device: torch.device) -> Clock:
-    """The clock of a device; every kind with a `synchronize` of its own is waited for."""
+    """The clock of a device; it synchronises every kind of device that has a `synchronize` function."""
     if device.type == "cuda":
         return CudaClock(device)
     module = getattr(torch, device.type, None)
@@ -93,9 +93,9 @@ def clock_for(device: torch.device) -> Clock:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a device the current one of this process: libraries allocate and launch on the current device.
+    """Make a device the current one of this process, because libraries allocate and launch there.
 
-    A device without an index (`cpu`, `mps`, `cuda`) already is the current one of its kind.
+    A device without an index (`cpu`, `mps`, `cuda`) is the current one of its kind already.
     """
     setter = getattr(getattr(torch, device.type, None), "set_device", None)
     if device.type != "cpu" and device.index is not None and setter is not None:

@@ -1,8 +1,9 @@
-"""What the harness removes for all models alike while it times: page faults and moving threads.
+"""Conditions that the harness sets for every model while it times: no page faults, no migrating threads.
 
-A C library that gives freed memory back takes the same pages anew in every iteration, at about 2 us each, as
-often as the history of its heap has it: from 512 px on that is a fifth of the time, and another share in the
-next process.  Threads that share a physical core, or move from one to another, do so by chance too.
+A C library that returns freed memory to the system faults in the same pages again in every iteration, at
+about 2 us per page.  How often it does so depends on the history of its heap: from 512 px on it is a fifth of
+the time, and the share differs between processes.  The scheduler decides by chance, too, whether two threads
+share a physical core or migrate to another.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 @contextmanager
 def steady_conditions(cell: Cell, *, keep_memory: bool = True) -> Iterator[dict[str, str]]:
-    """Time inside; what was done is yielded, to be kept with the row.
+    """Set the conditions for the timing inside; yield a description of them, which the row stores.
 
     Arguments:
         cell: device and threads.
-        keep_memory: False where memory is short: what is kept is not given to others.
+        keep_memory: False where memory is short: other processes cannot use freed memory that is kept.
     """
     done: dict[str, str] = {}
     if cell.device != "cpu":
@@ -40,10 +41,10 @@ def steady_conditions(cell: Cell, *, keep_memory: bool = True) -> Iterator[dict[
 
 @contextmanager
 def pinned(threads: int) -> Iterator[str]:
-    """Let this process run on as many physical cores as it has threads, and on one hardware thread of each.
+    """Pin this process to as many physical cores as it has threads, one hardware thread per core.
 
     Yields:
-        The processors in words; empty where the system does not do it or there are too few cores.
+        The processors as text; empty where the system cannot pin threads or has too few cores.
     """
     if sys.platform != "linux":
         yield ""
@@ -61,10 +62,10 @@ def pinned(threads: int) -> Iterator[str]:
 
 
 def one_per_core(processors: set[int], siblings: str = _SIBLINGS) -> list[int]:
-    """The first hardware thread of each physical core among some processors.
+    """The first hardware thread of each physical core among the given processors.
 
     Arguments:
-        processors: numbers of those that may be used.
+        processors: numbers of the processors that this process may use.
         siblings: path of the file that lists the hardware threads of a processor's core.
     """
     taken: set[str] = set()
@@ -81,9 +82,9 @@ def one_per_core(processors: set[int], siblings: str = _SIBLINGS) -> list[int]:
 
 
 def _pin_all(processors: set[int]) -> None:
-    """All threads there are; those that come take it from the one that starts them."""
+    """Pin all threads of this process; a thread started later inherits the affinity of its parent."""
     for thread in Path("/proc/self/task").iterdir():
         try:
             os.sched_setaffinity(int(thread.name), processors)
-        except OSError:  # it ended meanwhile, or the system does not allow it
+        except OSError:  # the thread has ended, or the system does not allow it
             continue

@@ -1,4 +1,4 @@
-"""What the system counts for this process: page faults, forced context switches, migrations of threads."""
+"""Counters of the system for this process: page faults, involuntary context switches, thread migrations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _FIELD = re.compile(r"^(?:se\.)?(nr_migrations|nr_switches)\s*:\s*(\d+)", re.MUL
 
 
 class CounterWatch:
-    """Starts counting when made."""
+    """Counts from its construction on."""
 
     def __init__(self) -> None:
         self._before = _now()
 
     def read(self) -> CountersRecord:
-        """What was counted since."""
+        """The counts since construction."""
         after = _now()
         return CountersRecord(**{name: _passed(self._before[name], after[name]) for name in after})
 
@@ -41,14 +41,14 @@ def _now() -> dict[str, int | None]:
 
 
 def _migrations() -> int | None:
-    """Of all threads that are alive; None where the kernel keeps no such statistics."""
+    """Migrations of all live threads; None where the kernel keeps no such statistics."""
     total = {"nr_migrations": 0, "nr_switches": 0}
     for thread in Path("/proc/self/task").glob("*/sched"):
         try:
             text = thread.read_text()
-        except OSError:  # a thread that has ended meanwhile
+        except OSError:  # the thread has ended since the listing
             continue
         for name, count in _FIELD.findall(text):
             total[name] += int(count)
-    # a process that was never switched has no statistics: some sandboxes print noughts
+    # some sandboxes print zeros: a process without a single switch has no statistics
     return total["nr_migrations"] if total["nr_switches"] else None

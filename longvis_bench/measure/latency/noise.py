@@ -1,9 +1,10 @@
-"""What else happened on the machine while a cell was timed, so that a spoilt latency can be named.
+"""Disturbances on the machine while a cell is timed: load, stolen time, clocks, temperature, throttling.
 
-Counters of the system are read before and after: processor time of others, and time the hypervisor took.
-Clock frequency, temperature and the reasons a device gives for slowing down are looked at twice a second,
-between iterations and never within one, from the first iteration on: an idle device's clock says nothing.
-What the platform does not tell is None.  `row_warnings.py` says from where on a value is worth a warning.
+The system's counters are read before and after the timing: processor time of other processes, and time that
+the hypervisor took.  Clock frequency, temperature and the device's reasons for throttling are sampled twice a
+second, between iterations and never within one, and only after the first iteration: the clock of an idle
+device is of no use.  A value that the platform does not report is None.  `row_warnings.py` has the thresholds
+above which a row gets a warning.
 
 Reference: NVIDIA, NVML API, "Clocks event reasons" (`nvmlClocksEventReason*`).
 """
@@ -23,7 +24,7 @@ from longvis_bench.records import NoiseRecord
 from longvis_bench.stats import median
 
 LOOK_EVERY_S = 0.5
-"""Seconds between two looks at the sensors."""
+"""Seconds between two readings of the sensors."""
 
 SLOWDOWNS = {
     0x04: "power cap",
@@ -33,47 +34,47 @@ SLOWDOWNS = {
     0x40: "hardware thermal slowdown",
     0x80: "power brake",
 }
-"""NVML's bits that mean "slower than asked for"; idling and clocks that the user set are none of them."""
+"""NVML's bits for clocks below the requested ones; those for an idle GPU and user-set clocks are left out."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One reading of a device's sensors; None where it does not tell."""
+    """One reading of a device's sensors; None for a value that the device does not report."""
 
     clock_hz: float | None = None
     temperature_c: float | None = None
     temperature_limit_c: float | None = None
-    """Where the device begins to slow itself down."""
+    """The temperature at which the device starts to throttle."""
     slowdowns: tuple[str, ...] = ()
     clock_limit_hz: float | None = None
-    """The highest clock that the device has."""
+    """The highest clock that the device supports."""
 
 
 class Sensor(Protocol):
     """The sensors of the device that is timed."""
 
     def look(self) -> Look:
-        """Read them; takes microseconds to a few milliseconds."""
+        """Read the sensors; takes microseconds to a few milliseconds."""
         ...
 
 
 class CpuSensor:
-    """The fastest core's frequency, where the system has a frequency driver to tell it."""
+    """The fastest core's frequency, where the system has a driver that reports it."""
 
     def look(self) -> Look:
         """See Sensor."""
         try:
             clocks = [core.current for core in psutil.cpu_freq(percpu=True)]
-        except (AttributeError, NotImplementedError, OSError, RuntimeError):  # no such thing here
+        except (AttributeError, NotImplementedError, OSError, RuntimeError):  # reports no frequency
             clocks = []
         return Look(clock_hz=max(clocks, default=0.0) * 1e6 or None)
 
 
 class NvidiaSensor:
-    """A GPU's clock, temperature and reasons for slowing down, by NVML.
+    """A GPU's clock, temperature and reasons for throttling, read through NVML.
 
     Arguments:
-        uuid: the GPU's, as torch gives it: NVML knows nothing of CUDA_VISIBLE_DEVICES.
+        uuid: the GPU's, as torch gives it; an index would not do, as NVML ignores CUDA_VISIBLE_DEVICES.
         nvml: the module `pynvml`.
     """
 
@@ -109,10 +110,10 @@ class NvidiaSensor:
 
 
 def _first(*questions: Callable[[], Any]) -> float | None:
-    """The first number that a question gives.
+    """The first number that one of several queries returns; None where all fail.
 
-    Not every GPU and driver answers every question, and newer ones drop names (`ThrottleReasons`): a sensor
-    that fails in whatever way is one that tells nothing.
+    Not every GPU and driver supports every query, and newer drivers drop names (`ThrottleReasons`).  A query
+    that fails for any reason counts as unsupported.
     """
     for question in questions:
         try:
@@ -123,10 +124,10 @@ def _first(*questions: Callable[[], Any]) -> float | None:
 
 
 def _number(answer: Any) -> Any:
-    """The answer, if it is a number.
+    """The result of a query, checked to be a number.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a number.
     """
     if not isinstance(answer, int | float):
         raise TypeError(f"not a number: {answer!r}")
@@ -134,7 +135,7 @@ def _number(answer: Any) -> Any:
 
 
 class NoSensor:
-    """A device that tells nothing."""
+    """A device without readable sensors."""
 
     def look(self) -> Look:
         """See Sensor."""
@@ -142,7 +143,7 @@ class NoSensor:
 
 
 def sensor_for(device: torch.device) -> Sensor:
-    """The sensors of a device; of an NVIDIA GPU only where the package nvidia-ml-py is installed."""
+    """The sensors of a device; those of an NVIDIA GPU need the package nvidia-ml-py."""
     if device.type == "cpu":
         return CpuSensor()
     if device.type != "cuda":
@@ -150,15 +151,15 @@ def sensor_for(device: torch.device) -> Sensor:
     try:
         nvml = import_module("pynvml")
         return NvidiaSensor(str(torch.cuda.get_device_properties(device).uuid), nvml)
-    except Exception:  # no package, no NVML library, another version of it, no such GPU: no sensor
+    except Exception:  # package or NVML library missing or of another version, or GPU unknown
         return NoSensor()
 
 
 class NoiseWatch:
-    """Starts watching when made.
+    """Watches the machine from its construction on.
 
     Arguments:
-        sensor: of the device that is timed.
+        sensor: the sensors of the timed device.
     """
 
     def __init__(self, sensor: Sensor) -> None:
@@ -169,13 +170,13 @@ class NoiseWatch:
         self._own = _own_seconds()
 
     def look(self) -> None:
-        """Read the sensors, unless that was just done; to be called between iterations."""
+        """Read the sensors, at most once per `LOOK_EVERY_S`; to be called between iterations."""
         if perf_counter() - self._looked >= LOOK_EVERY_S:
             self._look()
             self._looked = perf_counter()
 
     def read(self) -> NoiseRecord:
-        """What happened since."""
+        """The disturbances since construction."""
         self._look()
         load, own, steal = self._processors()
         clocks = [look.clock_hz for look in self._looks if look.clock_hz]
@@ -198,10 +199,10 @@ class NoiseWatch:
             self._looks.append(Look())
 
     def _processors(self) -> tuple[float | None, float | None, float | None]:
-        """Cores that others kept busy, cores that this process did, and the share that was stolen."""
+        """Cores kept busy by other processes, cores kept busy by this one, and the share of stolen time."""
         now = psutil.cpu_times()
         passed = {name: getattr(now, name) - getattr(self._machine, name) for name in now._fields}
-        guests = passed.get("guest", 0.0) + passed.get("guest_nice", 0.0)  # counted in user already
+        guests = passed.get("guest", 0.0) + passed.get("guest_nice", 0.0)  # `user` and `nice` include them
         total = sum(passed.values()) - guests
         wall = total / psutil.cpu_count() if total > 0 else 0.0
         if wall <= 0:
@@ -218,7 +219,7 @@ def _own_seconds() -> float:
 
 
 def _change(values: list[float]) -> float | None:
-    """Median of the later half / median of the earlier half - 1; None under two values."""
+    """Median of the later half / median of the earlier half - 1; None for fewer than two values."""
     half = len(values) // 2
     before, after = median(values[:half]), median(values[half:])
     return after / before - 1 if before and after else None

@@ -1,8 +1,9 @@
-"""A cell's latency over several fresh processes: whether another is worth while, and the verdict.
+"""A cell's latency over several fresh processes: when to add another process, and the verdict.
 
-Samples of one process agree with each other and not with those of the next: addresses, pages and the
-machine's speed at that moment differ.  So a cell is timed in at least three processes, interleaved with those
-of all other cells, and more are added until the interval over processes is narrow or the budget is spent.
+Samples of one process agree with each other but not with those of the next process, because addresses, pages
+and the machine's speed at that moment differ.  So the sweep times a cell in at least three processes,
+interleaved with those of all other cells, and adds more until the interval over processes is narrow enough or
+the budget is spent.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from longvis_bench.phases import BUILD, COMPILE, IMPORT, START
 from longvis_bench.records import Cell, NoiseRecord, ProcessRecord, Row, TimingRecord
 
 DISTURBING_LOAD = 0.25
-"""Cores that others keep busy from which on samples do not count."""
+"""A process's samples do not count if other processes kept more cores than this busy."""
 DISTURBING_STEAL = 0.05
-"""Share of the time that the hypervisor takes from which on samples do not count."""
+"""A process's samples do not count if the hypervisor took more than this share of the time."""
 STALLED_SHARE = 0.45
-"""Cores this process kept busy / its threads, under which threads waited for one another in barriers."""
+"""Cores that a process kept busy / its threads; below this, threads waited for each other at barriers."""
 MOST_PROCESSES = 12
-"""A spread that this many processes leave wide is a fact about the machine."""
+"""Most processes per cell: a spread that is still wide after so many is a property of the machine."""
 PATIENCE = 2.0
-"""Budgets that a cell may take where processes were disturbed and it is measured again."""
+"""Multiple of the budget that a cell may take when disturbed processes are replaced."""
 ITERATIONS = 2
-"""Iterations that a process takes at least: one that never counts, one that does."""
+"""Fewest iterations per process: the first, which never counts, and one sample."""
 
 
 def disturbance(noise: NoiseRecord, cell: Cell) -> str | None:
-    """What disturbed a process while it was timed, in words; None for nothing that is known.
+    """What disturbed a process while it was timed, as text; None where no disturbance is known.
 
     Arguments:
-        noise: what was watched.
-        cell: on an accelerator the host's load tells little of the device.
+        noise: what the watch recorded.
+        cell: its device and threads; on an accelerator None, as the host's load hardly affects the device.
     """
     if cell.device != "cpu":
         return None
@@ -46,12 +47,12 @@ def disturbance(noise: NoiseRecord, cell: Cell) -> str | None:
 
 
 def with_process(record: TimingRecord, more: Row, seconds: float) -> TimingRecord:
-    """A cell's timing with one more process; one that failed gives no samples and says why.
+    """A cell's timing with one more process; a failed process adds its reason and no samples.
 
     Arguments:
-        record: so far.
-        more: what the process gave.
-        seconds: all of its time.
+        record: the timing so far.
+        more: the row of the process.
+        seconds: duration of the whole process.
     """
     timing = more.timing if more.status == "ok" else None
     if timing is None or not timing.processes:
@@ -71,7 +72,7 @@ def with_process(record: TimingRecord, more: Row, seconds: float) -> TimingRecor
 
 
 def with_seconds(row: Row) -> Row:
-    """The row of a cell's first process, with the seconds that a process of timing alone would have taken."""
+    """The row of a cell's first process, whose `seconds` are those of a process that only times."""
     timing = row.timing
     if timing is None or not timing.processes:
         return row
@@ -91,8 +92,8 @@ def wants_another(row: Row, *, fewest: int, budget_s: float, precision: float) -
     """Whether a cell should be timed in one more process.
 
     Arguments:
-        row: as it stands.
-        fewest: processes that every cell gets whose iterations are short enough.
+        row: the cell's row so far.
+        fewest: processes per cell, unless an iteration takes too long for the budget.
         budget_s: seconds for all timing of the cell.
         precision: wanted half-width of the interval, as a share of the median.
     """
@@ -113,9 +114,9 @@ def judged(row: Row, *, fewest: int, others: float | None) -> Row:
     """The row with its verdict over all processes.
 
     Arguments:
-        row: with everything that was timed.
-        fewest: processes asked for; 1 is a first look, unless earlier commands timed the cell in more.
-        others: spread between processes of other cells, for a cell with too few of its own.
+        row: with the timing of all processes.
+        fewest: requested processes; with 1 the verdict is `single`, unless earlier commands added processes.
+        others: spread between processes of other cells, used for a cell with too few of its own.
     """
     timing = row.timing
     if timing is None or not timing.samples_s:
@@ -135,7 +136,7 @@ def judged(row: Row, *, fewest: int, others: float | None) -> Row:
 
 
 def pooled_spread(rows: Iterable[Row]) -> float | None:
-    """Spread between processes, root mean square over cells that have at least three; None without any."""
+    """Root mean square of the spread between processes, over cells with at least three; None without any."""
     spreads = [
         stats.process_spread(processes)
         for row in rows

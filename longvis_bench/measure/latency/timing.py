@@ -1,12 +1,12 @@
-"""Latency: seconds of one iteration in the steady state, as raw samples and a verdict.
+"""Latency: seconds per iteration in the steady state, as raw samples and a verdict.
 
-One iteration is one batch that already lies on the device.  The first iteration never counts: it allocates,
-picks algorithms (cuDNN's autotune, oneDNN's kernels) and fills caches; its duration is a column of its own,
-and so is that of compiling, which happens before.  Warm-up then ends where the last samples show no trend;
-the samples of that window count, found flat in hindsight.  Sampling stops when the 95 % interval of the
-median is narrow enough (`stats.should_stop`) or the cell's budget, warm-up included, is spent.
+One iteration runs one batch that is on the device already.  The first iteration never counts: it allocates,
+picks algorithms (cuDNN's autotune, oneDNN's kernels) and fills caches.  Its duration is a column of its own,
+and so is that of compiling, which happens before.  Warm-up ends when the last `WINDOW` samples show no trend;
+these samples count.  Sampling stops when the 95 % interval of the median is narrow enough
+(`stats.should_stop`) or the cell's budget, warm-up included, is spent.
 
-Statistics are derived on reading (`stats.py`); the samples are what is stored.
+Rows store the samples; `stats` derives the statistics when a row is read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from longvis_bench.records import TimingRecord
 from longvis_bench.stats import is_flat, should_stop, verdict
 
 WINDOW = 5
-"""Samples that must show no trend for the warm-up to be over."""
+"""Warm-up is over when this many samples in a row show no trend."""
 WARMUP_SHARE = 0.5
-"""Share of the budget after which a warm-up that never became flat is cut off."""
+"""Warm-up is cut off after this share of the budget, even if the samples still show a trend."""
 
 
 def measure_latency(
@@ -34,15 +34,15 @@ def measure_latency(
     """Time an iteration until its median is known to `precision` or the budget is spent.
 
     Arguments:
-        iteration: runs one batch; called at least twice, whatever the budget.
-        clock: obtains one sample, in seconds.
+        iteration: runs one batch; called at least twice, even if that exceeds the budget.
+        clock: times one sample, in seconds.
         budget_s: seconds for warm-up and samples together.
         precision: wanted half-width of the median's 95 % interval, as a share of the median.
-        look: called after the first iteration and between any two others.
+        look: reads the machine's sensors; called after the first iteration and between any two others.
 
     Returns:
         Warm-up and counted samples in seconds, and a verdict: `stable` (precise enough), `noisy` (budget
-        spent before), or `budget` (budget spent with fewer than 6 samples).
+        spent first), or `budget` (budget spent with fewer than 6 samples).
     """
     start = clock.now()
     taken = [clock.time(iteration)]
@@ -61,7 +61,7 @@ def measure_latency(
 
 
 def _end_of_warmup(taken: list[float], spent: float, budget_s: float) -> int | None:
-    """How many of the samples are warm-up, or None while that is not yet known."""
+    """Number of leading samples that are warm-up; None while warm-up has not ended."""
     if len(taken) > WINDOW and is_flat(taken[-WINDOW:]):
         return len(taken) - WINDOW
     if spent >= WARMUP_SHARE * budget_s and len(taken) > WINDOW:

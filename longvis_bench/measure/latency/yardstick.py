@@ -1,10 +1,10 @@
-"""The yardstick: a fixed piece of work, timed between a model's samples in the same process.
+"""The yardstick: a fixed workload, timed between a model's samples in the same process.
 
-A machine changes its speed from minute to minute: neighbours on the host, clocks, memory pressure.  Where it
-slows down, the yardstick slows down with the model, and the ratio of the two compares models and runs better
-than seconds do.  Two 3x3 convolutions of 32 channels at 96 px and two products of 384x384 matrices keep the
+The speed of a machine changes from minute to minute with other load on the host, clocks and memory pressure.
+A slow-down affects the yardstick and the model alike, so their ratio compares models and runs better than
+seconds do.  Two 3x3 convolutions of 32 channels at 96 px and two products of 384x384 matrices keep the
 arithmetic units busy; one pass over 8 MiB loads the memory, and a chain of small operators the dispatcher.
-The work never changes, whatever the cell: 283 million multiply-adds.
+The workload is the same for every cell: 283 million multiply-adds.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch.nn import functional as F
 from longvis_bench.measure.latency.clock import Clock
 
 SHARE = 0.2
-"""Share of the timed seconds that the yardstick may take."""
+"""Largest share of the timed seconds that the yardstick takes."""
 FEWEST = 3
-"""Samples it takes at least."""
+"""Fewest yardstick samples per process."""
 CUDA_BATCH = 16
-"""Copies of the work on an accelerator, which one copy would not fill."""
+"""Batch size of the workload on an accelerator, which a single copy would not fill."""
 _CHANNELS, _SIDE, _MATRIX, _STREAM, _SMALL = 32, 96, 384, 1 << 21, 32
 
 
 class Yardstick:
-    """Ready to be timed on a device.
+    """The workload, ready to be timed on a device.
 
     Arguments:
-        device: where the model runs.
-        clock: one of its own, as a clock may keep what it timed.
+        device: the one that the model runs on.
+        clock: not shared with the model's timing, as a clock may record what it timed.
     """
 
     def __init__(self, device: torch.device, clock: Clock) -> None:
@@ -49,7 +49,7 @@ class Yardstick:
         self._began: float | None = None
 
     def sample(self) -> None:
-        """Time the work once, unless it has had its share of the time already."""
+        """Time the workload once, unless it has used up its share of the time."""
         if self._began is None:
             self._began = self._clock.now()
             self._clock.time(self._work)  # picks kernels and fills caches
@@ -57,7 +57,7 @@ class Yardstick:
             self._take()
 
     def finish(self) -> tuple[float, ...]:
-        """All samples, and further ones where they are too few."""
+        """All samples; takes more first where there are fewer than `FEWEST`."""
         while len(self.samples_s) < FEWEST:
             self._take()
         return tuple(self.samples_s)

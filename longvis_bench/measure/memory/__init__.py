@@ -1,1 +1,1 @@
-"""Memory: the measured peak, the tensors' peak by shapes, workspaces and the allocator."""
+"""Memory: the measured peak, the peak of the tensors computed from shapes, workspaces and the allocator."""

@@ -1,11 +1,11 @@
-"""The C library's heap and MKL's buffers, so that memory which nobody uses is not measured as a model's.
+"""Control of the C library's heap and MKL's buffers, so that a model's memory excludes what is merely kept.
 
-glibc keeps freed blocks of up to 32 MiB, and serves later requests from such holes.  A process that has
-worked for a while then holds more than its tensors take, by an amount that depends on its history.  While
-memory is measured, every large block is therefore mapped by itself (`tight_heap`).
+glibc keeps freed blocks of up to 32 MiB and serves later requests from them.  After some work a process
+therefore holds more memory than its tensors, by an amount that depends on its history.  While memory is
+measured, glibc maps every large block by itself (`tight_heap`).
 
-MKL, which multiplies matrices on x86, keeps the buffers it packs them into from the first call on.  They are
-part of what a process holds, and how much they are is found by having them freed (`free_library_buffers`).
+MKL, which multiplies matrices on x86, keeps its packing buffers from the first call on.  They belong to the
+memory of the process; their size is measured by freeing them (`free_library_buffers`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import torch
 
 LARGE_BLOCK = 128 << 10
 _LARGEST_HOLE = 1 << 30
-_IS_MAPPED = 2  # the bit of a block's size word, which lies before the block, that glibc sets for a mapping
+_IS_MAPPED = 2  # glibc's flag for a mapping, in the size word before the block
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 
 
 def give_back_freed_memory() -> None:
-    """Return the pages of all holes to the system, or the model would use them for free."""
+    """Return the pages of freed blocks to the system, so that the model's use of them is counted."""
     if hasattr(_libc(), "malloc_trim"):
         _libc().malloc_trim(0)
 
 
 @contextmanager
 def tight_heap() -> Iterator[None]:
-    """Have glibc map every block of 128 KiB and more by itself, so that freeing it gives it back.
+    """Have glibc map every block of 128 KiB or more by itself, so that freeing it returns it to the system.
 
-    Afterwards blocks up to 32 MiB are kept again, which is where glibc's own adjustment ends.
+    Afterwards glibc keeps freed blocks of up to 32 MiB again, the largest threshold that it sets on its own.
     """
     set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
     give_back_freed_memory()
@@ -49,10 +49,10 @@ def tight_heap() -> Iterator[None]:
 
 @contextmanager
 def keep_freed_memory(wanted: bool = True) -> Iterator[bool]:
-    """Have glibc keep what is freed, so that iterations after the first fault in no pages.
+    """Have glibc keep freed memory, so that iterations after the first cause no page faults.
 
     Yields:
-        Whether it does; False where there is another C library, or `wanted` is False.
+        Whether memory is kept; False with another C library, or if `wanted` is False.
     """
     libc = _libc()
     if not wanted or not hasattr(libc, "mallopt"):
@@ -71,10 +71,10 @@ def keep_freed_memory(wanted: bool = True) -> Iterator[bool]:
 
 
 def free_library_buffers() -> bool:
-    """Free what MKL keeps for its next call.
+    """Free the buffers that MKL keeps for its next call.
 
     Returns:
-        Whether this torch multiplies matrices by MKL, and it was asked.
+        Whether this torch uses MKL, and so the buffers were freed.
     """
     free = _mkl_free_buffers()
     if free is None:
@@ -84,18 +84,20 @@ def free_library_buffers() -> bool:
 
 
 def set_thresholds(map_from: int, trim_from: int) -> None:
-    """Tell glibc from how many bytes on it maps a block, and gives back the free end of the heap."""
+    """Set the sizes, in bytes, from which glibc maps a block by itself and trims the end of the heap."""
     if hasattr(_libc(), "mallopt"):
         _libc().mallopt(_M_MMAP_THRESHOLD, map_from)
         _libc().mallopt(_M_TRIM_THRESHOLD, trim_from)
 
 
 def _plug_holes() -> list[int]:
-    """Take every hole of the heap that could hold a large block; plugs are never touched and take no memory.
+    """Allocate every free block of the heap that could hold a large tensor; return the allocations.
 
-    glibc prefers a hole to a mapping whatever the threshold, and what is freed into a hole stays resident.  A
-    block that is not a mapping of its own came from a hole; once one is, no hole is that large.  (Addresses
-    do not tell: where the heap cannot grow in place, glibc goes on with pieces among the mappings.)
+    glibc prefers a free block of the heap to a new mapping, whatever the threshold, and memory freed there
+    stays resident.  An allocation that is not a mapping came from such a block; one that is a mapping shows
+    that no free block of that size is left.  (Addresses cannot tell the two apart: where the heap cannot grow
+    in place, glibc extends it between the mappings.)  The allocations are never written to, so they take no
+    memory.
     """
     libc = _libc()
     if not hasattr(libc, "mallopt"):
@@ -125,7 +127,7 @@ def _libc() -> ctypes.CDLL:
 
 @cache
 def _mkl_free_buffers() -> Callable[[], object] | None:
-    """MKL's function of that name, under which it is linked into torch or comes with it."""
+    """MKL's function that frees its buffers, from the library that torch links; None without MKL."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         torch_cpu = ctypes.CDLL(str(library))

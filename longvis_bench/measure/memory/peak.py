@@ -1,27 +1,27 @@
-"""Peak memory: the most that is held while an iteration runs, above what was held before the model was built.
+"""Peak memory: the highest memory during one iteration, above the memory held before the model was built.
 
-On CUDA it is what the allocator has handed out at most.  On a CPU it is the peak resident set without
-file-backed pages (VmHWM - RssFile of /proc/self/status), minus the same before building: file-backed pages
-are code, and in a process forked from a warm one they fault in again and would be counted as the model's.
-The kernel resets the peak through /proc/self/clear_refs.  Systems without /proc give no number, and the row
-says why.
+On CUDA it is the allocator's peak of allocated bytes.  On a CPU it is the peak resident set without
+file-backed pages (VmHWM - RssFile of /proc/self/status), minus the same before building.  File-backed pages
+are code; a process forked from a warm one faults them in again, so they would count as the model's.  The
+kernel resets the peak through /proc/self/clear_refs.  On a system without /proc the peak is None, and the row
+has the reason.
 
-The iteration is one of the steady state, after those that were timed.  On a CPU it runs with the C library
-told to give freed memory back at once: left alone, glibc keeps freed blocks of up to 32 MiB, and the resident
-set then depends more on the history of its heap than on the model.  For the same reason MKL's buffers, which
-only ever grow, are freed first, garbage is collected, and one more iteration runs before the peak is reset:
-what it leaves is what every later iteration finds.  What was held at most without that, and while building,
-is `reserved_bytes`, as CUDA's allocator has its reserve.
+The iteration is one of the steady state, after the timed ones.  On a CPU it runs while the C library returns
+freed memory at once: by default glibc keeps freed blocks of up to 32 MiB, and the resident set then depends
+more on the history of its heap than on the model.  For the same reason MKL's buffers, which only grow, are
+freed first, garbage is collected, and one more iteration runs before the peak is reset, so that the measured
+iteration starts from the state that every later one finds.  `reserved_bytes` is the peak without these
+measures, building included; on CUDA it is the allocator's reserve.
 
 The cell compiles a selective scan's kernels before the baseline is read: numba's compiler takes about 40 MiB,
-which are not the model's.
+which do not belong to the model.
 
-The peak is explained by its parts, which sum to it: the tensors alive at the peak of the same iteration
-executed by shape (`shapes.py`: weights, buffers, gradients, optimizer, input, activations), what convolutions
-take besides (`workspace.py`), the buffers that MKL keeps from its first matrix product on, and the rest:
-compiled kernels, small blocks of the heap, workspace of other kernels, threads' stacks; on CUDA what cuBLAS
-keeps, too.  Where tensors were never touched, and so take no memory, the measured peak can be below that of
-the tensors: activations are then what is left for them.
+The parts of the peak sum to it: the tensors alive at the peak of the same iteration executed by shape
+(`tensor_peak.py`: weights, buffers, gradients, optimizer, input, activations), the workspace of convolutions
+(`workspace.py`), the buffers that MKL keeps from its first matrix product on, and the rest: compiled kernels,
+small blocks of the heap, workspace of other kernels, threads' stacks, and on CUDA what cuBLAS keeps.  Tensors
+whose pages were never touched take no memory, so the measured peak can be below that of the tensors; the part
+of the activations is then the remainder.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 HELD = ("weights", "buffers", "input", "optimizer", "gradients")
-"""Parts in the order in which they are taken from the peak; library, activations and workspace follow."""
+"""Parts in the order in which they are subtracted from the peak; library, activations, workspace follow."""
 
 
 class PeakMemory:
-    """Knows what was held when it was made, before the model; `read` gives the peak above that.
+    """Reads the baseline on construction, before the model is built; `read` gives the peak above it.
 
     Arguments:
-        images: the batch the model will run on; made before, so that the making is not counted, and added to
-            the peak as a part of its own.
+        images: the batch the model will run on; it exists before, so that generating it is not counted, and
+            its bytes are added to the peak as a part of their own.
 
     Raises:
-        Unsupported: this system does not tell a process its peak memory.
+        Unsupported: this system does not report the peak memory of a process.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -67,11 +67,11 @@ class PeakMemory:
         self._baseline = self._reset(self._device)
 
     def read(self, iteration: Callable[[], object]) -> MemoryRecord:
-        """The peak of one more iteration; its parts are added by `with_parts`."""
+        """The peak of one more iteration; `with_parts` adds its parts."""
         held = self._above(self._peak)
         on_cpu = self._device.type == "cpu"
         if on_cpu:
-            _free_leftovers()  # before `tight_heap` closes the holes that this leaves
+            _free_leftovers()  # before `tight_heap` allocates the free blocks that this leaves
         with tight_heap():
             if on_cpu:
                 iteration()
@@ -90,12 +90,12 @@ class PeakMemory:
         return max(0, peak(self._device) - self._baseline) + self._input
 
     def meter(self) -> Callable[[], int]:
-        """Watch something that runs after the peak was read, within `tight_heap`."""
+        """Start to measure the peak of one operator, after `read`; calling the result gives its bytes."""
         before = self._reset(self._device)
         return lambda: max(0, self._peak(self._device) - before)
 
     def kept_by_libraries(self) -> int | None:
-        """Bytes that MKL holds for its next call, found by freeing them; None where there is no MKL."""
+        """Bytes that MKL keeps for its next call, measured by freeing them; None without MKL."""
         if self._device.type != "cpu":
             return None
         before = self._reset(self._device)
@@ -105,7 +105,7 @@ class PeakMemory:
 
 
 def _free_leftovers() -> None:
-    """Free what earlier work left in this process: cycles of Python objects, and the buffers of MKL."""
+    """Free what earlier work left in this process: reference cycles and MKL's buffers."""
     gc.collect()
     free_library_buffers()
 
@@ -120,10 +120,10 @@ def with_parts(
     """The record with its parts, which sum to the peak.
 
     Arguments:
-        record: as read.
-        tensors: bytes by part, as far as they are known.
-        library: what libraries keep, where it is known.
-        workspace: what convolutions add to the tensors' peak, where it was watched.
+        record: as `read` returned it.
+        tensors: bytes by part, for the parts that are known.
+        library: bytes that libraries keep; None if unknown.
+        workspace: bytes that convolutions add to the tensors' peak; None if not measured.
     """
     wanted = {name: tensors.get(name) for name in HELD}
     wanted |= {"library": library, "activations": tensors.get("activations"), "workspace": workspace}
@@ -139,7 +139,7 @@ def with_parts(
 def held_bytes(
     model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, int]:
-    """What is known without executing shapes: weights, buffers, input and the optimizer's state."""
+    """Bytes by part that need no execution by shape: weights, buffers, input and optimizer state."""
     states = optimizer.state.values() if optimizer is not None else ()
     return {
         "weights": _bytes(model.parameters()),
@@ -150,14 +150,14 @@ def held_bytes(
 
 
 def _reset_host(device: torch.device) -> int:
-    """Reset the kernel's peak of this process; return the resident bytes without files."""
+    """Reset the kernel's peak of this process; return the resident bytes without file-backed pages."""
     try:
         give_back_freed_memory()
         _CLEAR_REFS.write_text(_RESET_PEAK)
         status = status_bytes()
         return status["VmRSS"] - status["RssFile"]
     except (OSError, KeyError, TypeError) as error:
-        raise Unsupported("this system does not tell a process its peak memory (no /proc).") from error
+        raise Unsupported("this system does not report the peak memory of a process (no /proc).") from error
 
 
 def _host_peak(device: torch.device) -> int:
@@ -176,7 +176,7 @@ _DEVICES: dict[str, tuple[_Read, _Read, str]] = {
     "cpu": (_reset_host, _host_peak, "VmHWM - RssFile"),
     "cuda": (_reset_cuda, torch.cuda.max_memory_allocated, "torch.cuda.max_memory_allocated"),
 }
-"""How a device's peak is reset (giving what is held now), read, and named."""
+"""Per device: a function that resets the peak and returns the bytes held now, one that reads it, its name."""
 
 
 def status_bytes() -> dict[str, int]:

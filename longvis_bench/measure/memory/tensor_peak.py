@@ -1,13 +1,13 @@
-"""Peak bytes of the tensors alone, found without running anything: the iteration executed by shape.
+"""Peak bytes of the tensors alone, computed without running the model: the iteration executed by shape.
 
-The model's shadow has fake tensors of the cell's device: shapes, dtypes and layouts without memory.  One
-iteration runs on them, so that the same kernels are picked as on the device (fused attention included), and a
-dispatch mode adds up the storages that are alive, each until its last reference is gone.  In train mode that
-takes in what autograd saves for the backward, gradients, and the optimizer's state and temporaries.
+A copy of the model holds fake tensors of the cell's device: shapes, dtypes and layouts without memory.  One
+iteration runs on them, so that torch picks the same kernels as on the device (fused attention included), and
+a dispatch mode adds up the storages that are alive, each until its last reference is gone.  In train mode
+this includes what autograd saves for the backward pass, gradients, and the optimizer's state and temporaries.
 
-What a kernel takes inside itself and what an allocator keeps are not tensors: `memory.py` measures those, and
-a difference between the two is workspace, allocator and threads' caches.  Because nothing is allocated, the
-tensor peak is also known where the cell itself runs out of memory.
+Memory that a kernel takes internally or an allocator keeps is not in tensors.  `peak.py` measures it, too, so
+the difference between the two peaks is workspace, allocator and threads' caches.  As nothing is allocated,
+the tensor peak is also known where the cell itself runs out of memory.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from longvis_bench.registry.registry import Variant
 
 @dataclass(frozen=True)
 class TensorPeak:
-    """What was alive when most was."""
+    """The storages alive at the peak."""
 
     peak_bytes: int
     parts_bytes: dict[str, int]
-    """Weights, buffers, gradients, optimizer, input and activations alive at that moment; they sum to it."""
+    """Bytes of weights, buffers, gradients, optimizer, input and activations at the peak; they sum to it."""
     convolutions: dict[str, int]
-    """`signature` of a convolution -> most bytes alive when it had just run."""
+    """`signature` of a convolution -> most bytes alive right after it."""
     largest: int
-    """Elements of the largest tensor, a view of fewer numbers among them."""
+    """Elements of the largest tensor; a view counts with all elements of its storage."""
     scans: bool = False
     """Whether a selective scan ran."""
 
     def to_record(self) -> TensorRecord:
-        """The part of it that a row stores."""
+        """The fields that a row stores."""
         return TensorRecord(peak_bytes=self.peak_bytes, parts_bytes=self.parts_bytes)
 
 
@@ -57,12 +57,12 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
     """The tensor peak of one iteration of a cell.
 
     Arguments:
-        variant: what the cell measures.
-        cell: mode, dtype, device, batch and layout.
+        variant: the model that the cell measures.
+        cell: mode, dtype, device, batch size and memory format.
         in_chans: channels of the images.
 
     Raises:
-        Exception: whatever a model raises that cannot run without data.
+        Exception: any error of a model that cannot run without data.
     """
     with torch.device("meta"):
         model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
@@ -79,13 +79,13 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
         if cell.mode == "train":
             _train(cell, shadow, images, storages)
         else:
-            with torch.no_grad(), storages:  # inference mode keeps as much, but would hide operators inside
+            with torch.no_grad(), storages:  # inference mode would hide inner operators
                 shadow(images)
     return storages.peak()
 
 
 def _train(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages) -> None:
-    """One step of the steady state: the optimizer has its state from a step before."""
+    """One training step of the steady state, whose optimizer has its state from an earlier step."""
     optimizer = make_optimizer(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -102,14 +102,14 @@ def _train(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages) ->
 
 
 def _on_device(model: nn.Module, cell: Cell) -> nn.Module:
-    """A copy of a model on the meta device whose tensors are fakes of the cell's device."""
+    """A copy of a model from the meta device with fake tensors of the cell's device."""
     return copy_with(model, partial(_like, cell=cell))
 
 
 def _like(tensor: Tensor, cell: Cell) -> Tensor:
-    """A fake of the cell's device, dtype (float32 in training) and memory format."""
+    """A fake tensor of the cell's device, dtype (float32 in training) and memory format."""
     if not is_dense(tensor):
-        raise NotImplementedError(f"a tensor has the layout {tensor.layout}, which has no form without data")
+        raise NotImplementedError(f"a tensor has the layout {tensor.layout}, which has no fake form")
     dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
     fake = torch.empty(
         tensor.shape,
@@ -121,10 +121,10 @@ def _like(tensor: Tensor, cell: Cell) -> Tensor:
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages alive, by part, and what they were when they were most.
+    """Bytes of the live storages by part, now and at the peak.
 
-    Storages that exist before are taken by their part; all that an operator makes while the mode is active is
-    an activation until it is taken as a gradient or as the optimizer's state.
+    The constructor assigns existing storages to their parts.  A storage that an operator makes while the mode
+    is active is an activation until it is assigned to the gradients or the optimizer's state.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -142,18 +142,18 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._take(images, "input")
 
     def take_gradient(self, parameter: Tensor) -> None:
-        """Book what a parameter's gradient holds."""
+        """Assign the storage of a parameter's gradient to the gradients."""
         if parameter.grad is not None:
             self._take(parameter.grad, "gradients")
 
     def take_state(self, optimizer: torch.optim.Optimizer) -> None:
-        """Book what the optimizer keeps."""
+        """Assign the tensors of the optimizer's state to the optimizer."""
         for tensor in tree_leaves([list(state.values()) for state in optimizer.state.values()]):
             if isinstance(tensor, Tensor):
                 self._take(tensor, "optimizer")
 
     def peak(self) -> TensorPeak:
-        """The most that was alive together."""
+        """The peak over all operators so far."""
         return TensorPeak(
             self._peak.total(), dict(self._peak), self._convolutions, self._largest, self._scans
         )
@@ -175,7 +175,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _take(self, tensor: Tensor, part: str | None = None) -> None:
-        """Count a storage under a part; one that is counted already changes its part if one is given."""
+        """Count a tensor's storages under a part; a storage that is counted already moves to a given part."""
         for storage in storages(tensor):
             self._largest = max(self._largest, tensor.numel(), storage.nbytes() // tensor.element_size())
             self._take_storage(storage, part)
@@ -204,7 +204,7 @@ def is_convolution(func: Any) -> bool:
 
 
 def signature(func: Any, args: tuple[Any, ...]) -> str:
-    """A convolution's name, shapes and numbers: what two runs of one iteration know it by."""
+    """A convolution's name, shapes and numbers, which identify it across two runs of an iteration."""
     words = [
         f"{tuple(value.shape)}{value.dtype}" if isinstance(value, Tensor) else str(value) for value in args
     ]

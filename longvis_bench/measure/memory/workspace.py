@@ -1,8 +1,8 @@
-"""What convolutions take besides their tensors: images laid out as matrices, weights put in another order.
+"""Workspace of convolutions: memory besides their tensors, for images as matrices and reordered weights.
 
-One more iteration runs, after the peak has been read, and each kind of convolution in it is watched alone:
-the process's or device's peak while it runs, minus what was held before and minus what it gives back.
-Buffers that a library keeps from its first call on are not seen: they are a part of their own.
+After the peak has been read, one more iteration runs and measures each kind of convolution alone: the peak of
+the process or device while it runs, minus the bytes held before and minus those it returns.
+Buffers that a library keeps from its first call on do not show here; they are a part of their own.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from longvis_bench.measure.memory.tensor_peak import TensorPeak, is_convolution,
 from longvis_bench.ops.model_tensors import storages
 
 Meter = Callable[[], Callable[[], int]]
-"""Starts watching a device's memory; what it returns gives the bytes above the start at the peak."""
+"""Starts to watch a device's memory; calling the result gives the peak in bytes above the start."""
 
 
 def convolution_workspace(tensors: TensorPeak, iteration: Callable[[], object], meter: Meter) -> int:
-    """By how much the workspace of convolutions raises the peak above that of the tensors, in bytes.
+    """Bytes by which the workspace of convolutions raises the peak above that of the tensors.
 
     Arguments:
-        tensors: of the same iteration; says how much was alive at each convolution.
-        iteration: runs one batch, without inference mode, which hides operators inside others.
-        meter: watches the device.
+        tensors: tensor peak of the same iteration, with the bytes alive at each convolution.
+        iteration: runs one batch, not in inference mode, which hides inner operators.
+        meter: watches the device's memory.
     """
     with _Watch(meter) as watch:
         iteration()
@@ -36,7 +36,7 @@ def convolution_workspace(tensors: TensorPeak, iteration: Callable[[], object], 
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The workspace of every convolution that runs while it is active, each kind watched once."""
+    """The workspace of every convolution that runs while the mode is active, measured once per kind."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
