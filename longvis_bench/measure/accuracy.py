@@ -1,11 +1,12 @@
-"""Accuracy: right answers on held-out images at the cell's resolution.
+"""Accuracy: correct predictions on held-out images at the cell's resolution.
 
-Top-1 counts the images whose largest logit is the label's, top-5 those whose label is among the five largest
-(None with five classes or fewer, where it says nothing).  Counts are kept, not shares, so that intervals can
-be made from them (`stats.wilson`); each image's prediction is kept too (`predictions.py`), so that two models
-can be compared on the same images, and accuracy be drawn against what is known of an image.
+Top-1 counts the images whose largest logit is the label's, top-5 those whose label is among the five
+largest (None with five classes or fewer, where it would mean little).  The row stores counts rather than
+shares, so that intervals can be computed from them (`stats.wilson`).  The run stores the prediction for
+each image, too (`runs/predictions.py`): two models can then be compared on the same images, and accuracy
+plotted against properties of the images.
 
-Not here: which weights are loaded (`weights.py`), and whether any tensor of the model is random.
+`weights/` chooses and loads the weights; `cell.py` refuses to measure a model with random tensors.
 """
 
 from __future__ import annotations
@@ -30,37 +31,37 @@ TOP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What a model answered to held-out images of a data set."""
+    """A model's predictions on held-out images of a data set."""
 
     dataset: str
     labels: NDArray[np.int64]
-    """(images): the truth."""
+    """(images): the true class."""
     predictions: NDArray[np.int64]
     """(images): the class of the largest logit."""
     indices: NDArray[np.int64]
-    """(images): places in the held-out split."""
+    """(images): indices in the held-out split."""
     correct_top1: int
     correct_top5: int | None
     classes: tuple[str, ...] = ()
-    """Names of the data's classes, by label; empty where nobody needs them."""
+    """Names of the data's classes, by label; empty where they are not needed."""
     restricted: bool = False
-    """Whether the model knows further classes, which were no answers."""
+    """Whether the model has logits for further classes, which were ignored."""
     broken: tuple[str, ...] = ()
     """Held-out files that could not be read and so were left out."""
 
     @property
     def images(self) -> int:
-        """Held-out images asked."""
+        """Number of held-out images evaluated."""
         return len(self.labels)
 
     @property
     def top1(self) -> float:
-        """Share of right answers, 0-1."""
+        """Share of images whose class was predicted correctly, 0-1."""
         return self.correct_top1 / self.images
 
     @property
     def top5(self) -> float | None:
-        """Share of images whose label is among the five best answers, 0-1."""
+        """Share of images whose label has one of the five largest logits, 0-1; None with up to 5 classes."""
         return None if self.correct_top5 is None else self.correct_top5 / self.images
 
     def to_record(self, *, weights: str, trained_resolution: int | None = None) -> AccuracyRecord:
@@ -77,14 +78,14 @@ class Accuracy:
         )
 
     def to_predictions(self) -> Predictions:
-        """What a run keeps of it, image by image."""
+        """The predictions for each image, as a run stores them."""
         return Predictions(
             labels=self.labels, predictions=self.predictions, indices=self.indices, classes=self.classes
         )
 
 
 def batch_for(resolution: int) -> int:
-    """Images at once: at most 8, and no more pixels than 8 of 512 px have."""
+    """Images per forward: at most 8, and at most as many pixels as 8 images of 512 px have."""
     return max(1, min(8, 8 * 512**2 // resolution**2))
 
 
@@ -98,32 +99,32 @@ def measure_accuracy(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     logits: int | None = None,
-    places: Sequence[int] | None = None,
+    logit_indices: Sequence[int] | None = None,
 ) -> Accuracy:
-    """Ask the model about `images` held-out images, evenly spaced over all of them.
+    """Evaluate the model on `images` held-out images, evenly spaced over the split.
 
-    Data sets are ordered, by writer or by class: the first few would be a sample of their own kind.
+    Data sets are ordered by writer or by class, so the first images would be a biased sample.
 
     Arguments:
         model: on `device` and of `dtype` already; left in the mode it came in.
         data: where the images come from.
         resolution: pixels per side.
-        images: how many; all where None or where there are fewer.
-        batch_size: images a forward; of no influence on a model that passes validity.
-        device: where the batches are made.
-        dtype: of the batches; float32 unless given.
-        logits: the model's; as many as the data has classes unless given.
-        places: for each class of the data its logit, where the model knows further classes, which are then no
-            answers; None where the logits are those of the data's classes.
+        images: how many; all of them where None, or where the split has fewer.
+        batch_size: images per forward; without influence on a model that passes validity.
+        device: where the batches are created.
+        dtype: dtype of the batches; float32 by default.
+        logits: number of logits of the model; by default the number of classes of the data.
+        logit_indices: for each class of the data the index of its logit, where the model has further classes,
+            whose logits are ignored; None where the logits are those of the data's classes.
 
     Raises:
         InvalidOutput: the logits are not (batch, `logits`), or not finite.
-        DataError: there is no image to ask about, or more than 1 % of them cannot be read.
+        DataError: there is no image to evaluate, or more than 1 % of the images cannot be read.
     """
     count = min(images if images is not None else data.size("val"), data.size("val"))
     if count < 1:
         raise DataError(f"accuracy needs at least one held-out image of {data.name}; {count} were asked for.")
-    ask = partial(_ask, model, logits or data.num_classes, places)
+    ask = partial(_ask, model, logits or data.num_classes, logit_indices)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -145,7 +146,7 @@ def measure_accuracy(
         correct_top1=int(hits[:, 0].sum()),
         correct_top5=int(hits.sum()) if data.num_classes > TOP else None,
         classes=tuple(data.classes),
-        restricted=places is not None,
+        restricted=logit_indices is not None,
         broken=broken,
     )
 
@@ -154,7 +155,7 @@ def _broken(data: ImageData, asked: int, left_out: int) -> tuple[str, ...]:
     """Names of the held-out files that were left out.
 
     Raises:
-        DataError: they are more than 1 % of those asked about.
+        DataError: they are more than 1 % of the images that were to be evaluated.
     """
     names = tuple(sorted(name for name in data.broken if name.startswith("val/")))
     if left_out > BROKEN_SHARE * asked:
@@ -163,18 +164,18 @@ def _broken(data: ImageData, asked: int, left_out: int) -> tuple[str, ...]:
 
 
 def _spaced(count: int, size: int) -> list[int]:
-    """`count` of `size` places, evenly spaced; all of them where count is size."""
+    """`count` of `size` indices, evenly spaced; all of them where count is size."""
     return [index * size // count for index in range(count)]
 
 
-def _chunks(places: list[int], batch_size: int) -> Iterator[list[int]]:
-    return (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+def _chunks(indices: list[int], batch_size: int) -> Iterator[list[int]]:
+    return (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
-def _ask(model: nn.Module, logits: int, places: Sequence[int] | None, images: Tensor) -> Tensor:
+def _ask(model: nn.Module, logits: int, logit_indices: Sequence[int] | None, images: Tensor) -> Tensor:
     """Logits (batch, classes of the data), checked."""
     found = check_logits(model(images), len(images), logits)
-    return found if places is None else found[:, list(places)]
+    return found if logit_indices is None else found[:, list(logit_indices)]
 
 
 def _answers(
@@ -185,7 +186,12 @@ def _answers(
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """For each chunk, on the CPU: the most likely classes (batch, up to 5), best first; labels; indices."""
+    """Evaluate chunk by chunk.
+
+    Yields:
+        On the CPU: the classes of the largest logits (batch, up to 5), largest first; labels (batch); the
+        indices of the images in the split.
+    """
     with torch.inference_mode():
         for chunk in chunks:
             images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
@@ -197,7 +203,7 @@ def _answers(
 
 
 def _kept(data: ImageData, chunk: list[int], resolution: int, count: int) -> list[int]:
-    """Those of the indices whose image is in a batch of `count`: the broken ones are not."""
+    """The indices of a chunk whose images are in its batch of `count` images; broken files are not."""
     if count == len(chunk):
         return chunk
     return [index for index in chunk if len(data.batch("val", [index], resolution)[1])]

@@ -1,12 +1,12 @@
-"""`--batch auto`: the batch of best throughput within memory, found by doubling, then refining.
+"""`--batch auto`: find the batch size with the highest throughput that fits into memory.
 
-Every batch is tried in a process of its own, so that one that does not fit costs only itself and no try's
-memory is that of another; so is the measurement of the chosen one.  Doubling ends where a batch fails, where
-throughput has fallen twice, or at a limit: on a CPU 64 images and half of the free memory (or what
-`--memory-limit` allows), judged by
-the tries before; on every device the time of two budgets.  Refining tries the middle between the best batch
-and its neighbours.  Throughputs that differ by less than the precision asked for count as equal, and the
-smallest such batch wins.  Every try stays in the row.
+The search doubles the batch size, then refines it.  Each batch size is tried in a fresh process, and the
+chosen one is measured in another: a try that runs out of memory ends no other, and no try inherits
+another's memory.  Doubling stops when a batch fails, when throughput has fallen twice, or at a limit: on a
+CPU 64 images and half of the free memory (or `--memory-limit`), extrapolated from earlier tries; on every
+device two timing budgets.  Refining tries the middle between the best batch and its neighbours.
+Throughputs that differ by less than `--precision` count as equal, and the smallest such batch wins.  The
+row keeps all tries.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ CPU_IMAGES = 64
 """Largest batch tried on a CPU."""
 GPU_IMAGES = 4096
 CPU_MEMORY_SHARE = 0.5
-"""Of the memory that is free when the search begins."""
+"""Share of the memory that is free when the search starts."""
 TRY_SHARE = 0.125
-"""Of the cell's budget: what one try may time."""
+"""Share of the cell's timing budget that one try may use."""
 SEARCH_BUDGETS = 2.0
-"""Budgets that all tries together may time."""
+"""Timing budgets that all tries together may use."""
 TRY_ITERATIONS = 6
-"""Iterations a try takes at least, peak and workspace included; to foresee its time."""
+"""Iterations of a try at least, with those for peak and workspace; used to predict its time."""
 WORSE = 0.95
-"""Throughput below this share of the best has fallen."""
+"""Throughput below this share of the best counts as fallen."""
 REFINEMENTS = 4
 
 
 def measure_best_batch(run: Run, request: Request, on_tick: Callable[[], object]) -> Row:
-    """Measure a cell at the batch that suits it best.
+    """Measure a cell at the batch size with the highest throughput.
 
     Arguments:
-        run: measures one cell in a process of its own (`Runner.run`).
-        request: of a cell with `batch_auto`; its batch is where the search starts.
-        on_tick: passed on.
+        run: measures one cell in a fresh process (`Runner.run`).
+        request: of a cell with `batch_auto`; the search starts at its batch size.
+        on_tick: passed on to `run`.
 
     Returns:
-        The row of the chosen batch, or of the smallest where not even that could be measured; with all tries.
+        The row of the chosen batch size, or of the smallest where not even that one runs; with all tries.
     """
     search = _Search(run, request, on_tick)
     search.double()
@@ -76,7 +76,7 @@ class _Search:
         self.first = self._measure(request.cell.batch_size)
 
     def double(self) -> None:
-        """Twice the batch until it fails or is no longer worth it."""
+        """Double the batch size until a batch fails or throughput has fallen twice."""
         batch, fallen = self._request.cell.batch_size, 0
         while self.tries[batch].status == "ok" and fallen < 2 and 2 * batch <= self._images:
             batch *= 2
@@ -85,7 +85,7 @@ class _Search:
             fallen = fallen + 1 if self._rates().get(batch, 0.0) < WORSE * best else 0
 
     def refine(self) -> None:
-        """The middles between the best batch and its neighbours, until those are near."""
+        """Try the middles between the best batch size and its neighbours until these are near."""
         for _ in range(REFINEMENTS):
             best = self.best()
             if best is None:
@@ -100,7 +100,7 @@ class _Search:
                 return
 
     def best(self) -> int | None:
-        """The smallest batch as good as the best; None where none ran."""
+        """The smallest batch size as good as the best within the precision; None where none ran."""
         rates = self._rates()
         if not rates:
             return None
@@ -108,7 +108,7 @@ class _Search:
         return min(batch for batch, rate in rates.items() if rate >= enough)
 
     def keep(self, row: Row, batch: int) -> None:
-        """Keep what became of a batch; a later row of it replaces an earlier one."""
+        """Store the result of a batch size; a later row replaces an earlier one."""
         self.tries[batch] = BatchTry(
             batch_size=batch,
             status=row.status,
@@ -119,7 +119,7 @@ class _Search:
         self._end = monotonic()
 
     def complete(self, row: Row) -> Row:
-        """A row as the sweep stores it."""
+        """Add the tries and the seconds of the search to a row."""
         spent = {**row.overhead_s, "search": self._end - self._start}
         tries = tuple(self.tries[batch] for batch in sorted(self.tries))
         return row.model_copy(update={"batches": tries, "overhead_s": spent})
@@ -132,7 +132,7 @@ class _Search:
             self.tries[batch] = BatchTry(batch_size=batch, status="skipped", reason=reason)
 
     def _measure(self, batch: int) -> Row:
-        """Time and memory; the first try also counts, because its row is the cell's where it fails."""
+        """Measure time and memory; the first try also counts: where it fails, its row is the cell's."""
         request, cell = self._request, self._request.cell
         counts = "count" in cell.metrics and not self.tries
         settings = request.settings.model_copy(update={"budget_s": TRY_SHARE * request.settings.budget_s})
@@ -150,31 +150,31 @@ class _Search:
         )
 
     def _limit(self, batch: int) -> str | None:
-        """Why a batch is not tried."""
-        peak, seconds = self._foreseen_peak(batch), self._foreseen_seconds(batch)
+        """Why a batch size is not tried; None where it is."""
+        peak, seconds = self._predicted_peak(batch), self._predicted_seconds(batch)
         if self._memory is not None and peak is not None and peak > self._memory:
-            return f"would take about {units.size(peak)} of memory, limit {units.size(self._memory)}"
+            return f"needs about {units.size(peak)} of memory, and the limit is {units.size(self._memory)}"
         left = SEARCH_BUDGETS * self._request.settings.budget_s - self._timed_s
         if seconds > left:
             return (
-                f"would take about {units.seconds(seconds)}, and the search has {units.seconds(max(0, left))}"
+                f"needs about {units.seconds(seconds)}, and the search has {units.seconds(max(0, left))} left"
             )
         return None
 
-    def _foreseen_peak(self, batch: int) -> float | None:
-        """By the straight line through the two largest batches that ran."""
+    def _predicted_peak(self, batch: int) -> float | None:
+        """Extrapolated linearly from the two largest batches that ran, in bytes."""
         known = [(b, t.peak_bytes) for b, t in sorted(self.tries.items()) if t.peak_bytes is not None]
         if not known:
             return None
         (b1, p1), (b2, p2) = known[-2] if len(known) > 1 else (0, 0), known[-1]
         return p2 + (batch - b2) * max(0, p2 - p1) / (b2 - b1)
 
-    def _foreseen_seconds(self, batch: int) -> float:
+    def _predicted_seconds(self, batch: int) -> float:
         rates = self._rates()
         return TRY_ITERATIONS * batch / rates[max(rates)] if rates else 0.0
 
     def _rates(self) -> dict[int, float]:
-        """Batch -> images per second, of those that ran."""
+        """Batch size -> images per second, of those that ran."""
         return {
             batch: tried.throughput_img_s
             for batch, tried in self.tries.items()

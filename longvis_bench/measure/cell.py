@@ -1,9 +1,9 @@
 """Measure one cell in this process.
 
-The order is what keeps the numbers apart: operations are counted on the meta device, then the memory counter
-starts, the model is built and timed, the peak is read, and only then do validity and accuracy run, whose
-batches are not the cell's.  After every phase the row so far is published, so that a process that dies later
-loses nothing it had.
+The order of the phases keeps them from disturbing each other: operations are counted on the meta device;
+then the memory counter starts, the model is built and timed, and the peak is read.  Validity and accuracy
+come last, because their batches are not the cell's.  After each phase the row so far is published, so that
+a process that dies later loses no result.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from longvis_bench.measure.latency.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.latency.processes import disturbance
 from longvis_bench.measure.latency.timing import measure_latency
 from longvis_bench.measure.latency.yardstick import Yardstick
-from longvis_bench.measure.memory.allocator import tight_heap
-from longvis_bench.measure.memory.peak import PeakMemory, held_bytes, with_parts
+from longvis_bench.measure.memory.allocator import tight_allocator
+from longvis_bench.measure.memory.peak import PeakMemory, known_parts_bytes, with_parts
 from longvis_bench.measure.memory.tensor_peak import tensor_peak
 from longvis_bench.measure.memory.workspace import convolution_workspace
 from longvis_bench.measure.numerics import read_numerics, set_numerics
-from longvis_bench.measure.row_builder import Draft
+from longvis_bench.measure.row_builder import RowBuilder
 from longvis_bench.measure.validity.policy import check_cell, check_step
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.kernel_trace import ATTENTION, observe
@@ -60,29 +60,29 @@ from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.weights.resolving import no_weights
 
 WATCH_LIMIT_S = 10.0
-"""Longest iteration that is run once more to watch convolutions' workspace, or a compiled model's kernels."""
+"""Longest iteration, in seconds, that is repeated to watch convolutions' workspace or the kernels."""
 PART_ITERATIONS = 5
-"""Train steps whose parts are timed apart, at most."""
+"""Training steps whose parts are timed separately, at most."""
 RUNTIME_SIZE = 256
-"""Pixels per side of the image that libraries start with; every data set can be made at it."""
+"""Pixels per side of the image that initialises the kernel libraries; every data set supports it."""
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
     """Measure one cell.
 
     Arguments:
-        request: the cell and how hard to measure it.
+        request: the cell, and the budget and precision of its measurement.
         publish: called with the row so far after each phase.
 
     Returns:
-        A complete row.  What goes wrong inside the model is its status, never an exception.
+        A complete row.  A failure inside the model becomes the row's status and never raises.
 
     Raises:
-        Exception: this harness has a fault; see `exception_status.is_ours`.
+        Exception: this package itself has a fault; see `exception_status.is_ours`.
     """
-    draft = Draft(request)
+    builder = RowBuilder(request)
     try:
-        _measure(request, draft, publish)
+        _measure(request, builder, publish)
     except BaseException as error:  # models also call sys.exit
         if is_interrupt(error) or is_ours(error):
             raise
@@ -93,56 +93,50 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
         if status == "error" and not isinstance(error, LongvisError):
             traceback.print_exception(error)  # to the cell's log, whose tail the row keeps
             reason += "; the traceback is in the row's log_tail."
-        return draft.end(status, reason)
-    return draft.end("ok")
+        return builder.end(status, reason)
+    return builder.end("ok")
 
 
-def _measure(request: Request, draft: Draft, publish: Callable[[Row], object]) -> None:
+def _measure(request: Request, builder: RowBuilder, publish: Callable[[Row], object]) -> None:
     cell = request.cell
     torch.set_num_threads(cell.threads)
     torch.manual_seed(cell.seed)
     settings = Snapshot(seeds=True)
-    with draft.timed(IMPORT):
+    with builder.timed(IMPORT):
         variant = Registry(request.models_dirs, request.working_dir).find(request.model or cell.model)
         variant.require_packages()
         variant.load_factory()
     plan = variant.plan(cell.resolution)
-    draft.values["size"] = SizeRecord(
-        reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments
-    )
+    builder.size = SizeRecord(reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments)
     if request.time_only:
-        _time_again(request, variant, draft, settings)
+        _time_again(request, variant, builder, settings)
         return
     if "count" in cell.metrics:
-        with draft.timed("count"):
-            _count(variant, cell, draft)
-        publish(draft.row())
+        with builder.timed("count"):
+            _count(variant, cell, builder)
+        publish(builder.row())
     if "memory" in cell.metrics:
-        with draft.timed("shapes"):
-            _execute_shapes(variant, cell, draft)
-        publish(draft.row())
-    _measure_real(request, variant, draft, publish, settings)
+        with builder.timed("shapes"):
+            _execute_shapes(variant, cell, builder)
+        publish(builder.row())
+    _measure_real(request, variant, builder, publish, settings)
 
 
-def _execute_shapes(variant: Variant, cell: Cell, draft: Draft) -> None:
-    """The tensor peak; where it cannot be had, the row says why."""
+def _execute_shapes(variant: Variant, cell: Cell, builder: RowBuilder) -> None:
+    """Find the tensor peak; where that fails, the row records why."""
     if cell.compile:
-        draft.values["null_reasons"]["tensor_peak_bytes"] = "torch.compile decides which tensors there are"
+        builder.null_reasons["tensor_peak_bytes"] = "torch.compile decides which tensors there are"
         return
     try:
-        draft.tensors = tensor_peak(variant, cell)
+        builder.tensor_peak = tensor_peak(variant, cell)
     except (IllegalSize, MissingDependency, CardError, Unsupported):
         raise
     except Exception as error:
-        draft.values["null_reasons"]["tensor_peak_bytes"] = (
-            f"the model does not run without data: {cause(error)}"
-        )
-        return
-    draft.values["tensors"] = draft.tensors.to_record()
+        builder.null_reasons["tensor_peak_bytes"] = f"the model does not run without data: {cause(error)}"
 
 
-def _count(variant: Variant, cell: Cell, draft: Draft) -> None:
-    """Operations; a model that does not run without data keeps the rest of its row."""
+def _count(variant: Variant, cell: Cell, builder: RowBuilder) -> None:
+    """Count operations; a model that cannot run on the meta device keeps the rest of its row."""
     try:
         count = count_variant(variant, cell.resolution, cell.num_classes)
     except (IllegalSize, MissingDependency, CardError):
@@ -150,111 +144,110 @@ def _count(variant: Variant, cell: Cell, draft: Draft) -> None:
     except Exception as error:
         if is_ours(error):
             raise
-        draft.values["null_reasons"]["count"] = cause(error)
-        draft.values["params"] = variant_parameters(
+        builder.null_reasons["count"] = cause(error)
+        builder.params = variant_parameters(
             variant, cell.resolution, cell.num_classes, allocate=set(cell.metrics) <= {"count"}
         )
         return
-    draft.values["count"] = count.to_record()
-    draft.largest_output = count.largest_output
+    builder.count = count.to_record()
+    builder.largest_output = count.largest_output
 
 
 def _measure_real(
     request: Request,
     variant: Variant,
-    draft: Draft,
+    builder: RowBuilder,
     publish: Callable[[Row], object],
     settings: Snapshot,
 ) -> None:
-    """Everything that needs the model itself."""
+    """Measure everything that needs the built model."""
     cell = request.cell
     if set(cell.metrics) <= {"count"}:
         return
     device, data = torch.device(cell.device), _open(request)
-    settings = _start_settings(cell, settings, draft)
+    settings = _start_settings(cell, settings, builder)
     _start_runtime(device, data)
-    if draft.scans:
-        with draft.timed(COMPILE):
+    if builder.scans:
+        with builder.timed(COMPILE):
             warm_up_scan(device)
     images = _images(cell, data, cell.batch_size)
-    memory = _start_memory(images, draft) if "memory" in cell.metrics else None
-    with draft.timed(BUILD):
-        model = _build(request, variant, draft)
-        _restore(settings, draft)
+    memory = _start_memory(images, builder) if "memory" in cell.metrics else None
+    with builder.timed(BUILD):
+        model = _build(request, variant, builder)
+        _restore(settings, builder)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
     traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
     outputs: list[object] = []
-    with draft.timed("time"):
-        _time(request, draft, iteration, parts)
-    draft.values["numerics"] = read_numerics(device)
-    _look_for_changes(settings, draft)
+    with builder.timed("time"):
+        _time(request, builder, iteration, parts)
+    builder.numerics = read_numerics(device)
+    _look_for_changes(settings, builder)
     if memory is not None:
-        with draft.timed("memory"):
+        with builder.timed("memory"):
             record = memory.read(lambda: outputs.append(iteration()))
-            held = held_bytes(model, images, optimizer)
-            draft.values["memory"] = _explain(draft, record, held, traced, memory)
-    with draft.timed("kernels"):
-        draft.values["backends"] |= _backends(model, cell, draft)
-        _observe_kernels(traced, draft)
-    publish(draft.row())
-    with draft.timed("validity"):
+            held = known_parts_bytes(model, images, optimizer)
+            builder.memory = _explain(builder, record, held, traced, memory)
+    with builder.timed("kernels"):
+        builder.backends |= _backends(model, cell, builder)
+        _observe_kernels(traced, builder)
+    publish(builder.row())
+    with builder.timed("validity"):
         if cell.mode == "infer":
             measured = outputs[0] if outputs else None
-            check_cell(model, images, measured, draft, lambda: _images(cell, data, 2)[1:])
+            check_cell(model, images, measured, builder, lambda: _images(cell, data, 2)[1:])
         else:
-            check_step(iteration, images, draft)
-    publish(draft.row())
-    _measure_accuracy(request, model, data, draft)
+            check_step(iteration, images, builder)
+    publish(builder.row())
+    _measure_accuracy(request, model, data, builder)
 
 
-def _start_settings(cell: Cell, before: Snapshot, draft: Draft) -> Snapshot:
-    """Undo what importing and counting changed, then set the cell's device and numerics.
+def _start_settings(cell: Cell, before: Snapshot, builder: RowBuilder) -> Snapshot:
+    """Undo the changes of importing and counting, then set the cell's device and numerics.
 
     Returns:
         The settings that the model must be measured under.
     """
-    _restore(before, draft)
+    _restore(before, builder)
     use_device(torch.device(cell.device))
     set_numerics(cell)
     return Snapshot(seeds=True)
 
 
-def _restore(settings: Snapshot, draft: Draft) -> None:
-    """Undo what the model's code changed for the whole process; the row names what cannot be undone."""
-    known = draft.values.get("changed_settings", ())
-    draft.values["changed_settings"] = (*known, *settings.restore())
+def _restore(settings: Snapshot, builder: RowBuilder) -> None:
+    """Undo the model's changes of global settings; the row names those that cannot be undone."""
+    builder.changed_settings = (*builder.changed_settings, *settings.restore())
 
 
-def _look_for_changes(settings: Snapshot, draft: Draft) -> None:
-    """Name settings that the forward changed while it was timed, and restore them for what follows."""
-    known = draft.values["changed_settings"]
+def _look_for_changes(settings: Snapshot, builder: RowBuilder) -> None:
+    """Record global settings that the forward changed while it was timed, and restore them."""
+    known = builder.changed_settings
     new = [change for change in settings.changes() if change not in known]
-    draft.values["changed_settings"] = (*known, *(f"{change}, while it was timed" for change in new))
+    builder.changed_settings = (*known, *(f"{change}, while it was timed" for change in new))
     settings.restore()
 
 
-def _time_again(request: Request, variant: Variant, draft: Draft, settings: Snapshot) -> None:
-    """Latency alone, in a further process of a cell that has its other numbers."""
+def _time_again(request: Request, variant: Variant, builder: RowBuilder, settings: Snapshot) -> None:
+    """Measure latency alone, in a further process of a cell whose other numbers are known."""
     cell = request.cell
     device, data = torch.device(cell.device), _open(request)
-    settings = _start_settings(cell, settings, draft)
+    settings = _start_settings(cell, settings, builder)
     _start_runtime(device, data)
     images = _images(cell, data, cell.batch_size)
-    with draft.timed(BUILD):
-        model = _build(request, variant, draft)
-        _restore(settings, draft)
+    with builder.timed(BUILD):
+        model = _build(request, variant, builder)
+        _restore(settings, builder)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
-    with draft.timed("time"):
-        _time(request, draft, iteration, parts)
+    with builder.timed("time"):
+        _time(request, builder, iteration, parts)
 
 
 def _open(request: Request) -> LoadableData:
     """The cell's data.
 
     Raises:
-        DataError: the folder is no longer what was planned.
+        DataError: the folder has changed since the sweep was planned.
     """
     data = open_data(request.source or request.cell.data)
     if data.name != request.cell.data:
@@ -263,7 +256,7 @@ def _open(request: Request) -> LoadableData:
 
 
 def _start_runtime(device: torch.device, data: ImageData) -> None:
-    """Load the data, start threads and kernel libraries: none of that is part of a model's memory."""
+    """Load the data, start threads and kernel libraries, so that none of it counts as the model's memory."""
     images, _ = data.batch("val", [0], RUNTIME_SIZE, device=device)
     with torch.inference_mode():
         maps = F.conv2d(images, images.new_ones(8, 3, 3, 3))
@@ -271,62 +264,65 @@ def _start_runtime(device: torch.device, data: ImageData) -> None:
 
 
 def _explain(
-    draft: Draft, record: MemoryRecord, held: dict[str, int], iteration: Step, memory: PeakMemory
+    builder: RowBuilder, record: MemoryRecord, held: dict[str, int], iteration: Step, memory: PeakMemory
 ) -> MemoryRecord:
-    """The peak with its parts; what libraries keep is found last, by taking it from them."""
-    reasons, tensors = draft.values["null_reasons"], draft.tensors
+    """The peak with its parts; the libraries' buffers are measured last, by freeing them."""
+    reasons, tensors = builder.null_reasons, builder.tensor_peak
     workspace = None
     if tensors is None:
         unknown = "gradients", "activations", "workspace"
         reasons |= {f"{name}_memory_bytes": reasons["tensor_peak_bytes"] for name in unknown}
-    elif draft.latency_s > WATCH_LIMIT_S:
+    elif builder.latency_s > WATCH_LIMIT_S:
         reasons["workspace_memory_bytes"] = (
-            f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
+            f"not measured: another iteration would take {units.seconds(builder.latency_s)}"
         )
     else:
-        with tight_heap():
+        with tight_allocator():
             workspace = convolution_workspace(tensors, iteration, memory.meter)
     library = memory.kept_by_libraries()
     if library is None:
-        reasons["library_memory_bytes"] = "only MKL, which multiplies on x86, says what it keeps"
+        reasons["library_memory_bytes"] = (
+            "only MKL, which multiplies matrices on x86, can be asked for the size of its buffers"
+        )
     parts = held if tensors is None else tensors.parts_bytes
     return with_parts(record, parts, library=library, workspace=workspace)
 
 
-def _start_memory(images: Tensor, draft: Draft) -> PeakMemory | None:
+def _start_memory(images: Tensor, builder: RowBuilder) -> PeakMemory | None:
     try:
         return PeakMemory(images)
     except Unsupported as error:
-        draft.values["null_reasons"]["memory"] = str(error)
+        builder.null_reasons["memory"] = str(error)
         return None
 
 
-def _build(request: Request, variant: Variant, draft: Draft) -> nn.Module:
+def _build(request: Request, variant: Variant, builder: RowBuilder) -> nn.Module:
     """The model on its device, in its dtype and memory format, with its weights."""
     cell = request.cell
     with torch.device(cell.device):
         model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
-    if "count" in draft.values["null_reasons"] and draft.values["params"] is None:
-        draft.values["params"] = count_parameters(model)
+    if "count" in builder.null_reasons and builder.params is None:
+        builder.params = count_parameters(model)
     if request.weights_path is not None:
-        _load(request.weights_path, model, draft)
+        _load(request.weights_path, model, builder)
     model.train(cell.mode == "train")
     if cell.grad_checkpointing:
         checkpoint_gradients(model, cell.model)
     if cell.fuse:
-        draft.values["backends"]["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
+        builder.backends["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
     to_dtype(model, DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32)
     model = model.to(memory_format=_memory_format(cell))
     return torch.compile(model) if cell.compile else model  # type: ignore[return-value]
 
 
-def _load(path: Path, model: nn.Module, draft: Draft) -> None:
+def _load(path: Path, model: nn.Module, builder: RowBuilder) -> None:
     from longvis_bench.weights.matching import load_weights
 
     report = load_weights(model, path, strict=False)
     random = (*report.missing, *report.random)
     done = {"random_tensors": random, "reshaped": report.reshaped}
-    draft.values["size"] = draft.values["size"].model_copy(update=done)
+    assert builder.size is not None
+    builder.size = builder.size.model_copy(update=done)
 
 
 def _memory_format(cell: Cell) -> torch.memory_format:
@@ -338,7 +334,7 @@ def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
     dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
     device = torch.device(cell.device)
     asked, images = 0, torch.empty(0, 3, cell.resolution, cell.resolution, device=device, dtype=dtype)
-    while len(images) < batch:  # again only after broken files, which are few
+    while len(images) < batch:  # a second pass only after broken files, which are few
         indices = [index % data.size("val") for index in range(asked, asked + batch - len(images))]
         more, _ = data.batch("val", indices, cell.resolution, device=device, dtype=dtype)
         asked, images = asked + len(indices), torch.cat([images, more]) if len(images) else more
@@ -346,13 +342,16 @@ def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
 
 
 def _time(
-    request: Request, draft: Draft, iteration: Callable[[], object], parts: dict[str, Callable[[], object]]
+    request: Request,
+    builder: RowBuilder,
+    iteration: Callable[[], object],
+    parts: dict[str, Callable[[], object]],
 ) -> None:
-    """Latency samples; where time is not asked for, one run, so that memory is read in the steady state."""
+    """Sample the latency; without the metric `time` run once, so that memory is read in the steady state."""
     device = torch.device(request.cell.device)
     clock = clock_for(device)
     if request.cell.compile:
-        with draft.timed(COMPILE):
+        with builder.timed(COMPILE):
             clock.time(iteration)
     if "time" not in request.cell.metrics:
         clock.time(iteration)
@@ -375,13 +374,13 @@ def _time(
         process = ProcessRecord(
             samples=len(record.samples_s),
             yardstick_s=yardstick.finish(),
-            started=draft.values["started"],
+            started=builder.started,
             disturbed=disturbance(noise, request.cell),
             noise=noise,
             counters=counters.read(),
         )
         apart = time_parts(parts, clock, budget_s) if parts else {}
-    draft.values["timing"] = record.model_copy(
+    builder.timing = record.model_copy(
         update={
             "noise": noise,
             "host_s": host_s,
@@ -393,12 +392,12 @@ def _time(
 
 
 def _host_seconds(clock: Clock, record: TimingRecord) -> tuple[float, ...]:
-    """The host's time of the counted samples, which are the clock's last; empty on a CPU."""
+    """Seconds of the host for each counted sample; the clock's last ones.  Empty on a CPU."""
     return tuple(clock.host_s[-len(record.samples_s) :]) if isinstance(clock, CudaClock) else ()
 
 
 def time_parts(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:
-    """Seconds of each part in a few steps; in one step at least, and no further one once the time is over."""
+    """Part -> its seconds in each of a few training steps; after the budget no further step starts."""
     start = clock.now()
     apart: list[dict[str, float]] = []
     while len(apart) < PART_ITERATIONS and (not apart or clock.now() - start < budget_s):
@@ -406,51 +405,51 @@ def time_parts(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[st
     return {name: tuple(sample[name] for sample in apart) for name in parts}
 
 
-def _observe_kernels(iteration: Step, draft: Draft) -> None:
-    """Write the kernels into the row, as one more iteration shows them, of a compiled model its Python code.
+def _observe_kernels(iteration: Step, builder: RowBuilder) -> None:
+    """Record the kernels that one more iteration calls; for a compiled model, those of its Python code.
 
-    Where that takes too long, the attention's is unknown, and the scan's is the one that its device and dtype
-    decide.
+    Where an iteration takes too long, the attention kernel is unknown, and the scan's is the one that device
+    and dtype select.
 
     Arguments:
         iteration: runs one batch, without inference mode, which hides the kernel of attention.
-        draft: of the row.
+        builder: receives the kernels.
     """
-    if draft.latency_s > WATCH_LIMIT_S:
-        reason = f"not watched: another iteration would take {units.seconds(draft.latency_s)}"
-        draft.values["null_reasons"]["attention"] = reason
+    if builder.latency_s > WATCH_LIMIT_S:
+        reason = f"not measured: another iteration would take {units.seconds(builder.latency_s)}"
+        builder.null_reasons["attention"] = reason
         return
     with observe() as kernels:
         iteration()
     names = {kind: " and ".join(sorted(found)) for kind, found in kernels.items()}
-    draft.values["attention"] = names.pop(ATTENTION, None)
-    draft.values["backends"] |= names
-    if draft.values["attention"] is None:
-        draft.values["null_reasons"]["attention"] = "no softmax attention ran"
+    builder.attention = names.pop(ATTENTION, None)
+    builder.backends |= names
+    if builder.attention is None:
+        builder.null_reasons["attention"] = "no softmax attention ran"
 
 
-def _backends(model: nn.Module, cell: Cell, draft: Draft) -> dict[str, str]:
-    """What is known to run without looking: the GPU, and the selective scan's kernel."""
+def _backends(model: nn.Module, cell: Cell, builder: RowBuilder) -> dict[str, str]:
+    """Backends that are known without an observed iteration: the GPU, and the selective scan's kernel."""
     device = torch.device(cell.device)
     backends = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     named = getattr(model, "scan_backend", None)
     if callable(named):
         backends["scan"] = named(device)
-    elif draft.scans:
+    elif builder.scans:
         backends["scan"] = backend_for(device, torch.float32 if cell.mode == "train" else DTYPES[cell.dtype])
     return backends
 
 
-def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft: Draft) -> None:
-    """Top-1 and top-5 where the weights are for this data; else why not."""
+def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, builder: RowBuilder) -> None:
+    """Measure top-1 and top-5 where the weights fit this data; else the row records why not."""
     from longvis_bench.measure.accuracy import batch_for, measure_accuracy
 
     cell = request.cell
-    reason = _no_accuracy(request, draft)
+    reason = _no_accuracy(request, builder)
     if reason is not None:
-        draft.values["null_reasons"]["accuracy"] = reason
+        builder.null_reasons["accuracy"] = reason
         return
-    with draft.timed("accuracy"):
+    with builder.timed("accuracy"):
         result = measure_accuracy(
             model,
             data,
@@ -460,9 +459,9 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, draft
             device=torch.device(cell.device),
             dtype=DTYPES[cell.dtype],
             logits=cell.num_classes,
-            places=request.logit_places,
+            logit_indices=request.logit_places,
         )
-    draft.values["accuracy"] = result.to_record(
+    builder.accuracy = result.to_record(
         weights=cell.weights or "", trained_resolution=_trained_resolution(request)
     )
     if request.predictions_path is not None:
@@ -479,7 +478,7 @@ def _trained_resolution(request: Request) -> int | None:
     return resolution if isinstance(resolution, int) else None
 
 
-def _no_accuracy(request: Request, draft: Draft) -> str | None:
+def _no_accuracy(request: Request, builder: RowBuilder) -> str | None:
     cell = request.cell
     if "accuracy" not in cell.metrics:
         return "not asked for (--metrics)"
@@ -487,7 +486,7 @@ def _no_accuracy(request: Request, draft: Draft) -> str | None:
         return "measured in inference cells only"
     if request.weights_path is None:
         return no_weights(cell.model, cell.data, cell.resolution)
-    random = draft.values["size"].random_tensors
+    random = builder.size.random_tensors if builder.size is not None else ()
     if random:
         return (
             f"{len(random)} tensors are random with these weights at {cell.resolution} px: {random[0]}, ..."

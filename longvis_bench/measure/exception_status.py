@@ -1,7 +1,8 @@
-"""What an exception inside a cell says about the cell: status and one sentence with advice.
+"""Classify an exception inside a cell: its status, and one sentence with advice.
 
-By type where torch has one, else by the words that torch, CUDA and their libraries print.  An exception that
-this package's measuring code raised is no result: `is_ours` finds it, and the sweep says "internal error".
+The exception's type decides where torch has one for the cause, else the words that torch, CUDA and their
+libraries print.  An exception raised by this package's measuring code is no result: `is_ours` recognises
+it, and the sweep reports an internal error.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ HOST_OOM = (
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "UR_RESULT_ERROR_OUT_OF_HOST_MEMORY",
 )
-"""Words for running out of memory where there is no exception type for it."""
+"""Messages of a failed allocation that has no exception type of its own."""
 INDEX_LIMIT = (
     "canUse32BitIndexMath",
     "32-bit index math",
@@ -59,7 +60,7 @@ INDEX_LIMIT = (
     "int32_t::max",
     "integer out of range",
 )
-"""Words for a tensor with more elements than a kernel's 32-bit indices reach."""
+"""Messages about a tensor with more elements than 32-bit indices can address."""
 NOT_SUPPORTED = (
     "not implemented for",
     "is not currently implemented for the",
@@ -79,7 +80,7 @@ NOT_SUPPORTED = (
     "No available kernel. Aborting execution",
     "No viable backend for scaled_dot_product_attention",
 )
-"""Words for an operator, dtype or size that a backend has no kernel for."""
+"""Messages about an operator, dtype or size for which a backend has no kernel."""
 NO_MEMORY_OR_FAULT = (
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUBLAS_STATUS_EXECUTION_FAILED",
@@ -89,28 +90,28 @@ NO_MEMORY_OR_FAULT = (
     "CUDNN_STATUS_INTERNAL_ERROR",
     "unable to find an engine to execute this computation",
 )
-"""What cuBLAS and cuDNN say where memory is short, and for other causes: free memory decides."""
+"""Messages of cuBLAS and cuDNN for lack of memory and for other causes: free memory decides which."""
 SHORT_BYTES, SHORT_SHARE = 256 << 20, 0.01
-"""Free device memory that counts as short: the larger of bytes and share of the device's memory."""
+"""Free device memory below which memory is short: the larger of bytes and share of the device's."""
 ONE_VALUE = (
     "Expected more than 1 value per channel when training",
     "Expected more than 1 spatial element when training",
 )
-"""Words for a normalisation that has a single value to take the mean and deviation of."""
+"""Messages of a normalisation that would compute mean and deviation of a single value."""
 EXIT_TEXT = 500
-"""Characters of a text given to `sys.exit` that a row keeps."""
+"""Characters that a row keeps of the text given to `sys.exit`."""
 LIMIT_COUNTS = (
     "--memory-limit also counts the 0.4 GiB or so of Python and torch, which peak memory leaves out."
 )
-"""What the user of a memory limit must know to choose another one."""
+"""What a user needs to know to choose another memory limit."""
 _MODELS = ("backbones", "ops")
-"""Our folders whose code is a model's: what they raise is the cell's."""
+"""Packages of this project that are the models' code: what they raise is a result of the cell."""
 _TOOLS = ("pydantic", "numpy", "psutil")
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 
 
 def classify(error: BaseException) -> tuple[Status, str]:
-    """Status and one sentence, with advice, for an exception that ended a cell."""
+    """Status, and one sentence with advice, of an exception that ended a cell."""
     if isinstance(error, LongvisError):
         return _own_status(error), text_of(error)
     for link in _chain(error):
@@ -136,7 +137,7 @@ _OWN: dict[type[LongvisError], Status] = {
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from: compilers wrap what their kernels raise."""
+    """The exception and its causes: compilers wrap the exceptions of their kernels."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
@@ -173,7 +174,7 @@ def _by_evidence(error: BaseException) -> tuple[Status, str] | None:
 
 
 def _one_value(message: str) -> str:
-    """What to do where a normalisation in train mode has one value per channel, or one pixel per image."""
+    """Advice where a normalisation in train mode has one value per channel, or one pixel per image."""
     if "spatial" in message:
         return f"a normalisation cannot train on a feature map of one pixel: {message}; use a larger --res."
     return f"batch norm cannot train with one value per channel: {message}; use --batch 2."
@@ -186,14 +187,14 @@ def _is_torch_oom(error: BaseException) -> bool:
 
 
 def _is_memory_short() -> bool:
-    """Whether the current CUDA device has next to no free memory; False where it cannot be asked."""
+    """Whether the current CUDA device has next to no free memory; False where that cannot be queried."""
     import torch
 
     try:
         if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             return False
         free, total = torch.cuda.mem_get_info()
-    except RuntimeError:  # after some errors a device answers nothing more
+    except RuntimeError:  # after some errors every further call to the device fails
         return False
     return free < max(SHORT_BYTES, SHORT_SHARE * total)
 
@@ -215,12 +216,12 @@ def text_of(error: BaseException) -> str:
 
 
 def first_sentence(message: str) -> str:
-    """What a message of torch says before it lists its backends and advice; without the full stop."""
+    """The part of torch's message before its lists of backends and advice; without the full stop."""
     return first_line(message).partition(". ")[0].rstrip(".")
 
 
 def cause(error: BaseException) -> str:
-    """Why something that is not needed for the cell could not be found out: no status, no advice."""
+    """Why a value that the cell does not depend on is unknown: without status and advice."""
     if isinstance(error, LongvisError):
         return text_of(error)
     return _described(error)
@@ -229,15 +230,15 @@ def cause(error: BaseException) -> str:
 def _described(error: BaseException) -> str:
     """Type, message and the user's frame: `ValueError: no such mode (net.py:12, in forward)`."""
     frame = users_frame(error)
-    place = f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})" if frame else ""
+    source = f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})" if frame else ""
     if isinstance(error, SystemExit):
-        return f"the model's code ended the process by {_exit_call(error)}{place}"
+        return f"the model's code ended the process by {_exit_call(error)}{source}"
     message = first_sentence(text_of(error))
-    return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
+    return f"{type(error).__name__}{': ' if message else ''}{message}{source}"
 
 
 def _exit_call(error: SystemExit) -> str:
-    """`sys.exit(1)`, or the whole of its text on one line."""
+    """`sys.exit(1)`, or its text on one line."""
     if error.code is None or isinstance(error.code, int):
         return f"sys.exit({'' if error.code is None else error.code})"
     try:
@@ -248,9 +249,9 @@ def _exit_call(error: SystemExit) -> str:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether the user pressed Ctrl-C, as opposed to a model that raises KeyboardInterrupt by itself.
+    """Whether the user pressed Ctrl-C, as opposed to a model that raises KeyboardInterrupt itself.
 
-    In a cell's process SIGINT has its default action, so that no KeyboardInterrupt comes from the keyboard.
+    In a cell's process SIGINT has its default action, so that the keyboard causes no KeyboardInterrupt there.
     """
     return (
         isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -271,11 +272,12 @@ def _is_library(frame: FrameSummary) -> bool:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether our measuring code itself raised this: a fault of ours, never a cell's status.
+    """Whether this package's measuring code raised the exception: a fault of it, never a cell's status.
 
-    True where no frame is a model's and the innermost is in this package, or in a general tool it called, and
-    the exception is neither raised on purpose nor evidence of a limit of the machine.  No RuntimeError is
-    ours: torch raises its own from native code that leaves no frame, and this package raises none.
+    True where no frame belongs to a model, the innermost frame is in this package or in a general tool that
+    it called, and the exception is neither raised on purpose nor evidence of a limit of the machine.  A
+    RuntimeError never counts: torch raises its own from native code that leaves no frame, and this package
+    raises none.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, LongvisError | RuntimeError) or any(map(_is_models, frames)):
@@ -288,7 +290,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 def _is_tool(frame: FrameSummary) -> bool:
-    """Whether a frame is of the standard library or of a general tool, none that runs models."""
+    """Whether a frame is in the standard library or in a general tool that runs no models."""
     path = Path(frame.filename).resolve()
     in_packages = next((root for root in _LIBRARIES[1:] if path.is_relative_to(root)), None)
     if in_packages is not None:
@@ -297,7 +299,7 @@ def _is_tool(frame: FrameSummary) -> bool:
 
 
 def _is_models(frame: FrameSummary) -> bool:
-    """Whether a frame is of a model's code: the user's, or ours under backbones and ops."""
+    """Whether a frame is in a model's code: the user's, or this package's under backbones and ops."""
     path = Path(frame.filename).resolve()
     if path.is_relative_to(PACKAGE):
         return path.relative_to(PACKAGE).parts[0] in _MODELS

@@ -1,9 +1,9 @@
-"""What is timed: one iteration of a cell, a forward in eval mode or a whole training step.
+"""One iteration of a cell, which is what is timed: a forward in eval mode, or a whole training step.
 
-In inference the model itself is in the cell's dtype.  In training its weights stay float32 and the forward
-runs under autocast, as mixed-precision training does; in fp16 the loss is scaled, so that small gradients do
-not vanish, and the optimizer step includes unscaling and the search for infinities.  Gradients are freed
-after each step, which is PyTorch's default.
+For inference the model's parameters have the cell's dtype.  For training they stay float32 and the forward
+runs under autocast, as is usual in mixed-precision training.  In fp16 a GradScaler scales the loss, so that
+small gradients do not underflow; the optimizer step then includes unscaling and the check for infinities.
+Gradients are freed after each step, which is PyTorch's default.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ def make_iteration(
     optimizer: torch.optim.Optimizer | None,
     no_gradients: Callable[[], AbstractContextManager[object]] = torch.inference_mode,
 ) -> tuple[Step, dict[str, Step]]:
-    """One iteration, and in train mode its parts in the order they must run.
+    """Make one iteration, and in train mode its parts in the order they must run.
 
     Arguments:
-        cell: mode and dtype.
-        model: on the device, in the mode it is timed in.
+        cell: gives mode, dtype, batch size and number of classes.
+        model: on its device, in train or eval mode.
         images: (batch, channels, height, width) on the same device.
-        optimizer: of the model's parameters, in train mode.
-        no_gradients: what a forward in inference runs under.
+        optimizer: updates the model's parameters; None for inference.
+        no_gradients: makes the context in which an inference forward runs.
+
+    Returns:
+        The iteration, and name -> part of a training step; no parts for inference.
     """
     if optimizer is None:
 
@@ -79,22 +82,22 @@ class TrainStep:
         self.optimizer.zero_grad()
 
     def run(self) -> None:
-        """All three."""
+        """Run the three parts in order."""
         self.forward()
         self.backward()
         self.optimize()
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, whose state is twice the weights; the rate is too small to change what is computed."""
+    """AdamW, whose state is twice the size of the weights; its learning rate hardly changes them."""
     return torch.optim.AdamW(model.parameters(), lr=1e-6)
 
 
 def checkpoint_gradients(model: nn.Module, name: str) -> None:
-    """Make a model keep its blocks' inputs only and compute the rest again in the backward.
+    """Have a model store only its blocks' inputs and recompute other activations in the backward.
 
     Raises:
-        Unsupported: the model has no such form; timm's `set_grad_checkpointing` is how one says it has.
+        Unsupported: the model has no method `set_grad_checkpointing`, timm's name for it, or it refuses.
     """
     setter = getattr(model, "set_grad_checkpointing", None)
     try:

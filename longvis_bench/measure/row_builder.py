@@ -1,16 +1,28 @@
-"""A row while its cell is measured: values as they come, seconds by phase, and at the end its warnings."""
+"""The row of a cell that is being measured: its fields, seconds per phase and, at the end, warnings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longvis_bench import row_warnings
 from longvis_bench.phases import START, Phases
-from longvis_bench.records import Request, Row, Status
+from longvis_bench.records import (
+    SCHEMA,
+    AccuracyRecord,
+    CountRecord,
+    MemoryRecord,
+    Request,
+    Row,
+    SizeRecord,
+    Status,
+    TimingRecord,
+    ValidityRecord,
+)
 from longvis_bench.report.peak_flops import mfu
 from longvis_bench.stats import median
 
@@ -18,34 +30,44 @@ if TYPE_CHECKING:
     from longvis_bench.measure.memory.tensor_peak import TensorPeak
 
 
-class Draft:
-    """A row being filled in; `row()` is valid at every moment."""
+@dataclass
+class RowBuilder:
+    """Collects the fields of a row; `row()` gives a valid row at any time.
 
-    def __init__(self, request: Request) -> None:
-        self.values: dict[str, Any] = {
-            "key": request.key,
-            "attempt": request.attempt,
-            "machine": request.machine,
-            "code": request.code,
-            "cell": request.cell,
-            "settings": request.settings,
-            "status": "error",
-            "reason": "not finished",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "null_reasons": {},
-            "backends": {},
-            "overhead_s": {},
-        }
-        self.largest_output: int | None = None
-        self.tensors: TensorPeak | None = None
-        seconds = self.values["overhead_s"]
-        if request.sent is not None:
-            seconds[START] = max(0.0, monotonic() - request.sent)
-        self.phases = Phases(seconds)
+    Arguments:
+        request: the cell, its settings and the row's key.
+    """
+
+    request: Request
+    size: SizeRecord | None = None
+    count: CountRecord | None = None
+    params: int | None = None
+    timing: TimingRecord | None = None
+    memory: MemoryRecord | None = None
+    accuracy: AccuracyRecord | None = None
+    validity: ValidityRecord | None = None
+    attention: str | None = None
+    numerics: dict[str, str] = field(default_factory=dict)
+    backends: dict[str, str] = field(default_factory=dict)
+    null_reasons: dict[str, str] = field(default_factory=dict)
+    changed_settings: tuple[str, ...] = ()
+    overhead_s: dict[str, float] = field(default_factory=dict)
+    tensor_peak: TensorPeak | None = None
+    """Source of the row's `tensors`, and of the largest tensor of an iteration."""
+    largest_output: int | None = None
+    """Elements of the largest tensor that an operator returned for one image; None where not counted."""
+    status: Status = "error"
+    reason: str | None = "not finished"
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __post_init__(self) -> None:
+        if self.request.sent is not None:
+            self.overhead_s[START] = max(0.0, monotonic() - self.request.sent)
+        self.phases = Phases(self.overhead_s)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Book the seconds spent inside under the name of a phase."""
+        """Add the seconds spent inside to a phase."""
         self.phases.enter(phase)
         try:
             yield
@@ -53,25 +75,49 @@ class Draft:
             self.phases.leave()
 
     def row(self) -> Row:
-        """The row as it stands."""
+        """The row with what is known so far."""
         self.phases.book()
-        return Row.model_validate(self.values)
+        request = self.request
+        return Row(
+            version=SCHEMA,
+            key=request.key,
+            attempt=request.attempt,
+            machine=request.machine,
+            code=request.code,
+            cell=request.cell,
+            settings=request.settings,
+            status=self.status,
+            reason=self.reason,
+            started=self.started,
+            size=self.size,
+            count=self.count,
+            params=self.params,
+            timing=self.timing,
+            tensors=None if self.tensor_peak is None else self.tensor_peak.to_record(),
+            memory=self.memory,
+            accuracy=self.accuracy,
+            validity=self.validity,
+            attention=self.attention,
+            numerics=self.numerics,
+            backends=self.backends,
+            null_reasons=self.null_reasons,
+            changed_settings=self.changed_settings,
+            overhead_s=self.overhead_s,
+        )
 
     def end(self, status: Status, reason: str | None = None) -> Row:
         """The row with its final status and its warnings."""
-        self.values.update(status=status, reason=reason)
+        self.status, self.reason = status, reason
         row = self.row()
         return row.model_copy(update={"notes": (*row_warnings.of(row), *row_warnings.of_mfu(mfu(row)))})
 
     @property
     def latency_s(self) -> float:
         """Median seconds of an iteration; 0 where time was not measured."""
-        timing = self.values.get("timing")
-        return (median(timing.samples_s) or 0.0) if timing is not None else 0.0
+        return 0.0 if self.timing is None else median(self.timing.samples_s) or 0.0
 
     @property
     def scans(self) -> bool:
-        """Whether the model does selective scans: counted, or seen while its shapes were executed."""
-        count = self.values.get("count")
-        counted = count is not None and count.scan_flops > 0
-        return counted or (self.tensors is not None and self.tensors.scans)
+        """Whether the model has selective scans: they were counted, or ran while its shapes were executed."""
+        counted = self.count is not None and self.count.scan_flops > 0
+        return counted or (self.tensor_peak is not None and self.tensor_peak.scans)

@@ -197,13 +197,13 @@ def transient(case: Any, contender: str, checkouts: dict[str, Path]) -> int:
     """Bytes of the second call above weights and input; in this process, which has run nothing else."""
     import torch
 
-    from longvis_bench.measure.memory.allocator import tight_heap
+    from longvis_bench.measure.memory.allocator import tight_allocator
     from longvis_bench.measure.memory.peak import PeakMemory
 
     call = case.build(contender, checkouts)
     torch.nn.functional.conv2d(torch.ones(1, 3, 32, 32), torch.ones(8, 3, 3, 3))  # starts threads and oneDNN
     memory = PeakMemory(torch.empty(0))
-    with tight_heap():  # or the heap keeps what the first call freed, a different share in each process
+    with tight_allocator():  # or the heap keeps what the first call freed, a different share in each process
         call()
     return memory.read(call).peak_bytes
 

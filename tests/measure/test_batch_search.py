@@ -114,7 +114,7 @@ def test_a_batch_that_would_not_fit_is_never_run(monkeypatch: pytest.MonkeyPatch
     row = find(machine)
     assert max(batch for batch, _ in machine.asked) == row.cell.batch_size == 20
     skipped = [tried for tried in row.batches if tried.status == "skipped"]
-    assert all("of memory, limit 20.0 MiB" in (tried.reason or "") for tried in skipped)
+    assert all("of memory, and the limit is 20.0 MiB" in (tried.reason or "") for tried in skipped)
     assert skipped[0].throughput_img_s is None
 
 

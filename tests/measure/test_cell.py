@@ -179,7 +179,7 @@ def test_what_cannot_be_counted_is_still_measured(branchy: Path) -> None:
     assert row.validity is not None
     assert row.validity.verdict == "ok"
     assert row.validity.reference.startswith("float64 at sampled rows and windows of ")
-    assert "nobody knows" in row.validity.reference
+    assert "its cost is unknown" in row.validity.reference
 
 
 def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
@@ -192,21 +192,21 @@ def test_the_peak_is_no_less_than_what_the_model_holds() -> None:
 
 
 def test_the_reference_is_not_run_where_its_attention_would_not_fit() -> None:
-    from longvis_bench.measure.row_builder import Draft
+    from longvis_bench.measure.row_builder import RowBuilder
     from longvis_bench.measure.validity.policy import why_no_reference
 
-    draft = Draft(request().model_copy(update={"settings": Settings()}))
+    builder = RowBuilder(request().model_copy(update={"settings": Settings()}))
     row = measure_cell(request())
-    draft.values.update(timing=row.timing, memory=row.memory)
-    draft.largest_output = 10
-    assert why_no_reference(draft) is None
-    draft.values["settings"] = Settings(budget_s=1e-6)
-    assert "it would take about" in (why_no_reference(draft) or "")  # longer than the timing
-    draft.values["settings"] = Settings()
-    draft.largest_output = 10**13
-    assert "of memory" in (why_no_reference(draft) or "")
-    draft.largest_output = None
-    assert "nobody knows" in (why_no_reference(draft) or "")
+    builder.timing, builder.memory = row.timing, row.memory
+    builder.largest_output = 10
+    assert why_no_reference(builder) is None
+    builder.request = request().model_copy(update={"settings": Settings(budget_s=1e-6)})
+    assert "it would take about" in (why_no_reference(builder) or "")  # longer than the timing
+    builder.request = request().model_copy(update={"settings": Settings()})
+    builder.largest_output = 10**13
+    assert "of memory" in (why_no_reference(builder) or "")
+    builder.largest_output = None
+    assert "its cost is unknown" in (why_no_reference(builder) or "")
 
 
 @pytest.fixture
@@ -252,14 +252,14 @@ def test_a_smaller_batch_of_the_same_model_is_a_result(gigantic: Callable[..., R
 
 
 def test_what_was_measured_is_not_risked_for_its_check() -> None:
-    from longvis_bench.measure.row_builder import Draft
+    from longvis_bench.measure.row_builder import RowBuilder
     from longvis_bench.measure.validity.policy import why_too_late
 
-    draft = Draft(request())
-    draft.values["timing"] = measure_cell(request()).timing
-    assert why_too_late(draft) is None
-    draft.values["overhead_s"]["time"] = 600.0
-    assert "the cell's time limit leaves 0" in (why_too_late(draft) or "")
+    builder = RowBuilder(request())
+    builder.timing = measure_cell(request()).timing
+    assert why_too_late(builder) is None
+    builder.overhead_s["time"] = 600.0
+    assert "the cell's time limit leaves 0" in (why_too_late(builder) or "")
 
 
 @pytest.mark.parametrize(

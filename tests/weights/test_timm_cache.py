@@ -208,9 +208,15 @@ class _Fixed(nn.Module):
 def test_answers_are_chosen_among_the_classes_of_the_data() -> None:
     logits = torch.zeros(1000)
     logits[999], logits[70], logits[63] = 9.0, 5.0, 4.0
-    places = [7 * label for label in range(10)]  # label 9 is logit 63, and logit 70 is no class of the data
+    wide = [7 * label for label in range(10)]  # label 9 is logit 63, and logit 70 is no class of the data
     result = measure_accuracy(
-        _Fixed(logits), open_data("digits"), resolution=8, images=40, batch_size=8, logits=1000, places=places
+        _Fixed(logits),
+        open_data("digits"),
+        resolution=8,
+        images=40,
+        batch_size=8,
+        logits=1000,
+        logit_indices=wide,
     )
     assert set(result.predictions.tolist()) == {9}
     assert result.correct_top1 == int((result.labels == 9).sum())

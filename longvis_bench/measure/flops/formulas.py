@@ -88,10 +88,10 @@ def _row_product(a: Arguments, out: Any) -> int:
 def _trilinear(a: Arguments, out: Any) -> int:
     """Three factors made to broadcast, multiplied and summed: `nn.Bilinear`."""
     sides = []
-    for factor, places in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
+    for factor, dims in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
         shape = list(a[factor].shape)
-        for place in sorted(a[places]):
-            shape.insert(place, 1)
+        for dim in sorted(a[dims]):
+            shape.insert(dim, 1)
         sides.append(tuple(shape))
     return prod(max(lengths) for lengths in zip(*sides, strict=True))
 

@@ -33,7 +33,7 @@ MATMUL_KIND = ("conv", "linear", "matmul", "addmm", "bmm", "einsum", "mm")
 """fvcore's names of matrix products and convolutions; it also counts normalisation and interpolation."""
 
 
-class Opinion(NamedTuple):
+class FvcoreCount(NamedTuple):
     """What fvcore counted for one image."""
 
     macs: int
@@ -53,16 +53,16 @@ def compare(variant: Variant, resolution: int, num_classes: int) -> str:
         num_classes: width of the logits.
     """
     if importlib.util.find_spec("fvcore") is None:
-        return f"Second opinion: fvcore is not installed; add it with: {INSTALL}"
+        return f"fvcore check: fvcore is not installed; add it with: {INSTALL}"
     for size in _sizes(resolution):
         ours = _count(variant, size, num_classes)
         if ours is not None and ours.macs <= MOST_MACS:
             try:
-                opinion = fvcore_count(variant, size, num_classes)
+                fvcore = fvcore_count(variant, size, num_classes)
             except Exception as error:  # whatever a user's model meets in a trace
-                return f"Second opinion: fvcore cannot trace this model at {size} px: {message_of(error)}"
-            return _sentence(size, ours, opinion)
-    return "Second opinion: no legal size is small enough for fvcore."
+                return f"fvcore check: fvcore cannot trace this model at {size} px: {message_of(error)}"
+            return _sentence(size, ours, fvcore)
+    return "fvcore check: no legal size is small enough for fvcore."
 
 
 def _sizes(resolution: int) -> Iterator[int]:
@@ -79,12 +79,12 @@ def _count(variant: Variant, size: int, num_classes: int) -> Count | None:
         return None
 
 
-def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> Opinion:
+def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> FvcoreCount:
     """What fvcore counts for one image through a registered model."""
     return fvcore_trace(variant.build(resolution=resolution, num_classes=num_classes), resolution)
 
 
-def fvcore_trace(model: nn.Module, resolution: int) -> Opinion:
+def fvcore_trace(model: nn.Module, resolution: int) -> FvcoreCount:
     """What fvcore counts for one image in eval mode on the CPU."""
     image = torch.zeros(1, 3, resolution, resolution)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
@@ -98,36 +98,36 @@ def fvcore_trace(model: nn.Module, resolution: int) -> Opinion:
         skipped = {str(name): int(calls) for name, calls in analysis.unsupported_ops().items()}
     products = {name: value for name, value in counted.items() if name in MATMUL_KIND}
     others = {name: value for name, value in counted.items() if name not in MATMUL_KIND and value}
-    return Opinion(sum(products.values()), others, skipped)
+    return FvcoreCount(sum(products.values()), others, skipped)
 
 
-def _sentence(size: int, ours: Count, opinion: Opinion) -> str:
+def _sentence(size: int, ours: Count, fvcore: FvcoreCount) -> str:
     """Both counts, and agreement where every operator that multiplies was counted by both."""
     told = (
-        f"Second opinion at {size} px: fvcore counts {units.count(opinion.macs)} MACs, "
+        f"fvcore check at {size} px: fvcore counts {units.count(fvcore.macs)} MACs, "
         f"this counts {units.count(ours.macs)}"
     )
-    difference = ours.macs - opinion.macs
+    difference = ours.macs - fvcore.macs
     agree = abs(difference) <= AGREEMENT * max(ours.macs, 1)
-    unseen = {name: calls for name, calls in opinion.skipped.items() if _does_arithmetic(name)}
+    unseen = {name: calls for name, calls in fvcore.skipped.items() if _does_arithmetic(name)}
     unknown = ours.ledger.unknown
-    neither = sorted(name for name in unknown if _is_skipped(name, opinion))
-    blind = _blind(ours, opinion, unseen, neither)
+    neither = sorted(name for name in unknown if _is_skipped(name, fvcore))
+    blind = _blind(ours, fvcore, unseen, neither)
     if agree and not unknown and not unseen:
-        return f"{told}: they agree within 1 %{_others(opinion)}."
+        return f"{told}: they agree within 1 %{_others(fvcore)}."
     if agree:
-        return f"{told}: on what both count they agree within 1 %{_others(opinion)}. {blind}"
+        return f"{told}: on what both count they agree within 1 %{_others(fvcore)}. {blind}"
     if blind:
         return f"{told}. {blind}"
-    return f"{told}, and none of the operators it skipped explains it: {opinion.skipped}."
+    return f"{told}, and none of the operators it skipped explains it: {fvcore.skipped}."
 
 
-def _others(opinion: Opinion) -> str:
-    names = ", ".join(f"{units.count(value)} for {name}" for name, value in opinion.others.items())
+def _others(fvcore: FvcoreCount) -> str:
+    names = ", ".join(f"{units.count(value)} for {name}" for name, value in fvcore.others.items())
     return f"; it adds {names}, which are no matrix products" if names else ""
 
 
-def _blind(ours: Count, opinion: Opinion, unseen: dict[str, int], neither: list[str]) -> str:
+def _blind(ours: Count, fvcore: FvcoreCount, unseen: dict[str, int], neither: list[str]) -> str:
     """Sentences about the operators that one of the two, or neither, counts."""
     sentences = []
     only_ours = {name: calls for name, calls in unseen.items() if name not in neither}
@@ -142,10 +142,10 @@ def _blind(ours: Count, opinion: Opinion, unseen: dict[str, int], neither: list[
     return " ".join(sentences)
 
 
-def _is_skipped(name: str, opinion: Opinion) -> bool:
+def _is_skipped(name: str, fvcore: FvcoreCount) -> bool:
     """Whether fvcore skipped an operator, too; its trace leaves out a leading underscore."""
     plain = name.replace("::_", "::")
-    return any(skipped.replace("::_", "::") == plain for skipped in opinion.skipped)
+    return any(skipped.replace("::_", "::") == plain for skipped in fvcore.skipped)
 
 
 def _does_arithmetic(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 glibc keeps freed blocks of up to 32 MiB and serves later requests from them.  After some work a process
 therefore holds more memory than its tensors, by an amount that depends on its history.  While memory is
-measured, glibc maps every large block by itself (`tight_heap`).
+measured, glibc maps every large block by itself (`tight_allocator`).
 
 MKL, which multiplies matrices on x86, keeps its packing buffers from the first call on.  They belong to the
 memory of the process; their size is measured by freeing them (`free_library_buffers`).
@@ -31,19 +31,19 @@ def give_back_freed_memory() -> None:
 
 
 @contextmanager
-def tight_heap() -> Iterator[None]:
+def tight_allocator() -> Iterator[None]:
     """Have glibc map every block of 128 KiB or more by itself, so that freeing it returns it to the system.
 
     Afterwards glibc keeps freed blocks of up to 32 MiB again, the largest threshold that it sets on its own.
     """
     set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
     give_back_freed_memory()
-    plugs = _plug_holes()
+    fillers = _fill_holes()
     try:
         yield
     finally:
-        for plug in plugs:
-            _libc().free(plug)
+        for filler in fillers:
+            _libc().free(filler)
         set_thresholds(32 << 20, 64 << 20)
 
 
@@ -90,7 +90,7 @@ def set_thresholds(map_from: int, trim_from: int) -> None:
         _libc().mallopt(_M_TRIM_THRESHOLD, trim_from)
 
 
-def _plug_holes() -> list[int]:
+def _fill_holes() -> list[int]:
     """Allocate every free block of the heap that could hold a large tensor; return the allocations.
 
     glibc prefers a free block of the heap to a new mapping, whatever the threshold, and memory freed there
@@ -102,15 +102,15 @@ def _plug_holes() -> list[int]:
     libc = _libc()
     if not hasattr(libc, "mallopt"):
         return []
-    plugs, size = [], _LARGEST_HOLE
+    fillers, size = [], _LARGEST_HOLE
     while size >= LARGE_BLOCK:
         block = libc.malloc(size)
         if block is not None and not _is_mapped(block):
-            plugs.append(block)
+            fillers.append(block)
         else:
             libc.free(block)
             size = size * 7 // 8
-    return plugs
+    return fillers
 
 
 def _is_mapped(block: int) -> bool:

@@ -34,7 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from longvis_bench.errors import Unsupported
-from longvis_bench.measure.memory.allocator import free_library_buffers, give_back_freed_memory, tight_heap
+from longvis_bench.measure.memory.allocator import (
+    free_library_buffers,
+    give_back_freed_memory,
+    tight_allocator,
+)
 from longvis_bench.ops.model_tensors import storages
 from longvis_bench.records import MemoryRecord
 
@@ -71,8 +75,8 @@ class PeakMemory:
         held = self._above(self._peak)
         on_cpu = self._device.type == "cpu"
         if on_cpu:
-            _free_leftovers()  # before `tight_heap` allocates the free blocks that this leaves
-        with tight_heap():
+            _free_leftovers()  # before `tight_allocator` allocates the free blocks that this leaves
+        with tight_allocator():
             if on_cpu:
                 iteration()
             self._reset(self._device)
@@ -136,7 +140,7 @@ def with_parts(
     return record.model_copy(update={"parts_bytes": {**parts, "rest": left}})
 
 
-def held_bytes(
+def known_parts_bytes(
     model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, int]:
     """Bytes by part that need no execution by shape: weights, buffers, input and optimizer state."""

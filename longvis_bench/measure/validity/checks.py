@@ -156,7 +156,7 @@ def check_validity(
         other: (1, channels, height, width), for a batch of two where one image was measured; None: the batch
             is not checked then.
         skip_reference: why the reference is not to be run, e.g. for want of memory; then its operators are
-            compared at sampled places.
+            compared at sampled indices.
         sample: sample the operators even where the reference runs, because a tensor may be past the limit.
         limit: elements from which on an index may overflow.
 
@@ -242,7 +242,7 @@ class _Look(NamedTuple):
 
 
 def _look(model: nn.Module, images: Tensor, limit: int) -> _Look:
-    """Run a forward and compare its operators at sampled places."""
+    """Run a forward and compare its operators at sampled indices."""
     try:
         samples, logits = sample_operators(model, images, _higher(images.dtype), limit=limit)
     except (RuntimeError, NotImplementedError, TypeError) as problem:

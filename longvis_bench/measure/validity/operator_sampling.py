@@ -1,7 +1,7 @@
 """The operators a forward runs, recomputed in higher precision on a sample of their rows and windows.
 
 Where a whole model in float64 would take too long or too much memory, its operators can still be checked:
-each is recomputed from the inputs it had, at the first, the last and a random place of its output; kernels
+each is recomputed from the inputs it had, at the first, the last and a random index of its output; kernels
 that multiply with plain products (`sampled_kernels.py`), all others on slices (`sampled_slices.py`).
 Those that cannot be recomputed are named.
 
@@ -152,7 +152,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.past_limit += past
 
     def _compare(self, name: str, pairs: list[Pair], is_kernel: bool) -> None:
-        """Book the error of a call: a kernel's place by place, others' relative to all that was looked at."""
+        """Book the error of a call: a kernel's sample by sample, others' relative to all samples."""
         found = [self._difference(name, given, right, is_kernel) for given, right in pairs if right.numel()]
         if not is_kernel and found:
             found = [(max(found)[0], max(scale for _, scale in found))]
@@ -197,7 +197,7 @@ def sample_operators(
     limit: int = INT32_ELEMENTS,
     everything: bool = True,
 ) -> tuple[Samples, Tensor]:
-    """Run one forward and compare its operators at sampled places.
+    """Run one forward and compare its operators at sampled indices.
 
     Arguments:
         model: in eval mode, on the device and in the dtype that was measured; a compiled one runs its Python

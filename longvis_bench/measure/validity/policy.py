@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from longvis_bench import units
 from longvis_bench.measure.iteration import DTYPES, Step
-from longvis_bench.measure.row_builder import Draft
+from longvis_bench.measure.row_builder import RowBuilder
 from longvis_bench.measure.validity.checks import canary, check_logits, check_validity, refuse_unchecked
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.records import ValidityRecord
@@ -33,7 +33,7 @@ CHECK_COST = 3
 
 
 def check_cell(
-    model: nn.Module, images: Tensor, measured: object, draft: Draft, other: Callable[[], Tensor]
+    model: nn.Module, images: Tensor, measured: object, builder: RowBuilder, other: Callable[[], Tensor]
 ) -> None:
     """Check what an inference cell gave: always the logits' shape, finiteness and indices, the rest if asked.
 
@@ -41,14 +41,14 @@ def check_cell(
         model: as it was measured.
         images: (batch, channels, height, width), what was measured.
         measured: what the model gave for them; None: unknown.
-        draft: of the row: what is known so far, and where the record goes.
+        builder: of the row: what is known so far, and where the record goes.
         other: makes one more image, (1, channels, height, width).
 
     Raises:
         InvalidOutput: the logits are wrong.
         Unsupported: an index may have overflowed where nobody can look.
     """
-    cell, may_overflow = draft.values["cell"], _may_overflow(images, draft)
+    cell, may_overflow = builder.request.cell, _may_overflow(images, builder)
     logits = None if measured is None else check_logits(measured, cell.batch_size, cell.num_classes)
     asked = "validity" in cell.metrics
     if not asked and not may_overflow:
@@ -56,15 +56,15 @@ def check_cell(
             with torch.inference_mode():
                 check_logits(model(images[:1]), 1, cell.num_classes)
         return
-    late = None if may_overflow else why_too_late(draft)
+    late = None if may_overflow else why_too_late(builder)
     if late is not None:
-        draft.values["validity"] = ValidityRecord(verdict="not checked", reference=late)
+        builder.validity = ValidityRecord(verdict="not checked", reference=late)
         return
     pair = (
         asked
         and cell.batch_size == 1
-        and PAIR_COST * draft.latency_s <= BATCH_LIMIT_S
-        and 2 * (_largest(images, draft) or 0) < INT32_ELEMENTS
+        and PAIR_COST * builder.latency_s <= BATCH_LIMIT_S
+        and 2 * (_largest(images, builder) or 0) < INT32_ELEMENTS
     )
     checked = check_validity(
         model,
@@ -72,23 +72,23 @@ def check_cell(
         cell.num_classes,
         measured=logits,
         other=other() if pair else None,
-        skip_reference=why_no_reference(draft) if asked else "not asked for (--metrics)",
+        skip_reference=why_no_reference(builder) if asked else "not asked for (--metrics)",
         sample=may_overflow,
     )
     if asked:
-        draft.values["validity"] = checked.record
+        builder.validity = checked.record
     checked.require(cell.model)
 
 
-def check_step(iteration: Step, images: Tensor, draft: Draft) -> None:
+def check_step(iteration: Step, images: Tensor, builder: RowBuilder) -> None:
     """Look at tensors past 2^31 elements in a training step, which has no other check of validity.
 
     Raises:
         InvalidOutput: an operator is wrong there.
         Unsupported: an operator cannot be looked at there.
     """
-    cell = draft.values["cell"]
-    if not _may_overflow(images, draft):
+    cell = builder.request.cell
+    if not _may_overflow(images, builder):
         return
     if cell.compile:
         refuse_unchecked(("all of the compiled training step",))
@@ -96,43 +96,43 @@ def check_step(iteration: Step, images: Tensor, draft: Draft) -> None:
         iteration()
 
 
-def _may_overflow(images: Tensor, draft: Draft) -> bool:
+def _may_overflow(images: Tensor, builder: RowBuilder) -> bool:
     """Whether a tensor may be past 2^31 elements; also where nobody knows."""
-    largest = _largest(images, draft)
+    largest = _largest(images, builder)
     return largest is None or largest >= INT32_ELEMENTS
 
 
-def _largest(images: Tensor, draft: Draft) -> int | None:
+def _largest(images: Tensor, builder: RowBuilder) -> int | None:
     """Elements of the iteration's largest tensor, or more; None where it was neither executed nor counted."""
-    if draft.tensors is not None:
-        return draft.tensors.largest
-    counted = draft.largest_output
+    if builder.tensor_peak is not None:
+        return builder.tensor_peak.largest
+    counted = builder.largest_output
     return None if counted is None else max(counted * len(images), images.numel())
 
 
-def why_too_late(draft: Draft) -> str | None:
+def why_too_late(builder: RowBuilder) -> str | None:
     """Why not even one more forward is run; what was measured is worth more than its check."""
-    draft.phases.book()
-    left = draft.values["settings"].timeout_s - sum(draft.values["overhead_s"].values())
-    if draft.latency_s * CHECK_COST < left:
+    builder.phases.book()
+    left = builder.request.settings.timeout_s - sum(builder.overhead_s.values())
+    if builder.latency_s * CHECK_COST < left:
         return None
     return (
-        f"not run: it would take about {units.seconds(draft.latency_s * CHECK_COST)}, "
+        f"not run: it would take about {units.seconds(builder.latency_s * CHECK_COST)}, "
         f"and the cell's time limit leaves {units.seconds(max(0.0, left))} (--timeout)"
     )
 
 
-def why_no_reference(draft: Draft) -> str | None:
+def why_no_reference(builder: RowBuilder) -> str | None:
     """Why the reference is not run; with unfused attention it holds scores that the model never does."""
     import psutil
 
-    memory, cell = draft.values.get("memory"), draft.values["cell"]
-    if memory is None or draft.values.get("timing") is None or draft.largest_output is None:
-        return "not run: without count, time and memory nobody knows what it would cost"
-    limit = min(REFERENCE_LIMIT_S, draft.values["settings"].budget_s)
-    if cell.device == "cpu" and REFERENCE_COST * draft.latency_s > limit:
-        return f"not run: it would take about {units.seconds(REFERENCE_COST * draft.latency_s)}"
-    needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * draft.largest_output
+    memory, cell = builder.memory, builder.request.cell
+    if memory is None or builder.timing is None or builder.largest_output is None:
+        return "not run: without count, time and memory its cost is unknown"
+    limit = min(REFERENCE_LIMIT_S, builder.request.settings.budget_s)
+    if cell.device == "cpu" and REFERENCE_COST * builder.latency_s > limit:
+        return f"not run: it would take about {units.seconds(REFERENCE_COST * builder.latency_s)}"
+    needed = 2 * memory.peak_bytes + REFERENCE_TENSORS * 8 * builder.largest_output
     available = psutil.virtual_memory().available
     if cell.device.startswith("cuda"):
         available = torch.cuda.mem_get_info(torch.device(cell.device))[0]

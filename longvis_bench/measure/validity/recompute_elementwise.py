@@ -90,8 +90,8 @@ def _rows(call: Call) -> list[Pair]:
     source = call[name]
     dims = _row_dims(call, source.ndim)
     pairs = []
-    for place in call.places(source):
-        where = tuple(slice(None) if d in dims else slice(p, p + 1) for d, p in enumerate(place))
+    for index in call.sample_indices(source):
+        where = tuple(slice(None) if d in dims else slice(p, p + 1) for d, p in enumerate(index))
         kept = tuple(s for d, s in enumerate(where) if call.out.ndim == source.ndim or d not in dims)
         row = source[where]
         if call.func._overloadpacket.__name__ in ("sum", "mean"):
@@ -189,22 +189,22 @@ def _affine(call: Call, normal: Tensor, channel: int | slice) -> Tensor:
 
 
 def _pool(call: Call) -> list[Pair]:
-    """All channels at some places of a pooled map."""
+    """All channels at some indices of a pooled map."""
     pairs = []
-    for place in call.places(call.out):
-        where, size = _window(call, place)
-        shown: tuple[int | slice, ...] = (*place[:-3], slice(None), *place[-2:])
-        inside: tuple[int | slice, ...] = (*place[:-3], slice(None), *where)
+    for index in call.sample_indices(call.out):
+        where, size = _window(call, index)
+        shown: tuple[int | slice, ...] = (*index[:-3], slice(None), *index[-2:])
+        inside: tuple[int | slice, ...] = (*index[:-3], slice(None), *where)
         window = call.wide(call["self"][inside])
         largest = call.func._overloadpacket.__name__.startswith("max")
         pairs.append((call.out[shown], window.amax((-2, -1)) if largest else window.sum((-2, -1)) / size))
     return pairs
 
 
-def _window(call: Call, place: Index) -> tuple[tuple[slice, ...], int]:
-    """The part of the input under one place of the output, and what its sum is divided by."""
+def _window(call: Call, index: Index) -> tuple[tuple[slice, ...], int]:
+    """The part of the input under one index of the output, and what its sum is divided by."""
     slices, size = list[slice](), 1
-    for d, p in ((-2, place[-2]), (-1, place[-1])):
+    for d, p in ((-2, index[-2]), (-1, index[-1])):
         length = call["self"].shape[d]
         if "kernel_size" not in call.arguments:  # adaptive
             outputs = call.out.shape[d]
@@ -240,75 +240,75 @@ def _copies(source_of: Callable[[Call, Index], Source]) -> Recompute:
 
     def recompute(call: Call) -> list[Pair]:
         given, right = [], []
-        for place in call.places(call.out):
-            source = source_of(call, place)
-            given.append(call.out[place])
+        for index in call.sample_indices(call.out):
+            source = source_of(call, index)
+            given.append(call.out[index])
             right.append(source[0][source[1]] if isinstance(source, tuple) else call.out.new_tensor(source))
         return [(torch.stack(given), torch.stack(right))] if given else []
 
     return recompute
 
 
-def _cat(call: Call, place: Index) -> Source:
+def _cat(call: Call, index: Index) -> Source:
     parts = [t for t in call["tensors"] if t.shape != (0,)]
     dim = call["dim"] % call.out.ndim
     starts = [0, *accumulate(t.shape[dim] for t in parts)]
-    which = max(i for i, start in enumerate(starts[:-1]) if start <= place[dim] and parts[i].shape[dim])
-    return parts[which], _moved(place, dim, place[dim] - starts[which])
+    which = max(i for i, start in enumerate(starts[:-1]) if start <= index[dim] and parts[i].shape[dim])
+    return parts[which], _moved(index, dim, index[dim] - starts[which])
 
 
-def _stack(call: Call, place: Index) -> Source:
+def _stack(call: Call, index: Index) -> Source:
     dim = call["dim"] % call.out.ndim
-    return call["tensors"][place[dim]], (*place[:dim], *place[dim + 1 :])
+    return call["tensors"][index[dim]], (*index[:dim], *index[dim + 1 :])
 
 
-def _moved(place: Index, dim: int, to: int) -> Index:
-    return (*place[:dim], to, *place[dim + 1 :])
+def _moved(index: Index, dim: int, to: int) -> Index:
+    return (*index[:dim], to, *index[dim + 1 :])
 
 
-def _pad(call: Call, place: Index) -> Source:
+def _pad(call: Call, index: Index) -> Source:
     pad, shape = call["pad"], call["self"].shape
     before = [0] * (len(shape) - len(pad) // 2) + list(pad[-2::-2])
-    index = tuple(p - b for p, b in zip(place, before, strict=True))
+    index = tuple(p - b for p, b in zip(index, before, strict=True))
     inside = all(0 <= i < n for i, n in zip(index, shape, strict=True))
     return (call["self"], index) if inside else float(call["value"])
 
 
-def _roll(call: Call, place: Index) -> Source:
+def _roll(call: Call, index: Index) -> Source:
     if not call["dims"]:
         raise NotSampled
     for shift, dim in zip(call["shifts"], call["dims"], strict=True):
-        dim %= len(place)
-        place = _moved(place, dim, (place[dim] - shift) % call.out.shape[dim])
-    return call["self"], place
+        dim %= len(index)
+        index = _moved(index, dim, (index[dim] - shift) % call.out.shape[dim])
+    return call["self"], index
 
 
-def _flip(call: Call, place: Index) -> Source:
+def _flip(call: Call, index: Index) -> Source:
     for dim in call["dims"]:
-        dim %= len(place)
-        place = _moved(place, dim, call.out.shape[dim] - 1 - place[dim])
-    return call["self"], place
+        dim %= len(index)
+        index = _moved(index, dim, call.out.shape[dim] - 1 - index[dim])
+    return call["self"], index
 
 
-def _repeat(call: Call, place: Index) -> Source:
+def _repeat(call: Call, index: Index) -> Source:
     shape = call["self"].shape
-    return call["self"], tuple(p % n for p, n in zip(place[len(place) - len(shape) :], shape, strict=True))
+    return call["self"], tuple(p % n for p, n in zip(index[len(index) - len(shape) :], shape, strict=True))
 
 
-def _index_select(call: Call, place: Index) -> Source:
-    dim = call["dim"] % len(place)
-    return call["self"], _moved(place, dim, int(call["index"][place[dim]]))
+def _index_select(call: Call, index: Index) -> Source:
+    dim = call["dim"] % len(index)
+    return call["self"], _moved(index, dim, int(call["index"][index[dim]]))
 
 
-def _gather(call: Call, place: Index) -> Source:
-    return call["self"], _moved(place, call["dim"] % len(place), int(call["index"][place]))
+def _gather(call: Call, index: Index) -> Source:
+    return call["self"], _moved(index, call["dim"] % len(index), int(call["index"][index]))
 
 
-def _embedding(call: Call, place: Index) -> Source:
-    return call["weight"], (int(call["indices"][place[:-1]]), place[-1])
+def _embedding(call: Call, index: Index) -> Source:
+    return call["weight"], (int(call["indices"][index[:-1]]), index[-1])
 
 
-def _index(call: Call, place: Index) -> Source:
+def _index(call: Call, index: Index) -> Source:
     """Advanced indexing with adjacent tensors of integers."""
     given = [d for d, index in enumerate(call["indices"]) if index is not None]
     indices = [call["indices"][d] for d in given]
@@ -316,18 +316,18 @@ def _index(call: Call, place: Index) -> Source:
         raise NotSampled
     shape = _broadcast(indices)
     first, after = given[0], given[0] + len(shape)
-    inner = place[first:after]
+    inner = index[first:after]
     chosen = [int(i.expand(shape)[inner]) for i in indices]
-    return call["self"], (*place[:first], *chosen, *place[after:])
+    return call["self"], (*index[:first], *chosen, *index[after:])
 
 
-def _pixel_shuffle(call: Call, place: Index) -> Source:
+def _pixel_shuffle(call: Call, index: Index) -> Source:
     r = call["upscale_factor"]
-    *batch, channel, y, x = place
+    *batch, channel, y, x = index
     return call["self"], (*batch, channel * r * r + y % r * r + x % r, y // r, x // r)
 
 
-def _filled(call: Call, place: Index) -> Source:
+def _filled(call: Call, index: Index) -> Source:
     """What a new tensor is filled with."""
     value = call.arguments.get("fill_value", call.arguments.get("value"))
     if value is None:

@@ -1,6 +1,6 @@
-"""Matrix products, convolutions, attention and selective scans, recomputed at some places of their output.
+"""Matrix products, convolutions, attention and selective scans, recomputed at some indices of their output.
 
-Each function takes a call that has run and gives pairs: what the kernel gave at a place, and what plain
+Each function takes a call that has run and gives pairs: what the kernel gave at an index, and what plain
 products give from the same inputs in higher precision.  Nothing is recomputed as a whole.
 """
 
@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longvis_bench.measure.validity.sample_indices import Index, is_past, places
+from longvis_bench.measure.validity.sample_indices import Index, is_past, sample_indices
 from longvis_bench.ops.selective_scan import operator as selective_scan
 
 MOST_STEPS = 256
 """Tokens of a scan that are recomputed, from its start: later ones cannot change earlier ones."""
 
 Pair = tuple[Tensor, Tensor]
-"""What the operator gave and what it should have given, at some places."""
+"""What the operator gave and what it should have given, at some indices."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Call:
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
 
-    def places(self, tensor: Tensor) -> list[Index]:
+    def sample_indices(self, tensor: Tensor) -> list[Index]:
         """Where to look at one of its tensors."""
-        return places(tensor, self.limit)
+        return sample_indices(tensor, self.limit)
 
     def along(self, dim: int, *tensors: Tensor) -> list[int]:
-        """The places of some tensors of one length along a dimension."""
-        return sorted({place[dim] for tensor in tensors for place in self.places(tensor)})
+        """The indices of some tensors of one length along a dimension."""
+        return sorted({index[dim] for tensor in tensors for index in self.sample_indices(tensor)})
 
     def wide(self, tensor: Tensor) -> Tensor:
         """A tensor in the dtype of the recomputation."""
@@ -100,7 +100,7 @@ def _attention(call: Call) -> list[Pair]:
     mask = a.get("attn_mask", a.get("attn_bias"))
     scale = a.get("scale") or query.shape[-1] ** -0.5
     pairs, rows = [], call.along(2, call.out, query)
-    heads = {place[:2] for place in (*call.places(call.out), *call.places(query))}
+    heads = {index[:2] for index in (*call.sample_indices(call.out), *call.sample_indices(query))}
     for batch, head in sorted(heads):
         shared = head * key.shape[1] // query.shape[1]
         scores = call.wide(query[batch, head, rows]) @ call.wide(key[batch, shared]).mT * scale
@@ -116,26 +116,26 @@ def _attention(call: Call) -> list[Pair]:
 
 
 def _convolution(call: Call) -> list[Pair]:
-    """All channels at some places of the output."""
+    """All channels at some indices of the output."""
     bias = call["bias"]
     pairs = []
-    for batch, _, *place in call.places(call.out):
-        right = (_scattered if call["transposed"] else _gathered)(call, batch, place)
+    for batch, _, *index in call.sample_indices(call.out):
+        right = (_scattered if call["transposed"] else _gathered)(call, batch, index)
         given = call.out[batch]
-        for d in place:
+        for d in index:
             given = given[:, d]
         pairs.append((given, right if bias is None else right + call.wide(bias)))
     return pairs
 
 
-def _gathered(call: Call, batch: int, place: list[int]) -> Tensor:
+def _gathered(call: Call, batch: int, index: list[int]) -> Tensor:
     """One output of a convolution: the window of the input under it, by the weights."""
     image, weight = call["input"], call.wide(call["weight"])
-    dims = len(place)
+    dims = len(index)
     stride, padding, dilation = (_each(call[name], dims) for name in ("stride", "padding", "dilation"))
     window, margins = image[batch : batch + 1], list[int]()
     for d in range(dims):
-        start = place[d] * stride[d] - padding[d]
+        start = index[d] * stride[d] - padding[d]
         stop, length = start + dilation[d] * (weight.shape[2 + d] - 1) + 1, image.shape[2 + d]
         window = window.narrow(2 + d, max(start, 0), min(stop, length) - max(start, 0))
         margins = [max(-start, 0), max(stop - length, 0), *margins]
@@ -146,14 +146,14 @@ def _gathered(call: Call, batch: int, place: list[int]) -> Tensor:
     return (weight.reshape(call["groups"], -1, inputs.shape[1]) @ inputs).flatten()
 
 
-def _scattered(call: Call, batch: int, place: list[int]) -> Tensor:
+def _scattered(call: Call, batch: int, index: list[int]) -> Tensor:
     """One output of a transposed convolution: every input that reaches it, by the weight it does so with."""
     image, weight, groups = call["input"][batch], call["weight"], call["groups"]
-    dims = len(place)
+    dims = len(index)
     stride, padding, dilation = (_each(call[name], dims) for name in ("stride", "padding", "dilation"))
     for d in range(dims):
-        # input i reaches place i * stride - padding + k * dilation
-        offsets = [place[d] + padding[d] - k * dilation[d] for k in range(weight.shape[2 + d])]
+        # input i reaches index i * stride - padding + k * dilation
+        offsets = [index[d] + padding[d] - k * dilation[d] for k in range(weight.shape[2 + d])]
         reach = [
             (offset // stride[d], k)
             for k, offset in enumerate(offsets)
@@ -200,4 +200,4 @@ KERNELS: dict[str, tuple[str, Recompute]] = {
     "longvis::selective_scan": ("selective scans", _scan),
     **{f"aten::{name}": ("attentions", _attention) for name in _ATTENTIONS},
 }
-"""Operators that multiply: their kind, and what recomputes some places of their output."""
+"""Operators that multiply: their kind, and what recomputes some indices of their output."""

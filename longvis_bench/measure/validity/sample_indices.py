@@ -1,6 +1,6 @@
 """Where in a tensor a result is looked at: its first, its last and a random element, and those past a limit.
 
-Places count in memory order, whatever the order of dimensions: an index that overflows does so in memory.
+Elements count in memory order, whatever the order of dimensions: an index that overflows does so in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def is_past(tensor: Tensor, limit: int) -> bool:
     return tensor.numel() > 0 and max(tensor.numel(), spans + 1) >= limit
 
 
-def places(tensor: Tensor, limit: int) -> list[Index]:
+def sample_indices(tensor: Tensor, limit: int) -> list[Index]:
     """The first, the last and a random element; past the limit also the one at it and a random one beyond."""
     count = tensor.numel()
     if not count:
@@ -39,23 +39,25 @@ def places(tensor: Tensor, limit: int) -> list[Index]:
     flat = {0, count - 1, random.randrange(count)}
     if count > limit:
         flat |= {limit, random.randrange(limit, count)}
-    return [_unravel(place, tensor) for place in sorted(flat)]
+    return [_unravel(offset, tensor) for offset in sorted(flat)]
 
 
-def _unravel(place: int, tensor: Tensor) -> Index:
-    """The element that lies at a place of a dense tensor's memory."""
+def _unravel(offset: int, tensor: Tensor) -> Index:
+    """The index of the element at an offset of a dense tensor's memory."""
     index, strides = [0] * tensor.ndim, tensor.stride()
     for d in sorted(range(tensor.ndim), key=lambda d: (strides[d], -d)):
-        place, index[d] = divmod(place, tensor.shape[d])
+        offset, index[d] = divmod(offset, tensor.shape[d])
     return tuple(index)
 
 
 def segments(tensor: Tensor, limit: int) -> list[tuple[int | slice, ...]]:
-    """The places with their neighbours along the last dimension."""
+    """The indices with their neighbours along the last dimension."""
     if tensor.ndim == 0:
         return [()]
     size = max(1, min(SEGMENT, limit // 8))
-    return [(*place[:-1], _around(place[-1], tensor.shape[-1], size)) for place in places(tensor, limit)]
+    return [
+        (*index[:-1], _around(index[-1], tensor.shape[-1], size)) for index in sample_indices(tensor, limit)
+    ]
 
 
 def _around(position: int, length: int, size: int) -> slice:

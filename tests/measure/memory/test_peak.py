@@ -123,7 +123,7 @@ def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> Non
     import torch
     from torch import nn
 
-    from longvis_bench.measure.memory.allocator import tight_heap
+    from longvis_bench.measure.memory.allocator import tight_allocator
     from longvis_bench.measure.memory.peak import PeakMemory
     from longvis_bench.measure.memory.tensor_peak import TensorPeak
     from longvis_bench.measure.memory.workspace import convolution_workspace
@@ -132,11 +132,11 @@ def test_a_convolution_that_makes_a_matrix_of_its_image_has_a_workspace() -> Non
     convolution = nn.Conv2d(32, 4, 5, padding=2, dtype=torch.float64)
     memory = PeakMemory(images)
     nothing = TensorPeak(0, {}, {}, 0)
-    with torch.no_grad(), tight_heap():
+    with torch.no_grad(), tight_allocator():
         found = convolution_workspace(nothing, lambda: convolution(images), memory.meter)
     assert found == pytest.approx(8 * 32 * 5 * 5 * 128 * 128, rel=0.05)
     held = TensorPeak(found, {}, {}, 0)
-    with torch.no_grad(), tight_heap():
+    with torch.no_grad(), tight_allocator():
         assert convolution_workspace(held, lambda: convolution(images), memory.meter) < 0.05 * found
 
 
@@ -171,13 +171,13 @@ def test_what_is_freed_is_given_back_whatever_the_heap_was_used_for(
     """Blocks kept from earlier work are holes that glibc would rather fill than map anew, and then keep."""
     import torch
 
-    from longvis_bench.measure.memory.allocator import set_thresholds, tight_heap
+    from longvis_bench.measure.memory.allocator import set_thresholds, tight_allocator
 
     set_thresholds(32 << 20, 64 << 20)
     with heap():
         blocks = [torch.ones(3 * MIB // 4) for _ in range(40)]
         del blocks[::2]  # holes of 3 MiB
-        with tight_heap():
+        with tight_allocator():
             before = resident()
             work = [torch.ones(MIB // 2) for _ in range(20)]
             held = resident() - before

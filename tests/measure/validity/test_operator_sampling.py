@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from longvis_bench.errors import InvalidOutput
 from longvis_bench.measure.validity.checks import TOLERANCE
 from longvis_bench.measure.validity.operator_sampling import Samples, sample_operators
-from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS, is_past, places
+from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS, is_past, sample_indices
 from longvis_bench.registry.registry import Registry
 
 Plant = Callable[[str, int], "AbstractContextManager[object]"]
@@ -213,7 +213,7 @@ def test_places_lie_where_memory_says(shape: tuple[int, ...]) -> None:
         torch.arange(120).reshape(shape),
         torch.arange(120).reshape(shape[::-1]).permute(*range(len(shape))[::-1]),
     ):
-        found = {int(x[place]) for place in places(x, 100)}
+        found = {int(x[place]) for place in sample_indices(x, 100)}
         assert {0, 100, 119} <= found
         assert len([place for place in found if place >= 100]) >= 2
 
