@@ -1,4 +1,4 @@
-"""What a vision backbone really costs and really achieves on 1024-4096 px images.
+"""Measure accuracy, throughput, memory and FLOPs of vision backbones on 1024-4096 px images.
 
     import longvis_bench as lv
 
@@ -6,7 +6,7 @@
     model = lv.build("atlas-s", resolution=2048, num_classes=100)
     lv.count(model, resolution=2048).macs
 
-Importing this package imports no torch, timm, pandas or matplotlib; its functions do when they are called.
+Importing this package imports none of torch, timm, pandas and matplotlib; its functions import them on call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["__version__", "bench", "build", "count", "list_models", "load_result
 
 
 def __getattr__(name: str) -> object:
-    """Find the public functions on first use."""
+    """Import the public functions on first use."""
     if name in __all__:
         return getattr(importlib.import_module("longvis_bench.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; `--version` alone answers without importing it."""
+    """Run the command line; `--version` alone is answered here, without importing `cli`."""
     if sys.argv[1:] == ["--version"] and _show_version():
         return
     from longvis_bench.cli.app import main as run
@@ -13,7 +13,7 @@ def main() -> None:
 
 
 def _show_version() -> bool:
-    """Whether the version could be written; where it could not, the command line says why."""
+    """Print the version, and return whether that worked; if not, the command line reports the error."""
     from longvis_bench.version import __version__
 
     try:

@@ -1,4 +1,4 @@
-"""The Python interface: what `import longvis_bench as lv` offers."""
+"""The Python interface: the functions that `import longvis_bench as lv` offers."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def bench(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Measure models at resolutions, each in a process of its own.
+    """Measure models at resolutions, each in processes of its own.
 
     Arguments:
         models: names as on the command line; empty for the quick default of this machine.
         resolutions: pixels per side.
-        out: directory of the run; by default one under results/runs/ of the working directory, the same for
-            the same arguments, so that an interrupted run resumes.
+        out: directory of the run; the default is a directory under results/runs/ of the working directory,
+            the same one for the same arguments, so that the same call resumes an interrupted run.
         fresh: use a new numbered directory.
-        retry: statuses whose cells are run again, e.g. ["oom", "timeout"].
-        only_missing: keep rows of older code, and run the cells that have none at all.
-        shard: (2, 8) runs the second of eight parts of the cells.
-        machine: name of this machine in the results, instead of its processor or GPU model.
-        reporter: told of every step.
-        options: further fields of `planning.SweepConfig`, e.g. batch_sizes=[1, 8], dtypes=["bf16"].
+        retry: statuses whose cells are measured again, e.g. ["oom", "timeout"].
+        only_missing: keep rows of older code, and measure only cells without a row.
+        shard: (2, 8) measures the second of eight parts of the cells.
+        machine: name of this machine in the results; by default its processor or GPU model and core count.
+        reporter: its methods are called as the sweep progresses; by default nothing is shown.
+        options: further fields of `sweep.config.SweepConfig`, e.g. batch_sizes=[1, 8], dtypes=["bf16"].
 
     Returns:
-        One row a cell, with the columns of results/README.md.
+        One row per cell, with the columns of results/README.md.
 
     Raises:
         LongvisError: a name or option is wrong, no cell can run, or the directory cannot be used.
-        KeyboardInterrupt: it was interrupted; rows are kept, and the same call goes on from there.
-        HarnessFault: a fault of ours, after all other cells were run.
+        KeyboardInterrupt: the user interrupted the sweep; finished rows are stored, the same call resumes.
+        HarnessFault: the harness itself failed in a cell; raised after all other cells are measured.
     """
     from longvis_bench.report.summary import frame
     from longvis_bench.sweep.session import start
@@ -76,7 +76,7 @@ def build(
     in_chans: int = 3,
     models_dirs: Sequence[Path] = (),
 ) -> nn.Module:
-    """Build a model by its name, on the current default device, with fresh weights.
+    """Build a model by its name, on the current default device, with random initial weights.
 
     Arguments:
         name: a variant, `variant@implementation`, `variant[key=value]`, `timm:NAME` or `file.py:callable`.
@@ -89,7 +89,11 @@ def build(
         A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
 
     Raises:
-        UnknownName, IllegalSize, MissingDependency, CardError: see their docstrings.
+        UnknownName: no model has this name.
+        IllegalSize: the model cannot take this resolution.
+        IllegalArgument: the arguments in brackets do not fit together.
+        MissingDependency: the model needs a package that is not installed.
+        CardError: a card does not follow the schema, or its factory cannot be found or called.
     """
     variant = Registry(models_dirs).find(name)
     return variant.build(resolution=resolution, num_classes=num_classes, in_chans=in_chans)
@@ -98,27 +102,30 @@ def build(
 def load_weights(
     model: nn.Module, source: str | Path | Mapping[str, Tensor], *, strict: bool = True
 ) -> LoadReport:
-    """Load weights from a safetensors or torch file, or a mapping; see `weights.load_weights`."""
+    """Load weights from a safetensors or torch file, or a mapping; see `weights.matching.load_weights`."""
     from longvis_bench.weights.matching import load_weights as load
 
     return load(model, source if isinstance(source, Mapping) else Path(source), strict=strict)
 
 
 def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
-    """Parameters, MACs, FLOPs and ledger of one image through a model; see `measure.flops.count`."""
+    """Count parameters, MACs and FLOPs of a forward pass of one image; see `measure.flops.counter.count`."""
     from longvis_bench.measure.flops.counter import count as count_flops
 
     return count_flops(model, resolution, in_chans=in_chans)
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """The rows of a run directory, one row a cell.
+    """The rows of a run directory, one row per cell.
 
     Arguments:
         path: directory of a run, or its cells.jsonl.
 
+    Returns:
+        One row per cell, with the columns of results/README.md.
+
     Raises:
-        RunDirectoryError: it holds no rows, damaged ones, or rows of another schema.
+        RunDirectoryError: there are no rows, or they are damaged or of an unknown schema.
     """
     from longvis_bench.report.summary import frame
     from longvis_bench.runs.directory import current, read_rows
@@ -127,7 +134,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
 
 
 def list_models(models_dirs: Sequence[Path] = ()) -> list[str]:
-    """Names of all registered models, other implementations included."""
+    """Names of all registered models, including alternative implementations."""
     return Registry(models_dirs).names()
 
 

@@ -1,4 +1,4 @@
-"""The checks of an adapter, under the name that tests written by `longvis new` import."""
+"""Conformance checks of an adapter, under the name that tests written by `longvis new` import."""
 
 from longvis_bench.adapters.conformance import CHECKS, check_model
 

@@ -1,4 +1,4 @@
-"""Where a measurement runs: processor, GPU, system and versions; nothing that names a person or a host."""
+"""The measuring machine: processor, GPU, system and versions; nothing that identifies a person or a host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longvis_bench.records import Environment
 from longvis_bench.registry.discovery import required_packages
 
 PACKAGES = ("torch", "timm", "numba", "triton", "numpy", "mamba-ssm")
-"""Packages whose version can change a number, beside those that the built-in cards require."""
+"""Packages whose version can change a number, in addition to those that the built-in cards require."""
 _CUDA_LIBRARIES = ("nvidia-cublas", "nvidia-cudnn", "nvidia-cuda-runtime")
 FLAGS = (
     "ATEN_CPU_CAPABILITY",
@@ -43,8 +43,8 @@ FLAGS = (
 )
 """Environment variables that can change a number."""
 FLAG_PREFIXES = ("KMP_", "MALLOC_", "TORCHINDUCTOR_", "TORCH_CUDNN_", "TRITON_")
-"""Beginnings of further ones; those that only name a folder or a tool are left out."""
-_PLACES = ("_CACHE_DIR", "_DIR", "_PATH", "_HOME")
+"""Prefixes of further ones; those with a suffix of `_PATH_SUFFIXES` hold only a path and are left out."""
+_PATH_SUFFIXES = ("_CACHE_DIR", "_DIR", "_PATH", "_HOME")
 _GPU_FIELDS = {
     "name": "name",
     "driver": "driver_version",
@@ -53,7 +53,7 @@ _GPU_FIELDS = {
     "ecc": "ecc.mode.current",
     "mig": "mig.mode.current",
 }
-"""Our names of what nvidia-smi is asked for."""
+"""Key in `Environment.gpus` -> field that nvidia-smi is queried for."""
 
 
 GIB = 1 << 30
@@ -63,7 +63,7 @@ def read_environment(machine: str | None = None) -> Environment:
     """The environment of this process.
 
     Arguments:
-        machine: a name to use instead of the processor or GPU model and core count.
+        machine: name of the machine; by default GPU or processor model and core count.
     """
     processor, cores = _processor(), usable_cores()
     gpus = nvidia_gpus()
@@ -85,13 +85,13 @@ def read_environment(machine: str | None = None) -> Environment:
 
 
 def machine_name(model: str, cores: int) -> str:
-    """A name that fits a folder: `Intel(R) Xeon(R) @ 2.60GHz` and 2 -> `intel-xeon-2.60ghz-2c`."""
+    """A name that is legal for a folder: `Intel(R) Xeon(R) @ 2.60GHz` and 2 -> `intel-xeon-2.60ghz-2c`."""
     plain = re.sub(r"\((r|tm)\)|\bcpu\b|\bprocessor\b|@", " ", model.lower())
     return f"{re.sub(r'[^a-z0-9.]+', '-', plain).strip('-')}-{cores}c"
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: its affinity, and in a container its share of processor time."""
+    """Number of cores this process may use: its CPU affinity, limited by the CPU quota of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -101,7 +101,7 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """CPU threads where none are asked for: OMP_NUM_THREADS where it is set, else all usable cores."""
+    """Default number of CPU threads: OMP_NUM_THREADS if it is set, else all usable cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(asked) if re.fullmatch(r"[1-9]\d{0,3}", asked, re.ASCII) else usable_cores()
 
@@ -110,7 +110,7 @@ def resolve_device(asked: str) -> str:
     """The device to run on: `auto` picks CUDA, then MPS, then the CPU.
 
     Raises:
-        DeviceError: the device asked for is unknown or not there.
+        DeviceError: the device is unknown, or this machine does not have it.
     """
     if asked == "cpu" or (asked == "auto" and not _may_have_accelerator()):
         return "cpu"
@@ -126,7 +126,7 @@ def resolve_device(asked: str) -> str:
 
 
 def available_devices() -> list[str]:
-    """Devices that torch sees, best first; asks the driver without initialising CUDA."""
+    """Devices that torch finds, fastest first; the check queries the driver and does not initialise CUDA."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
@@ -141,7 +141,7 @@ def available_devices() -> list[str]:
 
 
 def _may_have_accelerator() -> bool:
-    """Whether it is worth the seconds of importing torch to look for one."""
+    """Whether this machine may have an accelerator, so that torch has to be imported (seconds) to check."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     nvidia = Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
@@ -158,35 +158,35 @@ def _processor() -> str:
 
 
 def _memory_bytes() -> int:
-    """To whole GiB: a few pages more or less, after a restart, are no other machine."""
+    """Total memory, rounded to whole GiB, because a restart of the same machine changes it by a few pages."""
     import psutil
 
     return round(psutil.virtual_memory().total / GIB) * GIB
 
 
 def read_flags(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables that can change a number; of paths only the file names, which say nothing of a person."""
+    """The variables that can change a number; paths are reduced to file names, which identify no person."""
     names = (name for name in sorted(variables) if name in FLAGS or name.startswith(FLAG_PREFIXES))
-    kept = (name for name in names if not name.endswith(_PLACES))
+    kept = (name for name in names if not name.endswith(_PATH_SUFFIXES))
     return {name: re.sub(r"[^\s:,;=]*/", "", variables[name]) for name in kept}
 
 
 def cpu_details(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """What tells processors of one marketing name apart; the clock is the nominal one, where it is known."""
+    """Details that distinguish processors of one marketing name, and the nominal clock if it is known."""
     try:
         first = file.read_text().partition("\n\n")[0]
     except OSError:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
-    told = {name.strip(): value.strip() for name, _, value in pairs}
+    listed = {name.strip(): value.strip() for name, _, value in pairs}
     fields = {"vendor": "vendor_id", "family": "cpu family", "model": "model", "stepping": "stepping"}
-    found = {ours: told[theirs] for ours, theirs in fields.items() if theirs in told}
-    clock = _nominal_clock(told.get("model name", ""))
+    found = {key: listed[field] for key, field in fields.items() if field in listed}
+    clock = _nominal_clock(listed.get("model name", ""))
     return found | ({"nominal_clock": clock} if clock else {})
 
 
 def _nominal_clock(name: str) -> str | None:
-    """The base clock: the driver's, else the one in the processor's name (`@ 2.60GHz`)."""
+    """The base clock: from the cpufreq driver, else from the processor's name (`@ 2.60GHz`)."""
     try:
         khz = int(Path("/sys/devices/system/cpu/cpu0/cpufreq/base_frequency").read_text())
         return f"{khz / 1e6:.2f} GHz"
@@ -197,7 +197,7 @@ def _nominal_clock(name: str) -> str | None:
 
 @cache
 def nvidia_gpus() -> tuple[dict[str, str], ...]:
-    """Every NVIDIA GPU as nvidia-smi describes it (keys of `_GPU_FIELDS`), without what it does not tell."""
+    """Properties of each NVIDIA GPU (keys of `_GPU_FIELDS`), as far as nvidia-smi reports them."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
@@ -207,17 +207,17 @@ def nvidia_gpus() -> tuple[dict[str, str], ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = (dict(zip(_GPU_FIELDS, line.split(","), strict=False)) for line in done.stdout.splitlines())
-    return tuple({name: text for name, value in row.items() if (text := _told(value))} for row in rows)
+    return tuple({name: text for name, value in row.items() if (text := _reported(value))} for row in rows)
 
 
-def _told(value: str) -> str:
-    """A value of nvidia-smi; empty where the GPU or the driver has none (`[N/A]`, `[Not Supported]`)."""
+def _reported(value: str) -> str:
+    """A value of nvidia-smi; empty if the GPU or the driver reports none (`[N/A]`, `[Not Supported]`)."""
     text = value.strip()
     return "" if text.startswith("[") else text
 
 
 def _versions() -> dict[str, str]:
-    """Versions by package: torch's with its build (`2.11.0+cu130`), and its CUDA libraries'."""
+    """Package -> version: of torch with its build (`2.11.0+cu130`), and of its CUDA libraries."""
     versions = {}
     libraries = sorted(name for name in _installed() if name.startswith(_CUDA_LIBRARIES))
     for name in (*PACKAGES, *required_packages(), *libraries):
@@ -234,7 +234,7 @@ def _installed() -> set[str]:
 
 
 def _torch_build() -> dict[str, str]:
-    """The full version of torch and of its CUDA, out of its `version.py`: importing torch takes seconds."""
+    """Full versions of torch and its CUDA, read from torch's `version.py`: importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     try:
         text = Path(str(spec and spec.origin)).with_name("version.py").read_text()

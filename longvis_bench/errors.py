@@ -1,22 +1,22 @@
-"""Every error this package raises on purpose, with the exit code it ends a command with.
+"""Every error this package raises on purpose, and the exit code of a command that ends with it.
 
     LongvisError (2)
-    ├── UnknownName (2)         a model, card, column or option value nobody knows; lists near misses
-    ├── IllegalSize (2)         a resolution the model cannot take; lists legal ones near it
-    ├── IllegalArgument (2)     arguments of a model that do not fit together; says what would
-    ├── CardError (2)           a card that does not follow the schema, or a factory that is not there
-    ├── CheckpointError (2)     a weight file that is corrupt, unsafe or of another model
-    ├── DataError (2)           images or labels that are missing, broken or do not fit
-    ├── DeviceError (2)         a device or dtype this machine does not have
-    ├── RunDirectoryError (2)   a results directory that cannot be written, read or continued
-    ├── MissingDependency (3)   a package that is not installed; carries the install command
-    ├── Unsupported (1)         a combination the model or the backend does not do
-    └── InvalidOutput (1)       a model whose output is not logits of the promised shape, or not finite
+    ├── UnknownName (2)         no model, card, column or option value has this name; lists near misses
+    ├── IllegalSize (2)         the model cannot take this resolution; lists legal ones near it
+    ├── IllegalArgument (2)     arguments of a model do not fit together; the message says which would
+    ├── CardError (2)           a card does not follow the schema, or its factory does not exist
+    ├── CheckpointError (2)     a weight or checkpoint file is corrupt, unsafe or of another model
+    ├── DataError (2)           images or labels are missing, broken or do not fit the model
+    ├── DeviceError (2)         this machine does not have the device or the dtype
+    ├── RunDirectoryError (2)   a results directory cannot be written, read or continued
+    ├── MissingDependency (3)   a package is not installed; the message has the install command
+    ├── Unsupported (1)         the model or the backend does not support this combination
+    └── InvalidOutput (1)       the model's output is not finite logits of the declared shape
 
 A message is one sentence for the user: what is wrong, then what would be right.
-Inside a cell these become the row's status (`worker.py`); outside, `cli/guard.py` prints the message
-and exits with `exit_code`.  What is none of these is a fault of ours: exit 70.  `HarnessFault` brings one
-from a cell's process to the command.
+Inside a cell, `measure/exception_status.py` turns these errors into the row's status; outside, `cli/guard.py`
+prints the message and exits with `exit_code`.  Any other exception is a bug of the harness: exit code 70.
+`HarnessFault` carries such an exception from a cell's process to the command.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import ClassVar
 
 
 class LongvisError(Exception):
-    """Base class; `exit_code` is the documented exit code of a command that ends with it."""
+    """Base class; `exit_code` is the documented exit code of a command that ends with this error."""
 
     exit_code: ClassVar[int] = 2
 
 
 class UnknownName(LongvisError):
-    """A name that nothing answers to.
+    """An unknown name; the message suggests up to three similar ones.
 
     Arguments:
-        kind: what was looked up, e.g. "model".
+        kind: kind of thing that was looked up, e.g. "model".
         name: the name as the user gave it.
-        known: all names there are; up to three near misses are shown, else where to see them all.
-        hint: replaces the default advice when nothing is near.
+        known: all valid names.
+        hint: advice if no valid name is similar; by default the list of all valid names.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
@@ -56,9 +56,9 @@ class IllegalSize(LongvisError):
     """A resolution the model cannot take.
 
     Arguments:
-        resolution: pixels per side, as asked.
-        why: the rule that is broken, e.g. "atlas needs multiples of 16 px".
-        legal: legal resolutions near it, in pixels; shown in the message.
+        resolution: the requested resolution, in pixels per side.
+        why: the rule that it breaks, e.g. "atlas needs multiples of 16 px".
+        legal: legal resolutions near it, in pixels; the message lists them.
     """
 
     def __init__(self, resolution: int, why: str, legal: Sequence[int] = ()) -> None:
@@ -69,7 +69,7 @@ class IllegalSize(LongvisError):
 
 
 class IllegalArgument(LongvisError, ValueError):
-    """Arguments of a model that do not fit together; the message says what would."""
+    """Arguments of a model that do not fit together; the message says which would."""
 
 
 class CardError(LongvisError):
@@ -77,11 +77,11 @@ class CardError(LongvisError):
 
 
 class CheckpointError(LongvisError):
-    """A weight file that is corrupt, unsafe, or belongs to another model."""
+    """A weight or checkpoint file that is corrupt, unsafe, or belongs to another model."""
 
 
 class DataError(LongvisError):
-    """A data set that is missing, broken, or does not fit the model."""
+    """A dataset that is missing, broken, or does not fit the model."""
 
 
 class DeviceError(LongvisError):
@@ -97,8 +97,8 @@ class MissingDependency(LongvisError):
 
     Arguments:
         package: distribution or module that is missing.
-        why: what needs it.
-        install: the exact command that adds it.
+        why: subject of the sentence "... needs the package", e.g. a model's name.
+        install: the exact command that installs it.
     """
 
     exit_code = 3
@@ -110,22 +110,22 @@ class MissingDependency(LongvisError):
 
 
 class Unsupported(LongvisError):
-    """A combination of model, dtype, device or backend that does not exist."""
+    """A combination of model, dtype, device and backend that is not supported."""
 
     exit_code = 1
 
 
 class InvalidOutput(LongvisError):
-    """A model whose output is not finite logits of the promised shape."""
+    """A model whose output is not finite logits of the declared shape."""
 
     exit_code = 1
 
 
 class HarnessFault(Exception):
-    """A fault of our own measuring code in a cell's process: no status of the cell, but "internal error".
+    """A bug of the harness in a cell's process: reported as an internal error, not as a status of the cell.
 
     Arguments:
-        trace: the traceback there.
+        trace: the traceback from that process.
     """
 
     def __init__(self, trace: str) -> None:

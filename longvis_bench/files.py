@@ -1,7 +1,4 @@
-"""Where this package's own files lie, and how files appear on a disk.
-
-`write_whole` is the one way in which this package replaces a file.
-"""
+"""The folder of this package, and atomic, durable writes; `write_whole` alone replaces files."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from pathlib import Path
 from typing import IO
 
 PACKAGE = Path(__file__).resolve().parent
-"""The folder of `longvis_bench` itself; what finds other files of the package starts here."""
+"""The folder of `longvis_bench` itself; paths of other files of the package start here."""
 
 
 def absence(path: Path, what: str) -> str:
-    """Say that a path is not there; a shell hands on a pattern that matches nothing as it was typed.
+    """Message for a missing path, or for a pattern: a shell passes on a pattern that matches no file.
 
     Arguments:
-        path: as the user gave it.
-        what: it should be, e.g. "weight file".
+        path: the path as the user gave it.
+        what: kind of file that was expected there, e.g. "weight file".
 
     Returns:
         A clause without a full stop.
@@ -32,18 +29,18 @@ def absence(path: Path, what: str) -> str:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
-    """Write a file so that it appears whole or not at all, and stands after a power cut.
+    """Write a file atomically and durably: after a crash or a power cut it has the old or the new content.
 
     The content goes to a hidden file beside `path`, which is flushed to the disk and renamed; then the
-    folder is flushed.  Where anything fails, `path` holds what it held before and the hidden file is removed.
+    folder is flushed.  On any failure `path` keeps its content and the hidden file is removed.
 
     Arguments:
-        path: replaced if it is there; missing folders above it are made.
+        path: file to create or replace; missing parent folders are created.
         write: called once with the open binary file.
-        durable: False saves the flushes, for files in a temporary folder that a power cut removes anyway.
+        durable: False skips the flushes, for files in temporary folders, which a power cut may delete.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the file cannot be written.
         Exception: whatever `write` raises.
     """
     make_folder(path.parent)
@@ -64,16 +61,16 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, durable: bo
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file's content by `write_whole`; errors as there."""
+    """Copy a file's content with `write_whole`; the same errors."""
     with source.open("rb") as content:
         write_whole(target, lambda file: shutil.copyfileobj(content, file))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, each entry durable.
+    """Create a folder and its parents, and flush each new entry to the disk.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: a folder cannot be created.
     """
     if path.is_dir():
         return
@@ -83,7 +80,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
+    """Flush the entries of a folder to the disk; does nothing on systems other than POSIX."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""SHA-256 of plain values and of files: what keys, run names and weights are identified by."""
+"""SHA-256 of plain values and of files, which identifies keys, run names and weights."""
 
 from __future__ import annotations
 

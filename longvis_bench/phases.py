@@ -1,6 +1,6 @@
-"""Where a cell's time goes: every second from the moment it is handed over is booked under one phase.
+"""Timing breakdown of a cell: each second, from sending its request on, is counted in exactly one phase.
 
-A row keeps them in `overhead_s`.  Phases do not overlap: what runs inside another interrupts it.
+A row stores the seconds in `overhead_s`.  Phases do not overlap: a nested phase interrupts the outer one.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 from time import monotonic
 
 START = "start"
-"""From handing the cell over until its process measures; a sweep's first cell waits for torch too."""
+"""From sending the request until its process starts to measure; the first cell's includes importing torch."""
 IMPORT = "import"
-"""The card, and the module that builds the model."""
+"""Reading the card, and importing the module that builds the model."""
 BUILD = "build"
 COMPILE = "compile"
 TEARDOWN = "teardown"
-"""From the finished row until the process and all that it started are gone."""
+"""From the finished row until the process and all its child processes have ended."""
 UNFINISHED = "unfinished"
-"""From what a cell last booked until its process was gone, where it ended without a finished row."""
+"""If the cell ended without a finished row: from its last update of the seconds to the end of its process."""
 OTHER = "other"
-"""Inside the cell's process, but in no phase of its own: loading data, starting kernel libraries, the row."""
+"""Time of the cell's process in no other phase: loading data, starting kernel libraries, writing the row."""
 HARNESS = (START, IMPORT, OTHER, TEARDOWN)
-"""Neither building the model nor measuring it."""
+"""Phases that neither build nor measure the model."""
 
 
 class Phases:
-    """A stopwatch that always runs, for the innermost phase that was entered.
+    """A stopwatch that runs all the time and counts for the innermost active phase.
 
     Arguments:
-        seconds: phase -> seconds so far; added to in place.
+        seconds: phase -> seconds so far; updated in place.
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -36,12 +36,12 @@ class Phases:
         self._since = monotonic()
 
     def enter(self, phase: str) -> None:
-        """From now on time belongs to this phase."""
+        """Count time in this phase from now on."""
         self.book()
         self._inside.append(phase)
 
     def leave(self) -> None:
-        """From now on time belongs to the phase around this one."""
+        """Count time in the enclosing phase from now on."""
         self.book()
         self._inside.pop()
 
@@ -53,24 +53,24 @@ class Phases:
 
 
 def finished(seconds: dict[str, float], *, sent: float, ended: float, complete: bool) -> dict[str, float]:
-    """The phases of a cell whose process is gone.
+    """The phases of a cell whose process has ended.
 
     Arguments:
-        seconds: as the cell's process booked them; with their start, where it got that far.
-        sent: when the cell was handed over, on the monotonic clock.
-        ended: when its process was gone.
-        complete: the cell left a finished row; else nobody knows what its last seconds went to.
+        seconds: phase -> seconds, as the cell's process last stored them.
+        sent: time at which the request was sent, in seconds of the monotonic clock.
+        ended: time at which the process ended, on the same clock.
+        complete: whether the cell stored a finished row; if not, its last seconds are `UNFINISHED`.
     """
     last = TEARDOWN if complete else UNFINISHED
     return {**seconds, last: max(0.0, ended - sent - sum(seconds.values()))}
 
 
 def spent(seconds: dict[str, float], *phases: str) -> float | None:
-    """Seconds in some phases; None where none of them was booked."""
+    """Total seconds of some phases; None if none of them occurred."""
     booked = [seconds[phase] for phase in phases if phase in seconds]
     return sum(booked) if booked else None
 
 
 def measuring(seconds: dict[str, float]) -> float | None:
-    """Seconds in all phases that measure: counting, compiling, timing, validity, accuracy, what broke off."""
+    """Total seconds of all phases but those of the harness and the build; None if none of them occurred."""
     return spent(seconds, *(phase for phase in seconds if phase not in (*HARNESS, BUILD)))

@@ -1,6 +1,6 @@
-"""What is asked (Cell), what came of it (Row), and where (Environment): the schema of everything stored.
+"""The schema of everything stored: what to measure (Cell), its result (Row), and the machine (Environment).
 
-History of the row schema, newest first; `runs/migrations.py` makes rows of the older ones current on reading:
+History of the row schema, newest first; `runs/migrations.py` converts rows of older schemas as it reads them:
 
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
@@ -10,7 +10,7 @@ History of the row schema, newest first; `runs/migrations.py` makes rows of the 
         `migrations.py` fills from older rows)
     1   first version
 
-Unknown is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Units are part of the names.
+An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCHEMA = 2
 
 Mode = Literal["infer", "train"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
-"""fp32 is strict; tf32 is float32 whose products and convolutions round inputs to TF32 (NVIDIA GPUs)."""
+"""fp32 is strict; tf32 is float32 whose matrix products and convolutions round inputs to TF32 (NVIDIA)."""
 MemoryFormat = Literal["channels_last", "contiguous"]
 Metric = Literal["count", "time", "memory", "accuracy", "validity"]
 METRICS: tuple[Metric, ...] = ("count", "time", "memory", "accuracy", "validity")
@@ -47,28 +47,26 @@ Status = Literal[
     "skipped",
 ]
 ACCEPTED: frozenset[Status] = frozenset({"ok", "oom", "host_oom", "illegal_size", "unsupported", "skipped"})
-"""Statuses that are a result; every other one makes the sweep end with exit code 1."""
-
+"""Statuses that count as a result; any other status makes the sweep exit with code 1."""
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and standard deviation of pixels in 0-1, by channel: what becomes 0 and 1 for the model."""
-
+"""Mean and standard deviation per channel, of pixels in 0-1; the model gets (pixel - mean) / deviation."""
 
 ClassOrder = Literal["sorted", "natural"]
-"""How class folders are numbered: by their names' characters, or by the numbers in them (2 before 10)."""
+"""Numbering of class folders: sorted by characters, or by the numbers in their names (2 before 10)."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a user says about the data: `--data`, `--classes`, `--window` and `--class-order`."""
+    """The data options of a user: `--data`, `--classes`, `--window` and `--class-order`."""
 
     data: str
     classes: str | None = None
-    """A shipped list of classes, or a file of them; None for all."""
+    """Name of a shipped class list, or path of a file that lists classes; None for all classes."""
     window: tuple[float, float] | None = None
-    """Pixel values that become black and white, for images of more than 8 bits."""
+    """Pixel values that are mapped to black and to white, for images of more than 8 bits."""
     normalisation: Normalisation | None = None
-    """What a weight file wants of a folder's images; None for ImageNet's."""
+    """Normalisation that the weights were trained with, for images of a folder; None for ImageNet's."""
     class_order: ClassOrder = "sorted"
 
 
@@ -77,10 +75,10 @@ class _Record(BaseModel):
 
 
 class Cell(_Record):
-    """One condition: every resolved field that can change a number, and nothing else."""
+    """One condition to measure: every resolved option that can change a number, and nothing else."""
 
     model: str
-    """As the user names it: variant, `@implementation` if not the default, and arguments in brackets."""
+    """Name that the user gave: variant, `@implementation` if not the default, and arguments in brackets."""
     family: str
     variant: str
     implementation: str
@@ -89,41 +87,41 @@ class Cell(_Record):
     """Pixels per side of the square input."""
     batch_size: int = Field(1, ge=1)
     batch_auto: bool = False
-    """The batch is searched for: it starts at `batch_size`, and the row's is what was chosen."""
+    """The harness searches for the batch size from `batch_size` up; the row's cell has the one it chose."""
     mode: Mode = "infer"
     dtype: Dtype = "fp32"
     device: str = "cpu"
     threads: int = Field(1, ge=1)
     memory_format: MemoryFormat = "channels_last"
     fuse: bool = False
-    """Batch norms folded into the convolutions before them."""
+    """Fold batch norms into the preceding convolutions."""
     compile: bool = False
     grad_checkpointing: bool = False
-    """In training, activations inside a block are computed again in the backward instead of kept."""
+    """In training, the backward pass recomputes the activations inside each block instead of keeping them."""
     data: str = "digits"
     num_classes: int = Field(10, ge=1)
     images: int = Field(128, ge=1)
-    """Held-out images the accuracy is measured on, evenly spaced over all of them."""
+    """Number of held-out images for the accuracy, evenly spaced over all of them."""
     metrics: tuple[Metric, ...] = METRICS
     seed: int = 0
     weights: str | None = None
-    """File name of the weights, never a path; None for fresh weights."""
+    """File name of the weights, without a path; None for random initial weights."""
     weights_sha256: str | None = None
     normalisation: Normalisation | None = None
-    """Mean and deviation that the weights want of a folder's images; None for the data's own."""
+    """Normalisation that the weights were trained with, for images of a folder; None for the data's own."""
     round: int = Field(0, ge=0)
-    """Which of the `--repeats` passes, from 0."""
+    """Index of the repeat (`--repeats`), from 0."""
 
     def identity(self, without: Collection[str] = ()) -> str:
-        """A hash that two cells share where they differ in none but the named fields, in hexadecimal."""
+        """SHA-256 in hexadecimal, equal for two cells that differ at most in the fields `without` names."""
         return digest(self.model_dump(mode="json", exclude=set(without)))
 
 
 class TrainLength(_Record):
-    """How long a training is: `--hours-for 126689x320`."""
+    """Length of a training run, e.g. `--hours-for 126689x320`."""
 
     images: int = Field(ge=1)
-    """Images of an epoch."""
+    """Images per epoch."""
     epochs: int = Field(ge=1)
 
     @classmethod
@@ -131,7 +129,7 @@ class TrainLength(_Record):
         """`126689x320` -> 126689 images, 320 epochs.
 
         Raises:
-            ValueError: it is of another form; the message says which is right.
+            ValueError: the text has another form; the message shows the right one.
         """
         found = re.fullmatch(r"\s*([1-9]\d*)\s*[x×*]\s*([1-9]\d*)\s*", text)
         if found is None:
@@ -143,24 +141,26 @@ class TrainLength(_Record):
 
 
 class Settings(_Record):
-    """How hard to measure: recorded with the row, but no part of its key."""
+    """Effort and limits of a measurement: stored in the row, but not part of its key."""
 
     budget_s: float = Field(30.0, gt=0)
+    """Timing budget per cell, in seconds."""
     precision: float = Field(0.02, gt=0)
-    """Wanted half-width of the median's 95 % interval, as a share of the median."""
+    """Target half-width of the median's 95 % interval, as a share of the median."""
     timeout_s: float = Field(600.0, gt=0)
+    """Seconds after which the harness kills the cell."""
     memory_limit_bytes: int | None = Field(None, ge=1)
-    """Memory that the cell's processes may hold together; None: all the machine has."""
+    """Memory that all processes of the cell may hold together; None for the machine's whole memory."""
     hours_for: TrainLength | None = None
-    """What `train_hours` is worked out for; `report.write.restate` replaces it in rows that are there."""
+    """Training length for `train_hours`; `report.write.restate` replaces it in stored rows."""
 
 
 class Request(_Record):
-    """Everything a worker needs for one cell; paths stay here and never reach the row."""
+    """Everything that a cell's process needs; paths are in the request only and never get into the row."""
 
     cell: Cell
     model: str = ""
-    """The model as the registry finds it, where the cell's name leaves out a folder."""
+    """Name that the registry resolves; it holds the folder that the cell's name leaves out."""
     settings: Settings = Settings()
     key: str = ""
     attempt: int = 1
@@ -169,132 +169,133 @@ class Request(_Record):
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
     source: DataSpec | None = None
-    """The data as `open_data` finds it, where the cell's name leaves out the folder."""
+    """Data options that `open_data` resolves; they hold the folder that the cell's name leaves out."""
     weights_path: Path | None = None
-    logit_places: tuple[int, ...] | None = None
-    """Where the data's classes stand among the model's logits; None where they are the same."""
+    class_indices: tuple[int, ...] | None = None
+    """Logit index of each dataset class; None if the model's classes are the dataset's, in the same order."""
     trained_resolution: int | None = None
-    """What the weights were trained at, where the file does not say it itself."""
+    """Resolution the weights were trained at, if the weight file does not state it."""
     time_only: bool = False
-    """Measure latency and nothing else: a further process of a cell that has its other numbers."""
+    """Measure latency only: a further process of a cell whose other numbers are already measured."""
     process_budget_s: float | None = Field(None, gt=0)
-    """Share of the cell's budget that one process gets, in seconds; None for all of it."""
+    """Timing budget of this process, in seconds; None for the cell's whole budget."""
     predictions_path: Path | None = None
     sent: float | None = None
-    """When it was handed to its process, on the monotonic clock."""
+    """Time at which the request was sent to its process, in seconds of the monotonic clock."""
 
     @property
     def timing_budget_s(self) -> float:
-        """Seconds that this process may time: its share, or less where the settings give less, as a try of
-        `--batch auto` does.
-        """
+        """Timing budget of this process in seconds: at most the settings' budget, which a trial may lower."""
         budget = self.settings.budget_s
         return budget if self.process_budget_s is None else min(budget, self.process_budget_s)
 
 
 class SizeRecord(_Record):
-    """The resolution contract: what was done to the model to take this size."""
+    """How the model was adapted to the resolution."""
 
     reach: str
+    """The adaptation, in words for people."""
     padding_ratio: float | None = None
+    """Padding tokens per image token, in the stage that pads most."""
     arguments: dict[str, Any] = {}
+    """Arguments of the factory that depend on the resolution."""
     random_tensors: tuple[str, ...] = ()
-    """Tensors that the weights file does not hold for this size, so that they are random."""
+    """Tensors with random values, because the weight file has none for this size."""
     reshaped: dict[str, str] = {}
-    """Tensors whose values were fitted to this size, and how: interpolated tables of positions."""
+    """Tensors that were resized to this resolution, e.g. position tables -> how (interpolation)."""
 
 
 class CountRecord(_Record):
-    """Operations of one forward of one image in eval mode."""
+    """Operation counts of one forward pass of one image in eval mode."""
 
     params: int
     macs: int
     flops: int
     scan_flops: int
     coverage: float | None
-    """Output elements of operators with a formula / (those + unknown), 0-1."""
+    """Output elements of operators with a cost formula / output elements of all operators, 0-1."""
     unknown: dict[str, int] = {}
     """Operators without a formula: name -> output elements."""
 
 
 class NoiseRecord(_Record):
-    """What else happened while a cell was timed; None where the platform does not tell."""
+    """Disturbances on the machine while a cell was timed; None where the platform does not report them."""
 
     load_cores: float | None = None
-    """Cores that other processes kept busy, on average."""
+    """Mean number of cores that other processes kept busy."""
     own_cores: float | None = None
-    """Cores that this process kept busy, on average."""
+    """Mean number of cores that this process kept busy."""
     steal: float | None = None
-    """Share of the machine's time that the hypervisor took, 0-1."""
+    """Share of processor time that the hypervisor gave to other guests (steal time), 0-1."""
     clock_hz: float | None = None
     """Median clock of the device: the fastest core's, or the GPU's SM clock."""
     clock_limit_hz: float | None = None
     """The GPU's highest SM clock."""
     clock_change: float | None = None
-    """Median clock of the later looks / of the earlier ones - 1."""
+    """Median clock of the later readings / median clock of the earlier ones - 1."""
     temperature_c: float | None = None
     """Highest temperature of the device, degrees Celsius."""
     temperature_limit_c: float | None = None
-    """Where the device begins to slow itself down, degrees Celsius."""
+    """Temperature from which the device throttles, degrees Celsius."""
     slowdowns: tuple[str, ...] = ()
-    """Reasons the device gave for running slower than asked, in the order they came."""
+    """Throttling reasons that the device reported, in order of occurrence."""
 
 
 class CountersRecord(_Record):
-    """What the system counted for a process while it was timed; None where the platform does not tell."""
+    """Kernel counters of a process while it was timed; None where the platform has none."""
 
     page_faults: int | None = None
-    """Pages that the process touched for the first time, or again after giving them back."""
+    """Minor page faults: pages touched for the first time, or again after the process released them."""
     context_switches: int | None = None
-    """Switches that the system forced on the process's threads."""
+    """Involuntary context switches of the process's threads."""
     migrations: int | None = None
-    """Moves of the process's threads from one processor to another."""
+    """Migrations of the process's threads between processors."""
 
 
 class ProcessRecord(_Record):
-    """One of the fresh processes that a cell's latency is measured in."""
+    """One of the fresh processes that measure the latency of a cell."""
 
     samples: int = Field(ge=0)
-    """How many of the cell's `samples_s` it took; the processes' samples follow each other there."""
+    """Number of samples this process took; `samples_s` holds them process after process."""
     yardstick_s: tuple[float, ...] = ()
-    """Seconds of the yardstick between these samples; see `measure/latency/yardstick.py`."""
+    """Times of the yardstick runs between these samples, in seconds; see `measure/latency/yardstick.py`."""
     seconds: float = 0.0
-    """All of its time, building the model included."""
+    """Wall time of the process, including the model build."""
     started: str | None = None
-    """UTC, ISO 8601, seconds."""
+    """Start time: UTC, ISO 8601, to the second."""
     disturbed: str | None = None
-    """What disturbed it, so that its samples do not count unless all are disturbed; None for nothing."""
+    """Cause of a disturbance, which excludes the samples unless all processes were disturbed; else None."""
     noise: NoiseRecord = NoiseRecord()
     counters: CountersRecord = CountersRecord()
 
 
 class TimingRecord(_Record):
-    """Seconds per iteration; one iteration is one batch that already lies on the device."""
+    """Seconds per iteration; an iteration processes one batch that is already on the device."""
 
     samples_s: tuple[float, ...]
-    """Of all processes, in the order they ran."""
+    """Samples of all processes, in the order the processes ran."""
     warmup_s: tuple[float, ...]
-    """Of the first process."""
+    """Warm-up iterations of the first process."""
     verdict: Literal["stable", "noisy", "disturbed", "single", "budget"]
-    """`budget` is in rows of longvis 0.1 only: too few samples in the time given."""
+    """How the timing ended; only rows of longvis 0.1 have `budget`: too few samples within the budget."""
     parts_s: dict[str, tuple[float, ...]] = {}
-    """Train mode: forward, backward and optimizer apart."""
+    """In train mode, separate times of the forward pass, the backward pass and the optimizer step."""
     noise: NoiseRecord = NoiseRecord()
-    """Of the first process."""
+    """Disturbances during the first process."""
     host_s: tuple[float, ...] = ()
-    """On CUDA, for each counted sample, seconds until the host had handed over the iteration's work."""
+    """On CUDA, per counted sample, seconds until the host had launched all kernels of the iteration."""
     processes: tuple[ProcessRecord, ...] = ()
-    """In rows of longvis 0.1, and of a single process, none or one."""
+    """The processes; empty in rows of longvis 0.1."""
     others_spread: float | None = None
-    """Spread between the processes of other cells of the sweep, where this cell has too few of its own."""
+    """Spread between the processes of other cells of the sweep, if this cell has too few of its own."""
     conditions: dict[str, str] = {}
-    """What the harness did for every model alike while it timed, e.g. {"freed memory": "kept"}."""
+    """Settings that the harness applied to every model while timing, e.g. {"freed memory": "kept"}."""
 
     def by_process(self, *, clean: bool = False) -> tuple[tuple[float, ...], ...]:
-        """The samples of each process that took some.
+        """The samples of each process that took any.
 
         Arguments:
-            clean: leave out disturbed processes, unless all are.
+            clean: leave out disturbed processes, unless all processes were disturbed.
         """
         if not self.processes:
             return (self.samples_s,) if self.samples_s else ()
@@ -308,45 +309,46 @@ class TimingRecord(_Record):
         return undisturbed if clean and undisturbed else tuple(samples for _, samples in found)
 
     def yardsticks(self, *, clean: bool = False) -> tuple[tuple[float, ...], ...]:
-        """The yardstick's samples of the same processes; empty where one took none."""
+        """The yardstick samples of the same processes, in the same order; empty for a process without any."""
         timed = [process for process in self.processes if process.samples]
         undisturbed = [process for process in timed if process.disturbed is None]
         return tuple(process.yardstick_s for process in (undisturbed if clean and undisturbed else timed))
 
 
 class TensorRecord(_Record):
-    """Bytes of the tensors alone, found by executing shapes; known even where the cell does not fit."""
+    """Bytes of the tensors alone, from a shape-only run; known even if the cell exceeds the memory."""
 
     peak_bytes: int
     parts_bytes: dict[str, int] = {}
-    """Of what was alive at the peak; the parts sum to it."""
+    """Bytes per kind of tensor alive at the peak; they sum to `peak_bytes`."""
 
 
 class MemoryRecord(_Record):
-    """Bytes above what the process held before the model was built."""
+    """Peak memory in bytes, above the baseline that the process held before it built the model."""
 
     peak_bytes: int
     baseline_bytes: int
     source: str
-    """How it was read, e.g. "VmHWM - RssFile" or "torch.cuda.max_memory_allocated"."""
+    """Counter that was read, e.g. "VmHWM - RssFile" or "torch.cuda.max_memory_allocated"."""
     reserved_bytes: int | None = None
+    """Highest memory that the allocator held from the system or the device."""
     parts_bytes: dict[str, int] = {}
-    """What the peak is made of; the parts sum to it."""
+    """Bytes per part of the peak; they sum to `peak_bytes`."""
 
 
 class BatchTry(_Record):
-    """A batch that `--batch auto` tried."""
+    """One trial of `--batch auto`."""
 
     batch_size: int
     status: Status
-    """`skipped` where a limit kept it from being run."""
+    """`skipped` if a limit excluded this batch size before it ran."""
     reason: str | None = None
     throughput_img_s: float | None = None
     peak_bytes: int | None = None
 
 
 class AccuracyRecord(_Record):
-    """Right answers on held-out images at the cell's resolution."""
+    """Correct predictions on held-out images at the cell's resolution."""
 
     correct_top1: int
     correct_top5: int | None
@@ -355,25 +357,26 @@ class AccuracyRecord(_Record):
     weights: str
     trained_resolution: int | None = None
     broken: tuple[str, ...] = ()
-    """Held-out files that could not be read and were left out, relative to the data set's folder."""
+    """Held-out files that could not be read and do not count, relative to the dataset's folder."""
     classes: int | None = None
-    """Those of the data, among which the answers were chosen, where the model knows more; else None."""
+    """Number of dataset classes that predictions were restricted to, if the model has more; else None."""
 
 
 Verdict = Literal["ok", "invalid", "not checked"]
 
 
 class ValidityRecord(_Record):
-    """Whether the outputs can be believed."""
+    """Comparison of the model's outputs with a reference."""
 
     verdict: Verdict
     reference: str
-    """What the outputs were compared with, e.g. "float64, unfused attention"."""
+    """The reference, e.g. "float64, unfused attention"."""
     reference_error: float | None = None
     """Largest absolute difference of the logits / largest absolute logit of the reference."""
     batch_error: float | None = None
-    """The same between an image alone and the same image in a batch."""
+    """The same ratio between the logits of an image alone and of the same image in a batch."""
     tolerance: float | None = None
+    """Largest ratio that is accepted."""
 
 
 class Note(_Record):
@@ -385,61 +388,59 @@ class Note(_Record):
 
 
 class Row(_Record):
-    """What one cell gave.  One line of `cells.jsonl`."""
+    """The result of one cell: one line of `cells.jsonl`."""
 
     version: Literal[2] = Field(2, alias="schema")
     key: str
     attempt: int = 1
     machine: str = ""
-    """`Environment.machine`, so that rows of several machines can stand side by side."""
+    """`Environment.machine`, to tell rows of several machines apart in one table."""
     code: str | None = None
-    """Hash of the measuring sources, a part of the key; None before schema 2."""
+    """Hash of the measuring sources, a part of the key; None in rows of schema 1."""
     cell: Cell
     settings: Settings = Settings()
     status: Status
     reason: str | None = None
-    """Why the status is not ok: one sentence, with what would help."""
+    """Why the status is not ok: one sentence, with a remedy where there is one."""
     started: str | None = None
-    """UTC, ISO 8601, seconds."""
     size: SizeRecord | None = None
     count: CountRecord | None = None
     params: int | None = None
-    """Parameters, where the operations could not be counted and `count` is None."""
+    """Number of parameters, if the operations could not be counted so that `count` is None."""
     timing: TimingRecord | None = None
     tensors: TensorRecord | None = None
     memory: MemoryRecord | None = None
     batches: tuple[BatchTry, ...] = ()
-    """What `--batch auto` tried, smallest first."""
+    """Trials of `--batch auto`, smallest batch first."""
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
     backends: dict[str, str] = {}
-    """What ran, e.g. {"scan": "numba"}; see `attention` for attention."""
+    """Operator -> backend that executed it, e.g. {"scan": "numba"}; attention kernels are in `attention`."""
     attention: str | None = None
-    """Kernels of softmax attention, as an iteration without inference mode showed them: `flash`, `efficient`,
-    `cudnn`, `math` (torch's function, unfused), `unfused` (the model's own products and softmax)."""
+    """Softmax attention kernels observed in one iteration without inference mode: `flash`, `efficient`,
+    `cudnn`, `math` (torch's function, unfused), `unfused` (the model's own matrix products and softmax)."""
     numerics: dict[str, str] = {}
-    """torch's settings and library versions that can change a number, as they were after the timing; empty in
-    rows measured before they were recorded."""
+    """torch settings and library versions that can change a number, read after the timing; empty in rows of
+    versions that did not record them."""
     null_reasons: dict[str, str] = {}
     """Column or metric -> why it has no value."""
     notes: tuple[Note, ...] = ()
     changed_settings: tuple[str, ...] = ()
     """Global settings that the model's code changed while it was timed, or that could not be restored."""
     overhead_s: dict[str, float] = {}
-    """Phase (`phases.py`) -> seconds: all of the time from handing the cell over to its process's end."""
+    """Phase (`phases.py`) -> seconds; the sum is the time from sending the request to the process's end."""
     log_tail: str = ""
-    """Last lines the model printed, kept for failures."""
-    rounds_s: tuple[float, ...] = Field((), exclude=True)
-    """Median latency of every round of this cell; never stored, `report/repeats.py` adds it on reading."""
-
+    """Last lines of the cell's output, kept for failures."""
+    repeats_s: tuple[float, ...] = Field((), exclude=True)
+    """Median latency of each repeat of this cell; never stored: `report/repeats.py` adds it after reading."""
     reference_yardstick_s: float | None = Field(None, exclude=True)
-    """Fastest yardstick among the rows it is read with, on its machine; never stored."""
+    """Fastest yardstick among the rows of the same machine in the report; never stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @classmethod
     def of(cls, request: Request, status: Status = "error", reason: str = "not finished") -> Row:
-        """The row of a cell that has measured nothing, or nothing yet."""
+        """The row of a cell without any measurement yet."""
         return cls(
             key=request.key,
             attempt=request.attempt,
@@ -452,12 +453,12 @@ class Row(_Record):
         )
 
     def to_json(self) -> str:
-        """One line of JSON; None stays null, and nothing is NaN."""
+        """One line of JSON; None becomes null, and NaN never occurs."""
         return self.model_dump_json(by_alias=True)
 
 
 class Environment(_Record):
-    """Where rows were made.  Rows of different environments never share a directory."""
+    """The machine and software that made rows.  Rows of different environments never share a directory."""
 
     machine: str
     """Processor or GPU model and core count; never the host name."""
@@ -471,24 +472,24 @@ class Environment(_Record):
     versions: dict[str, str]
     """Packages whose version can change a number."""
     flags: dict[str, str] = {}
-    """Environment variables that can change a number; of paths only the file names."""
+    """Environment variables that can change a number; paths are reduced to file names."""
     cpu: dict[str, str] = {}
-    """The processor's vendor, family, model, stepping and nominal clock, as far as the system tells."""
+    """Vendor, family, model, stepping and nominal clock of the processor, where the system reports them."""
     gpus: tuple[dict[str, str], ...] = ()
     """Every NVIDIA GPU: name, memory, power limit, ECC, MIG."""
 
     @property
     def hash(self) -> str:
-        """Eight characters that differ where any field differs."""
+        """Eight hexadecimal characters of the SHA-256 of all fields."""
         return digest(self.model_dump(mode="json"))[:8]
 
 
 def cell_key(cell: Cell, code: str, environment: str) -> str:
-    """The identity of a measurement: the cell, the code that makes it and where it runs.
+    """The key that identifies a measurement: the cell, the measuring code and the environment.
 
     Arguments:
-        cell: what is measured; the weights' hash is part of it.
-        code: hash of our sources that the cell imports.
+        cell: the condition, including the hash of the weights.
+        code: `code_hash` of the sources that can change a row of this model.
         environment: `Environment.hash`.
 
     Returns:

@@ -1,7 +1,7 @@
-"""The closed list of warnings a row can carry: what may be wrong with its numbers, and what to do about it.
+"""The closed list of warnings on rows: each names a number in doubt and what the user can do about it.
 
-A warning never changes a number or a status.  `of` returns all that apply to a row; the cell's process stores
-them in the row, and the tables print them below, nowhere else.
+A warning never changes a number or a status.  `of` returns all warnings that apply to a row; the cell's
+process stores them in the row, and `longvis` prints them below the tables only.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from longvis_bench import stats, units
 from longvis_bench.records import AccuracyRecord, NoiseRecord, Note, Row, TimingRecord
 
 LOAD_LIMIT = 0.1
-"""Share of a core that other processes may take while a cell is timed."""
+"""Number of cores that other processes may keep busy while a cell is timed, without a warning."""
 STEAL_LIMIT = 0.02
-"""Share of the time that a hypervisor may take while a cell is timed."""
+"""Share of steal time (time given to other guests) without a warning."""
 CLOCK_LIMIT = 0.05
-"""Share by which a processor's or GPU's clock may change while a cell is timed."""
-ROUNDS_LIMIT = 0.02
-"""Spread between rounds, as a share of their median, that goes without a warning."""
+"""Relative change of the processor's or GPU's clock without a warning."""
+REPEATS_LIMIT = 0.02
+"""Spread between repeats, as a share of their median, without a warning."""
 TEMPERATURE_MARGIN_C = 5.0
-"""Degrees below its slow-down temperature from which on a device is called hot."""
+"""A device is hot within this many degrees of its throttling temperature."""
 PADDING_LIMIT = 0.5
+"""Padding tokens per image token without a warning."""
 ACCURACY_LIMIT = 0.1
-"""Widest half-width of an accuracy's 95 % interval that goes without a warning."""
+"""Half-width of an accuracy's 95 % interval without a warning."""
 HOST_SHARE = 0.9
-"""Share of the device's time from which on the host's makes a cell host-bound."""
+"""A cell is host-bound if the host takes at least this share of the iteration to launch its kernels."""
 THROTTLED_SHARE = 0.9
-"""Share of a GPU's highest clock below which a reason for slowing down is a warning."""
+"""A throttling reason causes a warning only below this share of the GPU's highest clock."""
 OVER_TENSORS_BYTES, OVER_TENSORS_SHARE = 64 << 20, 0.5
-"""What a measured peak may exceed that of the tensors by without a warning: the larger of the two."""
+"""Excess of the measured peak over that of the tensors without a warning: the larger of bytes and share."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Kind:
 
     code: str
     column: str
-    """The column whose number is in doubt; tables put the mark there."""
+    """The column whose number is in doubt; tables mark its value."""
     advice: str
 
     def note(self, message: str) -> Note:
-        """A note of this kind; the message is a clause without a full stop."""
+        """A warning of this kind; the message is a clause without a full stop."""
         return Note(code=self.code, message=message, advice=self.advice)
 
 
@@ -51,27 +52,27 @@ FEW_SAMPLES = Kind("few_samples", "latency_median_s", "Give the cell more time w
 NOISY = Kind(
     "noisy",
     "latency_median_s",
-    "Quiet the machine, give the cell more time with --budget, or ask for less with --precision.",
+    "Stop other load on this machine, raise --budget, or accept a wider interval with --precision.",
 )
 DISTURBED = Kind(
     "disturbed",
     "latency_median_s",
-    "Stop what else runs on this machine, then measure again with --fresh.",
+    "Stop other programs on this machine, then measure again with --fresh.",
 )
 SINGLE = Kind(
     "single",
     "latency_median_s",
-    "Leave out --quick: another process may differ by far more than the interval says.",
+    "Leave out --quick: another process may differ by much more than the interval shows.",
 )
 DRIFT = Kind(
     "drift",
     "latency_median_s",
-    "Repeat the sweep with --repeats 3; believe a difference between models only where rounds agree on it.",
+    "Repeat the sweep with --repeats 3, and trust a difference between models only if all repeats show it.",
 )
-LOAD = Kind("load", "latency_median_s", "Stop what else runs on this machine and measure again.")
-STEAL = Kind("steal", "latency_median_s", "Use a machine, or virtual cores, that nobody shares.")
+LOAD = Kind("load", "latency_median_s", "Stop other programs on this machine, then measure again.")
+STEAL = Kind("steal", "latency_median_s", "Use a machine or virtual cores without other guests.")
 CLOCK = Kind(
-    "clock", "latency_median_s", "Fix the clock, or let the machine warm up with a longer --budget first."
+    "clock", "latency_median_s", "Fix the clock frequency, or warm the machine up with a longer --budget."
 )
 HOT = Kind("hot", "latency_median_s", "Cool the device, then measure again.")
 THROTTLED = Kind(
@@ -82,54 +83,54 @@ HOST_BOUND = Kind(
     "latency_median_s",
     "The GPU waits for Python: compare models at a larger --batch, or with --compile.",
 )
-ROUNDS = Kind(
+REPEATS = Kind(
     "rounds",
     "latency_median_s",
-    "Believe the spread between rounds, not the interval within one; take more rounds (--repeats).",
+    "Use the spread between repeats, not the interval within one, and measure more repeats (--repeats).",
 )
 OVER_PEAK = Kind(
     "over_peak",
     "mfu",
-    "Believe neither number; report it with the row: the count, the time or the table of peaks is wrong.",
+    "Trust neither number and report the row: the count, the time or the table of peak FLOP/s is wrong.",
 )
 COVERAGE = Kind(
     "coverage",
     "macs",
-    "Read MACs and FLOPs as lower bounds; `longvis flops NAME` shows the whole ledger.",
+    "Read MACs and FLOPs as lower bounds; `longvis flops NAME` lists the operators without a formula.",
 )
 PADDING = Kind(
     "padding",
     "resolution",
-    "Choose a size that the model's windows divide; `longvis models NAME` lists them.",
+    "Choose a multiple of the model's window size; `longvis models NAME` lists legal sizes.",
 )
 WIDE_ACCURACY = Kind("wide_accuracy", "top1", "Measure on more images with --images.")
 OTHER_RESOLUTION = Kind(
     "other_resolution",
     "top1",
-    "Train at this size (`longvis train --res`) for the accuracy the model can reach.",
+    "Train at this size (`longvis train --res`) to measure the accuracy that the model can reach.",
 )
 OVER_TENSORS = Kind(
     "over_tensors",
     "peak_memory_bytes",
-    "The parts of the peak are in summary.csv; libraries and the allocator take the rest.",
+    "See the parts of the peak in summary.csv; libraries and the allocator hold the rest.",
 )
 RANDOM_TENSORS = Kind(
-    "random_tensors", "weights", "Use weights made for this size; accuracy is not measured with these."
+    "random_tensors", "weights", "Use weights for this size; accuracy is not measured with random tensors."
 )
 RESTRICTED = Kind(
     "restricted",
     "top1",
-    "Compare it with accuracies that were restricted alike, not with published ones.",
+    "Compare it only with accuracies restricted to the same classes, not with published ones.",
 )
 RESHAPED = Kind(
     "reshaped",
     "top1",
-    "Fine-tune at this size (`longvis train --from`) for the accuracy the model can reach.",
+    "Fine-tune at this size (`longvis train --from`) to measure the accuracy that the model can reach.",
 )
 CHANGED_SETTINGS = Kind(
     "changed_settings",
     "latency_median_s",
-    "Take the call that changes it out of the model's code, or set it for the whole process.",
+    "Remove the call that changes it from the model's code, or set it for the whole process.",
 )
 
 KINDS: dict[str, Kind] = {
@@ -146,7 +147,7 @@ KINDS: dict[str, Kind] = {
         HOT,
         THROTTLED,
         HOST_BOUND,
-        ROUNDS,
+        REPEATS,
         OVER_PEAK,
         COVERAGE,
         PADDING,
@@ -159,12 +160,12 @@ KINDS: dict[str, Kind] = {
         CHANGED_SETTINGS,
     )
 }
-"""By code, in the order in which a row carries them."""
+"""Code -> kind, in the order in which rows list their warnings."""
 _LATENCY = {kind.code for kind in KINDS.values() if kind.column == "latency_median_s"}
 
 
 def of(row: Row) -> tuple[Note, ...]:
-    """Every warning that applies to a row on its own; what is unknown causes none."""
+    """Every warning that follows from a row alone; an unknown value causes none."""
     noise = row.timing.noise if row.timing else NoiseRecord()
     if row.timing and row.timing.processes:  # a disturbed process is left out, or the verdict says so
         noise = noise.model_copy(update={"load_cores": None, "steal": None})
@@ -185,30 +186,30 @@ def of(row: Row) -> tuple[Note, ...]:
 
 
 def with_latency(row: Row) -> tuple[Note, ...]:
-    """The row's warnings, those on its latency made anew after another process was timed."""
+    """The row's warnings, with those on its latency recomputed after a further process was timed."""
     others = tuple(note for note in row.notes if note.code not in _LATENCY)
     return (*(note for note in of(row) if note.code in _LATENCY), *others)
 
 
 def of_repeats(medians_s: Sequence[float], widest: float | None) -> tuple[Note, ...]:
-    """The warning that the repeats of a cell disagree, where they do.
+    """The warning that the repeats of a cell disagree, if they do.
 
     Arguments:
         medians_s: median latency of each repeat, in seconds.
         widest: width of the widest 95 % interval of one repeat, as a share of its median; None if unknown.
     """
     between = stats.spread(medians_s)
-    if between is None or widest is None or between <= max(widest, ROUNDS_LIMIT):
+    if between is None or widest is None or between <= max(widest, REPEATS_LIMIT):
         return ()
     message = (
-        f"the medians of {len(medians_s)} rounds are {units.percent(between)} apart, "
-        f"and the interval within one is at most {units.percent(widest)} wide"
+        f"the medians of {len(medians_s)} repeats differ by {units.percent(between)}, "
+        f"and the interval within one repeat is at most {units.percent(widest)} wide"
     )
-    return (ROUNDS.note(message),)
+    return (REPEATS.note(message),)
 
 
 def _processes(timing: TimingRecord, precision: float) -> Iterator[Note]:
-    """What the processes of a cell say together; a disturbed one that is left out needs no warning."""
+    """Warnings on all processes of a cell together; an excluded disturbed process needs none."""
     processes = timing.by_process(clean=True)
     disturbed = [process.disturbed for process in timing.processes if process.disturbed]
     if timing.verdict == "disturbed":
@@ -218,10 +219,10 @@ def _processes(timing: TimingRecord, precision: float) -> Iterator[Note]:
     elif timing.verdict == "noisy":
         interval = stats.latency_interval(processes, timing.others_spread)
         width = stats.half_width(interval, stats.across_processes(processes))
-        count = units.several(len(processes), "process").replace("processs", "processes")
+        count = units.several(len(processes), "process", "processes")
         wide = "is unknown" if width is None else f"is ±{units.percent(width)}"
         yield NOISY.note(
-            f"the latency's 95 % interval over {count} {wide}, and ±{units.percent(precision)} was asked for"
+            f"the latency's 95 % interval over {count} {wide}; the target is ±{units.percent(precision)}"
         )
 
 
@@ -234,30 +235,30 @@ def _samples(row: Row) -> Iterator[Note]:
     samples, precision = row.timing.samples_s, row.settings.precision
     if len(samples) < stats.MIN_SAMPLES:
         yield FEW_SAMPLES.note(
-            f"{units.several(len(samples), 'sample')} in the budget, and an interval needs "
+            f"{units.several(len(samples), 'sample')} within the budget, and an interval needs "
             f"{stats.MIN_SAMPLES}"
         )
     width = stats.relative_half_width(samples)
     if width is not None and width > precision:
         yield NOISY.note(
             f"the latency's 95 % interval is ±{units.percent(width)}, "
-            f"wider than the ±{units.percent(precision)} asked for"
+            f"wider than the target of ±{units.percent(precision)}"
         )
     change = stats.drift(samples)
     if change is not None:
         word = "slower" if change > 0 else "faster"
-        yield DRIFT.note(f"it became {units.percent(abs(change))} {word} while it was timed")
+        yield DRIFT.note(f"the model became {units.percent(abs(change))} {word} while it was timed")
 
 
 def of_mfu(mfu: float | None) -> tuple[Note, ...]:
-    """The warning that a row exceeds its device's peak, where it does."""
+    """The warning that a row exceeds the peak of its device, if it does."""
     if mfu is None or mfu <= 1:
         return ()
-    return (OVER_PEAK.note(f"it would have run at {units.percent(mfu)} of the device's peak"),)
+    return (OVER_PEAK.note(f"count and time give {units.percent(mfu)} of the device's peak FLOP/s"),)
 
 
 def _host_share(timing: TimingRecord | None) -> float | None:
-    """Share of an iteration in which the host hands its work to the GPU; None on a CPU."""
+    """Share of an iteration in which the host launches its kernels; None on a CPU."""
     device = stats.median(timing.samples_s) if timing else None
     host = stats.median(timing.host_s) if timing else None
     return host / device if device and host is not None else None
@@ -267,18 +268,18 @@ def _host(timing: TimingRecord | None) -> Iterator[Note]:
     share = _host_share(timing)
     if share is not None and share >= HOST_SHARE:
         yield HOST_BOUND.note(
-            f"the host took {units.percent(min(1.0, share))} of the time to hand over the work"
+            f"the host took {units.percent(min(1.0, share))} of the time to launch the kernels"
         )
 
 
 def _machine(noise: NoiseRecord, host_share: float | None) -> Iterator[Note]:
-    """Others on the host; their load does not matter to a GPU that is slower than the host."""
+    """Other load on the host; it does not matter to a GPU that is slower than the host."""
     load, steal, clock = noise.load_cores, noise.steal, noise.clock_change
     is_waited_for = host_share is None or host_share >= HOST_SHARE
     if load is not None and load > LOAD_LIMIT and is_waited_for:
         yield LOAD.note(f"other processes kept {units.significant(load, 2)} cores busy")
     if steal is not None and steal > STEAL_LIMIT:
-        yield STEAL.note(f"the hypervisor took {units.percent(steal)} of the time for others")
+        yield STEAL.note(f"the hypervisor gave {units.percent(steal)} of the time to other guests")
     if clock is not None and abs(clock) > CLOCK_LIMIT:
         word = "rose" if clock > 0 else "fell"
         yield CLOCK.note(f"the clock frequency {word} by {units.percent(abs(clock))}")
@@ -288,13 +289,13 @@ def _device(noise: NoiseRecord) -> Iterator[Note]:
     temperature, limit = noise.temperature_c, noise.temperature_limit_c
     if temperature is not None and limit is not None and temperature > limit - TEMPERATURE_MARGIN_C:
         yield HOT.note(
-            f"the device reached {units.plain(round(temperature))} °C, and slows down at "
+            f"the device reached {units.plain(round(temperature))} °C, and it throttles at "
             f"{units.plain(round(limit))} °C"
         )
     clock, highest = noise.clock_hz, noise.clock_limit_hz
     is_fast = clock is not None and highest is not None and clock >= THROTTLED_SHARE * highest
     if noise.slowdowns and not is_fast:
-        yield THROTTLED.note(f"the device slowed itself down ({', '.join(noise.slowdowns)})")
+        yield THROTTLED.note(f"the device throttled ({', '.join(noise.slowdowns)})")
 
 
 def _coverage(row: Row) -> Iterator[Note]:
@@ -303,13 +304,16 @@ def _coverage(row: Row) -> Iterator[Note]:
     unknown = row.count.unknown
     names = sorted(unknown, key=lambda name: -unknown[name])
     shown = units.listing(names, 3) or "unnamed operators"
-    yield COVERAGE.note(f"{units.percent(1 - row.count.coverage)} of the output has no formula: {shown}")
+    yield COVERAGE.note(
+        f"operators without a cost formula make {units.percent(1 - row.count.coverage)} of the output "
+        f"elements: {shown}"
+    )
 
 
 def _padding(row: Row) -> Iterator[Note]:
     ratio = row.size.padding_ratio if row.size else None
     if ratio is not None and ratio > PADDING_LIMIT:
-        yield PADDING.note(f"padding adds {units.percent(ratio)} to the tokens of the image")
+        yield PADDING.note(f"padding adds {units.percent(ratio)} to the image's tokens")
 
 
 def _memory(row: Row) -> Iterator[Note]:
@@ -319,7 +323,7 @@ def _memory(row: Row) -> Iterator[Note]:
     over = row.memory.peak_bytes - tensors
     if over > max(OVER_TENSORS_BYTES, OVER_TENSORS_SHARE * tensors):
         yield OVER_TENSORS.note(
-            f"{units.size(over)} over the tensors' {units.size(tensors)}: workspace, allocator, caches"
+            f"{units.size(over)} above the tensors' {units.size(tensors)}: workspaces, allocator, caches"
         )
 
 
@@ -329,8 +333,8 @@ def _wide(accuracy: AccuracyRecord | None) -> Iterator[Note]:
     interval = stats.wilson(accuracy.correct_top1, accuracy.images)
     if interval is not None and (interval.high - interval.low) / 2 > ACCURACY_LIMIT:
         yield WIDE_ACCURACY.note(
-            f"{units.several(accuracy.images, 'image')} give top-1 between "
-            f"{units.percent(interval.low)} and {units.percent(interval.high)}"
+            f"the 95 % interval over {units.several(accuracy.images, 'image')} is "
+            f"{units.percent(interval.low)} to {units.percent(interval.high)}"
         )
 
 
@@ -341,7 +345,7 @@ def _weights(row: Row) -> Iterator[Note]:
     random = row.size.random_tensors if row.size else ()
     if random:
         yield RANDOM_TENSORS.note(
-            f"{units.several(len(random), 'tensor')} not in the weights and so random: "
+            f"{units.several(len(random), 'tensor')} without values in the weights, so random: "
             f"{units.listing(random, 3)}"
         )
 
@@ -349,7 +353,7 @@ def _weights(row: Row) -> Iterator[Note]:
 def _restricted(row: Row) -> Iterator[Note]:
     if row.accuracy is not None and row.accuracy.classes is not None:
         yield RESTRICTED.note(
-            f"answers were chosen among {row.accuracy.classes} of the {row.cell.num_classes} classes "
+            f"predictions are restricted to {row.accuracy.classes} of the {row.cell.num_classes} classes "
             "of the weights"
         )
 

@@ -1,4 +1,4 @@
-"""Sanitise untrusted text for terminals, tables and figures, and cut machine paths out of what is stored."""
+"""Sanitise untrusted text for terminals, tables and figures, and remove local paths from stored text."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ _FORMULA = tuple("=+-@＝＋－＠")
 
 
 def clean(text: str) -> str:
-    """One line without control, format or unassigned characters: no escape sequence survives."""
-    if text.isprintable():  # nearly every text is, and this asks all its characters at once
+    """One line without control, format or unassigned characters, so without escape sequences."""
+    if text.isprintable():  # the fast path: nearly every text is printable
         return " ".join(text.split())
     line = "".join(char for char in " ".join(text.split()) if not unicodedata.category(char).startswith("C"))
     return line.strip()
 
 
 def first_line(text: str) -> str:
-    """The first line of a message, without the full stop or semicolon at its end; empty where it has none."""
+    """The first line of a message, without a final full stop or semicolon; empty for an empty message."""
     return text.strip().splitlines()[0].rstrip(".;") if text.strip() else ""
 
 
 def message_of(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has no message."""
+    """The first line of an exception's message, or the name of its type if the message is empty."""
     return first_line(str(error)) or type(error).__name__
 
 
 def has_controls(text: str) -> bool:
-    """Whether a text holds characters that a terminal obeys rather than shows; not line ends, tabs."""
-    if text.isprintable():  # nearly every text is, and this asks all its characters at once
+    """Whether a text has control or format characters other than line ends and tabs."""
+    if text.isprintable():  # the fast path: nearly every text is printable
         return False
     return any(unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\r\t" for char in text)
 
@@ -52,7 +52,7 @@ _IN_ASCII = str.maketrans(
 
 
 def in_ascii(text: str) -> str:
-    """The text in ASCII: `±` as `+-`, `µs` as `us`, letters without accents, and `?` for what has no like."""
+    """The text in ASCII: `±` as `+-`, `µs` as `us`, letters without accents, other characters as `?`."""
     if text.isascii():
         return text
     parts = unicodedata.normalize("NFKD", text.translate(_IN_ASCII))
@@ -61,10 +61,10 @@ def in_ascii(text: str) -> str:
 
 
 def ascii_instead(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of a stream whose encoding lacks a character: `in_ascii` of it.
+    """Codec error handler: replaces characters that the stream's encoding lacks by `in_ascii` of them.
 
     Raises:
-        UnicodeError: it happened while reading.
+        UnicodeError: the error occurred while decoding.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -72,7 +72,7 @@ def ascii_instead(error: UnicodeError) -> tuple[str, int]:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """A cleaned text that no spreadsheet takes for a formula."""
+    """The cleaned text, with a leading apostrophe if a spreadsheet would evaluate it as a formula."""
     text = clean(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
@@ -81,11 +81,11 @@ _PART = r"[/\\](?![/\\])[^\s/\\:'\",;()]+"
 _PATH = re.compile(rf"(?<![\w/.\\])(?:~(?:{_PART})+|(?:[A-Za-z]:)?(?:{_PART}){{2,}})")
 
 _DATA = re.compile(r"(\bfolder:)(?=[/\\~]|\.\.[/\\]|[A-Za-z]:[/\\])\S*[/\\](?=[^\s/\\])")
-"""A data set outside of the working directory, however short its path: `folder:/imagenet`."""
+"""A dataset outside the working directory, with a path of any length: `folder:/imagenet`."""
 
 
 def without_paths(text: str) -> str:
-    """The text with absolute paths cut to their last part; addresses with `//` are left alone."""
+    """The text with absolute paths reduced to their last part; URLs (`//`) are unchanged."""
     home = str(Path.home())
     text = text.replace(home, "~") if len(home) > 1 else text
     text = _DATA.sub(r"\1", text)

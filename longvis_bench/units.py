@@ -1,7 +1,7 @@
-"""The only module in which a number becomes text for people, and their text with a unit a number.
+"""Formats numbers for people, and parses numbers with units; no other module does either.
 
-Every formatter takes None for "not known" and shows it as `-`; stored values keep full precision.  A reader
-(`read_seconds`, ...) raises ValueError with what would be right, e.g. "a time like 90s, 2m or 1h".
+Every formatter takes None for "unknown" and shows it as `-`; stored values keep full precision.  A parser
+(`read_seconds`, ...) raises ValueError with a valid form as its message, e.g. "a time like 90s, 2m or 1h".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BYTES = TypeAdapter(ByteSize)
 
 
 class Scale(NamedTuple):
-    """A value divided by the factor is a number of these units."""
+    """A unit, and the factor that a value is divided by to be shown in it."""
 
     factor: float
     unit: str
@@ -34,7 +34,7 @@ SHARES = (Scale(0.01, "%"),)
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`digits` significant digits without an exponent: 0.01234 -> "0.0123", 1234.5 -> "1234"."""
+    """Round to `digits` significant digits, without an exponent: 0.01234 -> "0.0123", 1234.5 -> "1234"."""
     if value == 0:
         return "0"
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
@@ -79,7 +79,7 @@ def rate(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share of 0-1: 0.9104 -> "91.0 %"."""
+    """A share between 0 and 1: 0.9104 -> "91.0 %"."""
     return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
@@ -89,13 +89,13 @@ def chance(p: float) -> str:
 
 
 def plain(value: object) -> str:
-    """Names, whole numbers and everything else that needs no unit."""
+    """Names, whole numbers and other values without a unit."""
     return UNKNOWN if value is None or value == "" else str(value)
 
 
-def several(number: int, noun: str) -> str:
-    """1, "row" -> "1 row"; 3, "row" -> "3 rows"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def several(number: int, noun: str, plural: str = "") -> str:
+    """1, "row" -> "1 row"; 3, "row" -> "3 rows"; 3, "process", "processes" -> "3 processes"."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def listing(names: Sequence[str], most: int) -> str:
@@ -105,15 +105,15 @@ def listing(names: Sequence[str], most: int) -> str:
 
 
 def shared_scale(values: Sequence[float], scales: Sequence[Scale]) -> Scale | None:
-    """One scale for a whole column, so that its unit can stand in the header.
+    """One scale for a whole column, so that the header can show its unit.
 
     Arguments:
-        values: all that will be shown.
-        scales: those to choose from, largest first.
+        values: all values of the column.
+        scales: scales to choose from, largest first.
 
     Returns:
-        The scale of the middle value, or None where it would show some value as less than 0.01 or with
-        more than six digits; then each cell carries its own unit.
+        The scale of the median value, or None if it would show some value as less than 0.01 or with more
+        than six digits; then each value is shown with its own unit.
     """
     sizes = [abs(value) for value in values if value]
     if not sizes:
@@ -129,7 +129,7 @@ def _with_unit(value: float, scales: Sequence[Scale]) -> str:
 
 
 def _scale_of(value: float, scales: Sequence[Scale]) -> Scale:
-    """The largest scale in which the value, as it will be shown, is at least 1; else the smallest."""
+    """The largest scale in which the rounded value is at least 1; else the smallest."""
     return next((scale for scale in scales if _rounded(value / scale.factor) >= 1), scales[-1])
 
 
@@ -148,7 +148,7 @@ def read_seconds(text: str) -> float:
     """A duration of one or several parts: "90", "90s", "2m", "1h 30min", "500ms" -> seconds.
 
     Raises:
-        ValueError: it is none; the message says what would be one.
+        ValueError: the text is no duration; the message shows valid ones.
     """
     plain_text = text.strip().lower()
     parts = _TIME.findall(plain_text)
@@ -160,10 +160,10 @@ def read_seconds(text: str) -> float:
 
 
 def read_share(text: str) -> float:
-    """A share of 0-1, plain or in per cent: "0.02", "2%" -> 0.02.
+    """A share, as a fraction or in per cent: "0.02", "2%" -> 0.02.
 
     Raises:
-        ValueError: it is none; the message says what would be one.
+        ValueError: the text is no share; the message shows valid ones.
     """
     number, percent_sign, rest = text.strip().partition("%")
     try:
@@ -176,10 +176,10 @@ def read_share(text: str) -> float:
 
 
 def read_whole(text: str) -> int:
-    """A whole number from 1 up; "1_000" too.
+    """A positive whole number; "1_000" is one, too.
 
     Raises:
-        ValueError: it is none; the message says what would be one.
+        ValueError: the text is no such number; the message says what is valid.
     """
     if re.fullmatch(r"\d+(_\d+)*", text.strip(), re.ASCII) is None or len(text) > 30 or int(text) < 1:
         raise ValueError("whole numbers from 1 up")
@@ -190,7 +190,7 @@ def read_pixels(text: str) -> int:
     """Pixels per side: "1024", "1024px"; "2k" -> 2048.
 
     Raises:
-        ValueError: it is none; the message says what would be one.
+        ValueError: the text is no such number; the message shows valid ones.
     """
     bare = re.sub(r" ?px$", "", text.strip().lower())
     thousand = re.fullmatch(r"(\d{1,4})k", bare)
@@ -204,7 +204,7 @@ def read_size(text: str) -> int:
     """Bytes with a unit: "8GiB" -> 8589934592; "8G" and "8GB" are decimal, 8000000000.
 
     Raises:
-        ValueError: it has no unit or is no size; the message says what would be one.
+        ValueError: the text has no unit or is no size; the message shows valid ones.
     """
     bare = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*", text)
     if bare is not None:

@@ -116,7 +116,7 @@ def test_repeats_that_disagree_by_more_than_their_intervals() -> None:
     (note,) = of_repeats((1.0, 1.1, 1.0), 0.04)
     assert note.code == "rounds"
     assert note.message == (
-        "the medians of 3 rounds are 10.0 % apart, and the interval within one is at most 4.0 % wide"
+        "the medians of 3 repeats differ by 10.0 %, and the interval within one repeat is at most 4.0 % wide"
     )
     assert of_repeats((1.0, 1.1, 1.0), 0.2) == ()
     assert of_repeats((1.0, 1.01), 0.001) == (), "under 2 % nothing is said"
@@ -126,7 +126,10 @@ def test_repeats_that_disagree_by_more_than_their_intervals() -> None:
 
 def test_more_than_the_devices_peak_is_a_fault() -> None:
     (note,) = row_warnings.of_mfu(1.2)
-    assert (note.code, note.message) == ("over_peak", "it would have run at 120.0 % of the device's peak")
+    assert (note.code, note.message) == (
+        "over_peak",
+        "count and time give 120.0 % of the device's peak FLOP/s",
+    )
     assert row_warnings.of_mfu(0.99) == row_warnings.of_mfu(None) == ()
 
 
@@ -147,14 +150,14 @@ def test_nothing_known_is_nothing_to_warn_of(row: r.Row) -> None:
 
 def test_no_samples_at_all_is_few(row: r.Row) -> None:
     (note,) = of(with_values(row, timed()))
-    assert note.message == "0 samples in the budget, and an interval needs 6"
+    assert note.message == "0 samples within the budget, and an interval needs 6"
 
 
 def test_messages_say_how_much(row: r.Row) -> None:
     values = timed(*[1.0] * 20, *[1.2] * 20, load_cores=1.5) | counted(0.75, a=1, b=5, c=2, d=3)
     assert [note.message for note in of(with_values(row, values, 0.02))] == [
-        "the latency's 95 % interval is ±9.1 %, wider than the ±2.0 % asked for",
-        "it became 20.0 % slower while it was timed",
+        "the latency's 95 % interval is ±9.1 %, wider than the target of ±2.0 %",
+        "the model became 20.0 % slower while it was timed",
         "other processes kept 1.5 cores busy",
-        "25.0 % of the output has no formula: b, d, c and 1 more",
+        "operators without a cost formula make 25.0 % of the output elements: b, d, c and 1 more",
     ]

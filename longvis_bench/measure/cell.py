@@ -459,7 +459,7 @@ def _measure_accuracy(request: Request, model: nn.Module, data: ImageData, build
             device=torch.device(cell.device),
             dtype=DTYPES[cell.dtype],
             logits=cell.num_classes,
-            logit_indices=request.logit_places,
+            logit_indices=request.class_indices,
         )
     builder.accuracy = result.to_record(
         weights=cell.weights or "", trained_resolution=_trained_resolution(request)

@@ -575,14 +575,14 @@ _MORE_TIME = (
     _int(
         "rounds",
         "Rounds of this cell that were timed (`--repeats`); every one is a row.",
-        lambda r: len(r.rounds_s) or 1 if r.timing and r.timing.samples_s else None,
+        lambda r: len(r.repeats_s) or 1 if r.timing and r.timing.samples_s else None,
         metric="time",
         why=_no_samples,
     ),
     _ratio(
         "round_spread",
         "Largest - smallest of the rounds' median latencies / their median; the same in all rounds' rows.",
-        lambda r: stats.spread(r.rounds_s),
+        lambda r: stats.spread(r.repeats_s),
         metric="time",
         why="needs two rounds that were timed (--repeats)",
     ),

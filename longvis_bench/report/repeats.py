@@ -58,7 +58,7 @@ def _with(row: Row, rounds: Sequence[Row]) -> Row:
     medians = tuple(_latency(other) for other in rounds)
     notes = of_repeats(medians, _widest([_samples(other) for other in rounds]))
     kept = tuple(note for note in row.notes if note.code not in {new.code for new in notes})
-    return row.model_copy(update={"rounds_s": medians, "notes": (*kept, *notes)})
+    return row.model_copy(update={"repeats_s": medians, "notes": (*kept, *notes)})
 
 
 def _widest(rounds: Sequence[Sequence[float]]) -> float | None:

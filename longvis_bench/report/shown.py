@@ -318,7 +318,7 @@ def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
     }
     there = [methods[shown.column] for shown in columns if shown.interval]
     lines = [f"[95 %]: interval {' and '.join(there)}."] if there else []
-    if any(row.rounds_s for row in rows):
+    if any(row.repeats_s for row in rows):
         lines.append(
             "A cell of several rounds is shown once, by the round of middle latency; "
             "between rounds: (largest - smallest) / median of their latencies."

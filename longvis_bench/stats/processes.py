@@ -1,4 +1,4 @@
-"""Statistics over several processes that measured the same quantity: what lies between them governs."""
+"""Statistics of a quantity measured in several processes, by the spread between the processes."""
 
 from __future__ import annotations
 
@@ -24,35 +24,36 @@ STUDENT_96 = (
     2.282,
     2.264,
 )
-"""Student's t for 96 %, two-sided, by degrees of freedom from 1; beyond the table its last value is used."""
+"""Two-sided 96 % quantile of Student's t, by degrees of freedom from 1; the last value serves for more."""
 
 
 def across_processes(processes: Sequence[Sequence[float]]) -> float | None:
-    """The one number of a quantity measured in several processes: the median of their medians."""
+    """The value reported for several processes: the median of their medians; None without samples."""
     return median([_median(samples) for samples in processes if samples])
 
 
 def process_spread(processes: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation of the logarithms of the processes' medians; None under two processes."""
+    """Standard deviation of the logarithms of the processes' medians; None for fewer than two processes."""
     logs = [math.log(_median(samples)) for samples in processes if samples]
     return stdev(logs) if len(logs) > 1 else None
 
 
 def process_interval(processes: Sequence[Sequence[float]], others: float | None = None) -> Interval | None:
-    """95 % interval of a median over processes and time, not over the samples of one process.
+    """95 % interval of the latency over processes and time, not over the samples of one process.
 
-    Student's t on the logarithms of the processes' medians: what lies between processes (addresses, pages,
-    the machine's speed at that moment) governs, whatever the number of samples within one.  The nominal
-    confidence is 96 %, because a cell gets further processes until its interval is narrow, and an interval
-    that is looked at after each covers the truth about 1 % less often than it says: with spreads of 0, 5, 20
-    and 50 % between processes it covered the true median in 93 to 97 % of simulated cells.
+    The interval is Student's t on the logarithms of the processes' medians: differences between processes
+    (addresses, memory pages, the machine's speed at that moment) determine its width, not the number of
+    samples within one.  The nominal confidence is 96 %, because the harness adds processes until the interval
+    is narrow, and repeated evaluation lowers the coverage by about 1 %: with spreads of 0, 5, 20 and 50 %
+    between processes the interval covered the true median in 93 to 97 % of simulated cells.
 
     Arguments:
         processes: samples of each process, all positive.
-        others: `process_spread` of cells of the same kind, for fewer than three processes; 2 % would be 0.02.
+        others: `process_spread` of similar cells, used for fewer than three processes; 0.02 is 2 %.
 
     Returns:
-        Low and high end, which hold `across_processes`; None under three processes unless `others` is given.
+        Low and high end, which enclose `across_processes`; None for fewer than three processes without
+        `others`.
     """
     logs = [math.log(_median(samples)) for samples in processes if samples]
     if len(logs) > 2:
@@ -67,27 +68,27 @@ def process_interval(processes: Sequence[Sequence[float]], others: float | None 
 
 
 def latency_interval(processes: Sequence[Sequence[float]], others: float | None = None) -> Interval | None:
-    """The interval that tables show: over processes where there are several, else within the one there is."""
+    """The interval that tables show: over the processes if there are several, else within the only one."""
     if len(processes) == 1 and others is None:
         return median_interval(processes[0])
     return process_interval(processes, others)
 
 
 def half_width(interval: Interval | None, number: float | None) -> float | None:
-    """Half the width of an interval, as a share of the number it belongs to; None where one is unknown."""
+    """Half the width of an interval, as a share of `number`; None if either is unknown."""
     return None if interval is None or not number else (interval.high - interval.low) / 2 / number
 
 
 def vs_yardstick(
     processes: Sequence[Sequence[float]], yardsticks: Sequence[Sequence[float]]
 ) -> list[list[float]]:
-    """Samples of each process in units of its yardstick's median; processes without one are left out."""
+    """Samples of each process / median of its yardstick samples; processes without either are left out."""
     pairs = zip(processes, yardsticks, strict=False)
     return [[sample / _median(stick) for sample in samples] for samples, stick in pairs if samples and stick]
 
 
 def _student(freedom: int) -> float:
-    """Student's t that 2 % of the values exceed (96 %, two-sided)."""
+    """Two-sided 96 % quantile of Student's t: 2 % of the values exceed it."""
     return STUDENT_96[min(freedom, len(STUDENT_96)) - 1]
 
 

@@ -1,8 +1,8 @@
 """Pure functions on samples: medians and their intervals, when to stop, trends, growth, Pareto fronts.
 
-Latencies are skewed, have outliers and often two modes, so everything here rests on ranks and not on a
-mean and a normal distribution.  What too few samples cannot tell is None, never a number.  Nothing here
-measures, stores or formats.
+Latencies are skewed, have outliers and often two modes, so these functions use ranks and not a mean and a
+normal distribution.  A statistic that needs more samples than there are is None, never a number.  Nothing
+here measures, stores or formats.
 
 References:
     - interval of a median: H. A. David and H. N. Nagaraja, Order Statistics, 3rd ed., 2003, section 7.1.
@@ -28,29 +28,29 @@ MIN_SAMPLES = 6
 """Fewer samples give no 95 % interval of the median."""
 
 FIRST_CHECK = 8
-"""Fewest samples that can end a measurement."""
+"""Smallest number of samples at which a measurement can stop."""
 CHECK_GROWTH = 1.5
-"""Factor between the sample counts at which the stop rule looks."""
+"""Factor between the sample counts at which the stop rule is evaluated."""
 GUARD_CONFIDENCE = 0.999
 GUARD_WIDTH = 1.5
-"""The stop rule also wants the 99.9 % interval within this many times the precision."""
+"""The stop rule also requires the 99.9 % interval to be within this many times the precision."""
 
 
 WARMUP_ALPHA = 0.1
 WARMUP_TOLERANCE = 0.01
-"""A trend between the halves of a window below this share of the median is flat."""
+"""Change between the halves of the sample window, as a share of the median, up to which it counts as flat."""
 WARMUP_OUTLIER = 1.25
-"""A window whose first sample is this many times the largest of the others is still warming up."""
+"""If the first sample exceeds the largest of the others by this factor, the warm-up is not over."""
 
 DRIFT_ALPHA = 0.01
 SUSPICION_ALPHA = 0.1
-"""A trend or step found at this level, but not at DRIFT_ALPHA, keeps the stop rule sampling."""
+"""A trend or step that is significant at this level, but not at DRIFT_ALPHA, makes the stop rule continue."""
 SUSPICION_GROWTH = 2
-"""At most until there are more than so many times the samples with which the median was first precise."""
+"""It continues up to this many times the sample count at which the median was first precise enough."""
 DRIFT_TOLERANCE = 0.02
-"""Changes below this share of the median are not worth a warning."""
+"""Changes below this share of the median cause no warning."""
 STEP_EDGE = 3
-"""Fewest samples on either side of a step."""
+"""Smallest number of samples on either side of a step."""
 STEP_LIMITS = {
     8: (2.31, 1.94),
     10: (2.56, 2.17),
@@ -63,35 +63,35 @@ STEP_LIMITS = {
     140: (3.45, 2.76),
     256: (3.56, 2.83),
 }
-"""Number of samples -> what the largest standardised rank sum exceeds by chance in 1 % and in 10 % of 40,000
-random orders (20,000 from 140 on); the tests draw them again."""
+"""Number of samples -> 99 % and 90 % quantile of the largest standardised rank sum over 40,000 random orders
+(20,000 from 140 samples on); the tests simulate them again."""
 DRIFT_BLOCKS = 256
-"""Longer samples are thinned to this many medians of blocks: ranks in pairs cost n^2."""
+"""Longer series are reduced to this many medians of blocks, because pairwise ranks cost O(n^2)."""
 
 
 class Interval(NamedTuple):
-    """Both ends belong to the interval."""
+    """A closed interval."""
 
     low: float
     high: float
 
 
 class Share(NamedTuple):
-    """Hits among the trials of one bin."""
+    """Hits and trials in one bin."""
 
     centre: float
-    """Mean of the trials' values."""
+    """Mean value of the trials in the bin."""
     hits: int
     trials: int
 
 
 class Growth(NamedTuple):
-    """value = factor x size^exponent."""
+    """Power law: value = factor x size^exponent."""
 
     exponent: float
     factor: float
     error: float | None
-    """Standard error of the exponent; None for two points, which any line fits."""
+    """Standard error of the exponent; None for two points, which every line fits exactly."""
     points: int
 
 
@@ -105,18 +105,18 @@ def median(samples: Sequence[float]) -> float | None:
 
 
 def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Interval of the median by order statistics: the distribution-free one of the sign test.
+    """Distribution-free interval of the median by order statistics (the interval of the sign test).
 
-    Between the k-th smallest and the k-th largest of n samples the median lies with probability
-    1 - 2 P(B < k), B binomial with n and 1/2; k is the largest that reaches the confidence.
+    The median is between the k-th smallest and the k-th largest of n samples with probability
+    1 - 2 P(B < k), where B is binomial with n and 1/2; k is the largest that reaches the confidence.
 
     Arguments:
-        samples: independent and of one distribution, in any order.
-        confidence: least probability that the interval covers the median.
+        samples: independent samples of one distribution, in any order.
+        confidence: smallest probability that the interval covers the median.
 
     Returns:
-        Low and high end, or None where even the range does not reach the confidence: under 6 samples at
-        0.95, under 8 at 0.99.
+        Low and high end, or None if even the range does not reach the confidence: under 6 samples at 0.95,
+        under 8 at 0.99.
     """
     k = _rank(len(samples), confidence)
     if k == 0:
@@ -126,20 +126,20 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
 
 
 def relative_half_width(samples: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
-    """Half the width of the median's interval, as a share of the median; None where there is none."""
+    """Half the width of the median's interval, as a share of the median; None if there is no interval."""
     interval = median_interval(samples, confidence)
     return None if interval is None else _share((interval.high - interval.low) / 2, _median(samples))
 
 
 def verdict(samples: Sequence[float], precision: float) -> Literal["stable", "noisy", "budget"]:
-    """What a finished measurement is worth, by the interval that tables show.
+    """Verdict on the samples of one process, by the 95 % interval of their median.
 
     Arguments:
-        samples: all that counted.
-        precision: wanted half-width of the 95 % interval, as a share of the median.
+        samples: all counted samples.
+        precision: target half-width of the 95 % interval, as a share of the median.
 
     Returns:
-        `budget` under 6 samples, which give no interval; `noisy` where the interval is wider than asked;
+        `budget` under 6 samples, which give no interval; `noisy` if the interval is wider than the target;
         else `stable`.
     """
     if len(samples) < MIN_SAMPLES:
@@ -149,10 +149,10 @@ def verdict(samples: Sequence[float], precision: float) -> Literal["stable", "no
 
 
 def quantile(samples: Sequence[float], q: float) -> float | None:
-    """The q-quantile (linear between order statistics), where the samples suffice to tell it.
+    """The q-quantile (linear between order statistics); None with too few samples.
 
-    They suffice where the largest sample lies above the quantile with 95 % probability (Wilks):
-    1 - q^n >= 0.95, so 29 samples for q = 0.9 and 299 for q = 0.99; likewise on the low side.
+    There are enough samples if the largest exceeds the quantile with 95 % probability (Wilks):
+    1 - q^n >= 0.95, so 29 samples for q = 0.9 and 299 for q = 0.99; low quantiles need as many.
     """
     if not samples or 1 - max(q, 1 - q) ** len(samples) < CONFIDENCE:
         return None
@@ -164,7 +164,7 @@ def quantile(samples: Sequence[float], q: float) -> float | None:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """(Largest - smallest) / median; None under two values or for a median of 0."""
+    """(Largest - smallest) / median; None for fewer than two values or a median of 0."""
     return _share(max(values) - min(values), _median(values)) if len(values) > 1 else None
 
 
@@ -180,12 +180,12 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval |
 
 
 def share_by(values: Sequence[float], hits: Sequence[bool], bins: int) -> list[Share]:
-    """How the share of hits changes with a value: equally wide bins over its range, empty ones left out.
+    """Share of hits as a function of a value, in bins of equal width; empty bins are left out.
 
     Arguments:
-        values: of each trial; finite.
-        hits: whether each trial was one.
-        bins: at least 1.
+        values: value of each trial; finite.
+        hits: whether each trial was a hit.
+        bins: number of bins over the range of the values, at least 1.
     """
     if not values:
         return []
@@ -201,14 +201,14 @@ def share_by(values: Sequence[float], hits: Sequence[bool], bins: int) -> list[S
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """Two-sided p of McNemar's exact test: two models asked the same questions.
+    """Two-sided p-value of McNemar's exact test for two models on the same images.
 
     Arguments:
-        only_one: questions that only the first answered rightly.
-        only_other: questions that only the second did.
+        only_one: number of images that only the first model classifies correctly.
+        only_other: number of images that only the second model classifies correctly.
 
     Returns:
-        The chance of a split at least as uneven if both were equally good; 1 where they never differ.
+        Probability of a split at least as uneven if both are equally good; 1 if the models never differ.
     """
     n, fewer = only_one + only_other, min(only_one, only_other)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))
@@ -216,12 +216,12 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 def is_precise(samples: Sequence[float], precision: float) -> bool:
-    """Whether the median is known to `precision`: the measure of `should_stop`, at any count.
+    """Whether the median is known to `precision`; `should_stop` evaluates this at selected counts.
 
-    Two conditions, both by order statistics.  The 95 % interval's half-width is at most `precision` of the
-    median.  And the 99.9 % interval (the whole range under 11 samples) is at most 1.5 times as wide as that:
-    smooth distributions meet this soon after, but where a clock has two modes of nearly equal weight, a
-    narrow interval inside the wrong one is refused.
+    There are two conditions, both by order statistics.  The half-width of the 95 % interval is at most
+    `precision` of the median.  And the 99.9 % interval (the whole range under 11 samples) is at most 1.5
+    times as wide as that allows.  Samples of a smooth distribution meet the second condition soon after the
+    first; for two modes of nearly equal weight it rejects a narrow interval inside the wrong mode.
     """
     n, k = len(samples), _rank(len(samples), CONFIDENCE)
     if k == 0:
@@ -235,20 +235,20 @@ def is_precise(samples: Sequence[float], precision: float) -> bool:
 
 
 def should_stop(samples: Sequence[float], precision: float) -> bool:
-    """Whether sampling may end: to be asked after every sample, answers only at growing counts.
+    """Whether sampling may stop; called after every sample, it can be True at selected counts only.
 
-    An interval that is looked at after each sample, until it happens to be narrow, covers the median less
-    often than it says.  So this looks at 8, 12, 18, 27, 41, ... samples only, and for `is_precise`.  The
-    95 % interval reported after this stop covered the true median in 92.3 % to 97 % of 2,000 trials for
-    log-normal, bimodal (also with equal modes), Cauchy and Pareto clocks with budgets of 40, 300 and 1,000
-    samples; looking at every sample with the 95 % interval alone, in as few as 70 %.
+    If sampling stopped as soon as the interval happened to be narrow, the interval would cover the median
+    less often than its confidence states.  So the rule evaluates `is_precise` at 8, 12, 18, 27, 41, ...
+    samples only.  The 95 % interval after this stop covered the true median in 92.3 % to 97 % of 2,000 trials
+    for log-normal, bimodal (also with equal modes), Cauchy and Pareto distributions with budgets of 40, 300
+    and 1,000 samples; with the 95 % interval alone, evaluated at every sample, in as few as 70 %.
 
-    Where a drift is suspected (10 %) but not sure enough to be named (1 %), sampling goes on, for two looks
-    at most.
+    If a drift is suspected (10 % level) but not significant (1 % level), sampling continues for at most two
+    further evaluations.
 
     Arguments:
-        samples: all counted so far, seconds.
-        precision: wanted half-width of the 95 % interval, as a share of the median.
+        samples: all samples counted so far, in seconds.
+        precision: target half-width of the 95 % interval, as a share of the median.
     """
     n, looks = len(samples), _checks(len(samples))
     if n not in looks or not is_precise(samples, precision):
@@ -258,11 +258,11 @@ def should_stop(samples: Sequence[float], precision: float) -> bool:
 
 
 def is_flat(samples: Sequence[float]) -> bool:
-    """Whether a short window of successive samples shows no trend, so that the warm-up is over.
+    """Whether a short series of successive samples has no trend, so that the warm-up is over.
 
-    Flat is what has no significant Mann-Kendall trend (10 %, two-sided, normal approximation with ties) or
-    one of less than 1 % between the medians of its halves, and does not begin with a sample that stands
-    25 % above all others.  Under 3 samples nothing is known to be flat.
+    A series is flat if it has no significant Mann-Kendall trend (10 %, two-sided, normal approximation with
+    ties) or the medians of its halves differ by at most 1 %, and if its first sample is at most 25 % above
+    all others.  Fewer than 3 samples are never flat.
     """
     if len(samples) < 3:
         return False
@@ -272,24 +272,25 @@ def is_flat(samples: Sequence[float]) -> bool:
 
 
 def drift(samples: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> float | None:
-    """By how much a clock changed during a measurement, if it did.
+    """Relative change of the latency during a measurement, if there is one.
 
-    Two rank tests at 1 % each: Mann-Kendall for slow trends, its change taken from the first third to the
-    last, which is two thirds of a steady trend and all of a step; and the largest standardised rank sum over
-    all splits for a step at an unknown time (throttling, a neighbour's load), its change taken across it.
+    There are two rank tests at 1 % each.  Mann-Kendall finds slow trends; its change is that from the first
+    third to the last, which is two thirds of a steady trend and all of a step.  The largest standardised rank
+    sum over all splits finds a step at an unknown time (throttling, load of others); its change is that
+    across the split.
 
     Arguments:
         samples: in the order taken.
-        tolerance: smaller changes, as a share of the median, are none.
+        tolerance: smallest change that counts, as a share of the median.
 
     Returns:
-        Median after / median before - 1, or None where neither test finds a change of that size.
+        Median after / median before - 1, or None if neither test finds a change of that size.
     """
     return _drift(samples, tolerance, DRIFT_ALPHA)
 
 
 def is_suspect(samples: Sequence[float]) -> bool:
-    """Whether there may be a drift that is not sure yet."""
+    """Whether a drift is suspected (10 % level) but not significant (1 % level)."""
     return drift(samples) is None and _drift(samples, DRIFT_TOLERANCE, SUSPICION_ALPHA) is not None
 
 
@@ -308,11 +309,11 @@ def _drift(samples: Sequence[float], tolerance: float, alpha: float) -> float | 
 
 
 def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> Growth | None:
-    """Least squares of log(value) on log(size); None under two different sizes.
+    """Least-squares fit of log(value) on log(size); None for fewer than two different sizes.
 
     Arguments:
         sizes: pixels per side, or any other positive size.
-        values: one positive value a size.
+        values: one positive value per size.
     """
     x, y = [math.log(size) for size in sizes], [math.log(value) for value in values]
     n = len(x)
@@ -327,9 +328,10 @@ def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> Growth |
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (cost, value) points that no other beats, by rising cost.
+    """Indices of the (cost, value) points that no other point dominates, by rising cost.
 
-    A point is beaten by one that costs no more and is worth no less, and differs.  Equal points are all kept.
+    A point is dominated by a different point of at most its cost and at least its value.  All points of an
+    equal pair are kept.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     front: list[int] = []
@@ -346,7 +348,7 @@ def _median(samples: Sequence[float]) -> float:
 
 
 def _share(part: float, whole: float) -> float | None:
-    """A part of a whole; None where the whole is nothing and the part is not."""
+    """The quotient part / |whole|; 0 if both are 0, None if only the whole is 0."""
     if whole == 0:
         return 0.0 if part == 0 else None
     return part / abs(whole)
@@ -354,7 +356,7 @@ def _share(part: float, whole: float) -> float | None:
 
 @lru_cache(maxsize=4096)
 def _rank(n: int, confidence: float) -> int:
-    """Largest k with 2 P(B < k) <= 1 - confidence, B binomial with n and 1/2; 0 where there is none."""
+    """Largest k with 2 P(B < k) <= 1 - confidence, B binomial with n and 1/2; 0 if there is none."""
     tail, k = 0.0, 0
     while k < (n + 1) // 2:
         tail += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
@@ -365,7 +367,7 @@ def _rank(n: int, confidence: float) -> int:
 
 
 def _checks(limit: int) -> set[int]:
-    """Sample counts up to a limit at which the stop rule looks."""
+    """Sample counts up to `limit` at which the stop rule is evaluated."""
     counts, n = set(), FIRST_CHECK
     while n <= limit:
         counts.add(n)
@@ -406,7 +408,7 @@ def _trend(samples: Sequence[float]) -> float:
 
 
 def concordance(samples: Sequence[float]) -> int:
-    """Pairs whose later sample is the larger one, less those whose later sample is the smaller one."""
+    """Number of pairs whose later sample is larger, minus the number whose later sample is smaller."""
     before: list[float] = []
     total = 0
     for sample in samples:
@@ -427,7 +429,7 @@ def _runs(ordered: Sequence[float]) -> list[int]:
 
 
 def largest_step(samples: Sequence[float]) -> tuple[int, float]:
-    """Where the second part would begin, and how many standard deviations its rank sum is off there."""
+    """Index of the most likely step, and the deviation of its rank sum there, in standard deviations."""
     n = len(samples)
     ranks = _ranks(samples)
     split, height, total = STEP_EDGE, 0.0, math.fsum(ranks[: STEP_EDGE - 1])
@@ -440,7 +442,7 @@ def largest_step(samples: Sequence[float]) -> tuple[int, float]:
 
 
 def _step_limit(n: int, alpha: float) -> float:
-    """Height that a step must exceed, by STEP_LIMITS and between its sizes by the logarithm of n."""
+    """Deviation that a step must exceed: STEP_LIMITS, interpolated linearly in the logarithm of n."""
     column = (DRIFT_ALPHA, SUSPICION_ALPHA).index(alpha)
     sizes = list(STEP_LIMITS)
     above = next((size for size in sizes if size >= n), sizes[-1])

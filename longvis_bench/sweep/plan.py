@@ -165,7 +165,7 @@ def _plan_cell(
         working_dir=registry.working_dir,
         source=replace(config.source, normalisation=cell.normalisation),
         weights_path=weights.path if weights else None,
-        logit_places=weights.class_indices if weights else None,
+        class_indices=weights.class_indices if weights else None,
         trained_resolution=weights.resolution if weights else None,
     )
     fault = _fault(variant, cell)

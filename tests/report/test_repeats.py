@@ -31,7 +31,7 @@ def test_the_spread_is_between_the_medians_of_the_rounds(row: Row) -> None:
     assert list(found["rounds"]) == [3, 3, 3]
     assert list(found["round_spread"]) == pytest.approx([0.3 / 1.1] * 3)
     assert found.notes.str.contains("rounds").all()
-    assert "27.3 % apart" in with_rounds(rows)[0].notes[0].message
+    assert "differ by 27.3 %" in with_rounds(rows)[0].notes[0].message
 
 
 def test_one_round_has_no_spread(row: Row) -> None:
@@ -52,7 +52,7 @@ def test_other_cells_and_machines_are_not_rounds(row: Row) -> None:
     other = row.model_copy(update={"machine": "another"})
     larger = row.model_copy(update={"cell": row.cell.model_copy(update={"resolution": 128})})
     rows = [timed(row, 0, 1.0), timed(other, 1, 2.0), timed(larger, 1, 3.0)]
-    assert all(not found.rounds_s for found in with_rounds(rows))
+    assert all(not found.repeats_s for found in with_rounds(rows))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,6 @@ def test_the_csv_has_every_round_and_the_tables_one(row: Row) -> None:
 
 def test_what_is_added_on_reading_is_not_stored(row: Row) -> None:
     added = with_rounds([timed(row, turn, latency) for turn, latency in enumerate([1.0, 1.3])])[0]
-    assert added.rounds_s
-    assert "rounds_s" not in added.to_json()
-    assert Row.model_validate_json(added.to_json()).rounds_s == ()
+    assert added.repeats_s
+    assert "repeats_s" not in added.to_json()
+    assert Row.model_validate_json(added.to_json()).repeats_s == ()

@@ -138,7 +138,7 @@ def full_row() -> Row:
         backends={"device": "NVIDIA H100 80GB HBM3"},
         attention="flash",
         overhead_s=dict.fromkeys(["start", "import", "build", "compile", "time", "other", "teardown"], 1.0),
-        rounds_s=(1.0, 1.2),
+        repeats_s=(1.0, 1.2),
         reference_yardstick_s=0.4,
         notes=(LOAD.note("busy"),),
         null_reasons={"something": "else"},

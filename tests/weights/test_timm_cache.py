@@ -74,7 +74,7 @@ def _plan(model: str, data: Path | str, **options: Any) -> Plan:
 def test_weights_in_the_cache_are_asked_about_the_classes_of_the_data(weights: Path, pictures: Any) -> None:
     (planned,) = _plan("timm:test_vit", pictures(PETS), pretrained=True).cells
     assert planned.request.weights_path == weights.resolve()
-    assert planned.request.logit_places == tuple(sorted([281, 207, 5]))
+    assert planned.request.class_indices == tuple(sorted([281, 207, 5]))
     assert planned.request.trained_resolution == 160
     assert planned.cell.weights == f"timm:{WEIGHTS}"
     assert planned.cell.num_classes == 1000
@@ -90,7 +90,7 @@ def test_a_given_file_takes_the_place_of_the_cache(cache: Path, pictures: Any, t
     assert (cell.weights, cell.normalisation) == ("mine.safetensors", HALF)
     plain = _plan("timm:test_vit", tmp_path / "pets", weights=tmp_path / "mine.safetensors").cells[0]
     assert plain.cell.normalisation is None
-    assert plain.request.logit_places == (5, 207, 281)
+    assert plain.request.class_indices == (5, 207, 281)
     assert plain.request.key != plan.cells[0].request.key
 
 
@@ -241,7 +241,9 @@ def test_pretrained_weights_end_to_end(weights: Path, pictures: Any, tmp_path: P
     assert done.exit_code == 0, done.output
     row = json.loads(Path("run/cells.jsonl").read_text())
     assert [note["code"] for note in row["notes"] if note["code"] == "restricted"] == ["restricted"]
-    assert "answers were chosen among 3 of the 1000 classes of the weights" in " ".join(done.output.split())
+    assert "predictions are restricted to 3 of the 1000 classes of the weights" in " ".join(
+        done.output.split()
+    )
     model = timm.create_model("test_vit").eval()
     model.load_state_dict(read_tensors(weights))
     data = open_data(DataSpec(f"folder:{root}", normalisation=HALF))

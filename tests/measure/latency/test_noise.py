@@ -233,4 +233,4 @@ def test_what_spoils_a_cell_is_a_warning_of_its_row(monkeypatch: pytest.MonkeyPa
     assert row.timing.noise.slowdowns == ("power cap",)
     named = {note.code: note.message for note in row.notes}
     assert {"hot", "throttled"} <= set(named)  # the clock's change is a matter of how many looks there were
-    assert named["hot"] == "the device reached 89 °C, and slows down at 90 °C"
+    assert named["hot"] == "the device reached 89 °C, and it throttles at 90 °C"
