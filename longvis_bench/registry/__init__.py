@@ -1,4 +1,4 @@
-"""Models by name: the schema of cards, where cards are looked for, and the variants they declare."""
+"""Models by name: the schema of cards, the folders searched for cards, and the variants of cards."""
 
 from longvis_bench.registry.registry import Registry, Variant
 

@@ -1,7 +1,7 @@
-"""The schema of `card.toml`: every declarative fact of a family of models, and nothing that runs.
+"""The schema of `card.toml`: the declared facts of a family of models, without code.
 
-A card is data.  Reading it imports no model code; `registry.py` finds cards and turns their variants into
-models.  Unknown fields are refused, because a misspelt field that is silently ignored is a wrong fact.
+Reading a card imports no model code; `registry.py` finds cards and builds models from their variants.
+Unknown fields are errors, because a misspelt field would otherwise be lost silently.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CARD_FILE = "card.toml"
 
 
 def _plain_file(name: str) -> str:
-    """A file beside the card: no folders, so that a card cannot name a file elsewhere on the disk."""
+    """A file name without folders, so that a card can only refer to files beside itself."""
     if PurePosixPath(name).name != name or "\\" in name or name in (".", ".."):
         raise ValueError(f"{name!r} must be a plain file name beside the card")
     return name
@@ -47,55 +47,55 @@ class _Strict(BaseModel):
 
 
 class Licences(_Strict):
-    """What the user may do with the code, the published weights, and weights trained with the code."""
+    """Licences of the code, of the published weights, and of the weights that ship."""
 
     code: str
-    """Licence of the code that runs."""
+    """Licence of the code that longvis executes."""
     upstream: str | None = None
-    """Licence of the authors' code, where it is not the code that runs."""
+    """Licence of the authors' code, if longvis executes other code."""
     weights: str | None = None
-    """Licence of the authors' published weights; absent where none are published."""
+    """Licence of the authors' published weights; absent if none are published."""
     trained: str | None = None
-    """Licence of the weights that ship with this card; absent where none ship."""
+    """Licence of the weights that ship with this card; absent if none ship."""
     non_commercial: bool = False
-    """True where any of these forbids commercial use; shown wherever the model is listed."""
+    """Whether any of these licences forbids commercial use; every listing of the model shows it."""
 
 
 class ResolutionRule(_Strict):
-    """Which resolutions are legal: a multiple and bounds in pixels, or a function that knows."""
+    """The legal resolutions: a multiple and bounds in pixels, or a function that decides."""
 
     multiple_of: int = Field(1, ge=1)
     minimum: int = Field(1, ge=1)
     maximum: int | None = None
     plan: FactoryReference | None = None
-    """`module:function` of the form described in `sizes/plan.py`; replaces the numbers above."""
+    """`module:function` with the signature that `sizes/plan.py` describes; replaces the numbers above."""
     note: str = ""
-    """One paragraph for the user: what happens to the model at sizes it was not published for."""
+    """One paragraph for the user: how the model is adapted to sizes other than the published ones."""
 
 
 class Dependency(_Strict):
-    """A package the factory needs beyond this project's own dependencies."""
+    """A package that the factory needs in addition to the dependencies of this project."""
 
     module: str
-    """As Python imports it; as pip names it too, but for underscores."""
+    """Name of the module in Python; the name of the distribution must differ in underscores only."""
     install: str
-    """The exact command that adds it."""
+    """The exact command that installs it."""
 
     @property
     def package(self) -> str:
-        """The name under which its version is installed."""
+        """Name of the distribution, which has the version."""
         return self.module.partition(".")[0].replace("_", "-")
 
 
 class ImplementationEntry(_Strict):
-    """Another way to run the same variants, chosen as `name@implementation`."""
+    """An alternative implementation of the same variants, selected by `name@implementation`."""
 
     factory: FactoryReference
     requires: tuple[Dependency, ...] = ()
 
 
 class Counted(NamedTuple):
-    """The condition that a card's counts hold for."""
+    """The condition for which cards state parameters and MACs."""
 
     resolution: int
     classes: int
@@ -105,18 +105,18 @@ COUNTED_AT = Counted(resolution=1024, classes=1000)
 
 
 class VariantEntry(_Strict):
-    """A named size: the keyword arguments its factory is called with, and what it amounts to."""
+    """A named model of the family: the keyword arguments of its factory, and its counts."""
 
     arguments: dict[str, Any] = {}
     summary: str = ""
     params: int | None = Field(None, ge=1)
     """Unique parameters at 1024 px with 1000 classes, as counted by `scripts/card_counts.py`."""
     macs: int | None = Field(None, ge=1)
-    """MACs of one image at 1024 px with 1000 classes."""
+    """MACs per image at 1024 px with 1000 classes."""
 
 
 class WeightsEntry(_Strict):
-    """Weights of one variant for one data set and resolution, and how they came to be."""
+    """Weights of one variant for one dataset and resolution, and how they were trained."""
 
     variant: Name
     dataset: str
@@ -127,19 +127,19 @@ class WeightsEntry(_Strict):
     url: str | None = None
     """Host and path of the authors' file (published weights); never downloaded at run time."""
     timm: str | None = None
-    """timm's name of the same weights, with its tag; see `pretrained.py`."""
+    """timm's name of the same weights, with its tag; see `weights/timm_cache.py`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     recipe: str | None = None
     epochs: int | None = None
     seed: int | None = None
     initial: PlainFile | None = None
-    """The shipped file that training started from; absent where it started from nothing."""
+    """The shipped file that training started from; absent if it started from random weights."""
     images_s: float | None = Field(None, gt=0)
-    """Training images a second while this file was made, on whatever else the machine did then."""
+    """Training images per second when this file was made; other load on the machine is not excluded."""
     top1: float | None = Field(None, ge=0, le=1)
-    """Held-out top-1 of this very file, 0-1."""
+    """Held-out top-1 accuracy of this file, 0-1."""
     images: int | None = None
-    """Held-out images that `top1` was measured on."""
+    """Number of held-out images for `top1`."""
     note: str = ""
 
     @model_validator(mode="after")
@@ -147,20 +147,20 @@ class WeightsEntry(_Strict):
         if (self.file is None) == (self.url is None):
             raise ValueError("weights need either a file beside the card or a url, not both")
         if self.timm is not None and self.url is None:
-            raise ValueError("timm's name is for published weights: those with a url")
+            raise ValueError("`timm` names published weights, so the entry needs a url")
         if self.file is not None and self.sha256 is None:
             raise ValueError("a shipped weight file needs its sha256")
         return self
 
 
 class Published(_Strict):
-    """Numbers as the authors printed them; multiply-adds under `macs_g` whatever they called them."""
+    """Numbers that the authors published; `macs_g` has multiply-adds, even where they are called FLOPs."""
 
     variant: Name
     source: str
     """Paper or page, e.g. "arXiv:2503.12355"."""
     table: str
-    """Where in the source, e.g. "Table 1"."""
+    """Table of the source, e.g. "Table 1"."""
     resolution: int | None = None
     dataset: str | None = None
     epochs: int | None = None
@@ -175,7 +175,7 @@ class Published(_Strict):
 
 
 class Card(_Strict):
-    """One family of models, as its `card.toml` states it."""
+    """One family of models, as declared in its `card.toml`."""
 
     version: Literal[1] = Field(alias="schema")
     family: Name
@@ -184,7 +184,7 @@ class Card(_Strict):
     paper: str | None = None
     paper_title: str | None = None
     authors: tuple[str, ...] = ()
-    """Of the paper, first names first."""
+    """Authors of the paper, first names first."""
     upstream: str | None = None
     commit: str | None = None
     factory: FactoryReference
@@ -192,19 +192,19 @@ class Card(_Strict):
     requires: tuple[Dependency, ...] = ()
     default_cuda: Name | None = None
     nano: Name | None = None
-    """The variant of the quick default on a CPU."""
+    """The variant that the quick default measures on a CPU."""
     colour: str | None = Field(None, pattern=r"^#[0-9A-Fa-f]{6}$")
-    """Of the family's series in figures; absent: one is chosen."""
+    """Colour of the family in figures; by default the figure chooses one."""
     marker: str | None = Field(None, pattern=r"^[os^v<>DdPXph*]$")
-    """matplotlib's letter of the family's points in figures; given where `colour` is."""
+    """matplotlib marker of the family in figures; a card has both `colour` and `marker`, or neither."""
     dtypes: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
-    """Where fp32 runs, tf32 does too."""
+    """Supported dtypes; fp32 includes tf32."""
     notes: tuple[str, ...] = ()
-    """What the user must know to read this family's rows."""
+    """Facts that a reader of this family's rows needs."""
     growth: Growth | None = None
-    """How the authors say that the cost grows with the number of tokens n, windows and segments held."""
+    """The authors' growth of the cost with the number of tokens n, at fixed windows and segments."""
     unsupported: dict[Literal["autocast", "torch.export", "onnx"], str] = {}
-    """Ways to run or export the family in eval mode that fail, each with its reason; others are tested."""
+    """Ways to run or export the family in eval mode that fail -> reason; tests cover all others."""
     licences: Licences
     resolution: ResolutionRule = ResolutionRule()
     implementations: dict[Literal["upstream", "timm"], ImplementationEntry] = {}
@@ -229,7 +229,7 @@ class Card(_Strict):
 
     @model_validator(mode="after")
     def _one_file_each(self) -> Card:
-        """Which file counts is never a choice: one for a variant, data set and resolution."""
+        """Allow one file per variant, dataset and resolution, so that the choice is unambiguous."""
         conditions = [(w.variant, w.dataset, w.resolution) for w in self.weights if w.file is not None]
         for condition in conditions:
             if conditions.count(condition) > 1:
@@ -259,9 +259,9 @@ def read_card(path: Path) -> Card:
 
 
 def _refuse_controls(value: object, path: Path) -> None:
-    """Raise CardError where a text holds characters that a terminal would obey."""
+    """Raise CardError if a text of the card has control characters, which could drive a terminal."""
     if isinstance(value, str) and has_controls(value):
-        raise CardError(f"the card {path} holds control characters, in {value[:40]!r}; remove them.")
+        raise CardError(f"the card {path} has control characters in {value[:40]!r}; remove them.")
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in inner:
         _refuse_controls(key, path)
@@ -269,7 +269,7 @@ def _refuse_controls(value: object, path: Path) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first few faults of a card, each with its field."""
+    """The first three errors of a card, each with its field."""
     faults = []
     for fault in error.errors()[:3]:
         field = ".".join(str(part) for part in fault["loc"]) or "card"

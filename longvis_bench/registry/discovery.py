@@ -1,6 +1,6 @@
-"""Where cards are looked for: in this package, in plug-ins, in the user's folders, in the working directory.
+"""Search for cards: in this package, in plug-ins, in the user's folders, and in the working directory.
 
-What the cards declare is read by `card.py` and found by name in `registry.py`.
+`card.py` reads a card, and `registry.py` finds a model by its name.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ BUILT_IN = "built-in"
 
 @dataclass(frozen=True)
 class FoundCard:
-    """A card and where it was found."""
+    """A card and its location."""
 
     card: Card
     folder: Path
     origin: str
+    """Source of the card, for messages and listings."""
 
 
 def built_in_folder() -> Path:
-    """The folder of this package's own cards: inside the wheel, or beside our own pyproject.toml.
+    """The folder of this package's cards: inside the wheel, or beside the project's pyproject.toml.
 
-    An editable install leaves a stale `_models` copy elsewhere on the path, and a working directory may hold
-    a foreign `models` folder; neither is ever looked at here.
+    Neither a stale `_models` copy that an editable install leaves elsewhere on the path nor a `models` folder
+    of the working directory is used.
     """
     packaged = PACKAGE / "_models"
     if packaged.is_dir():
@@ -45,13 +46,13 @@ def built_in_folder() -> Path:
 
 
 def built_in_cards() -> Iterator[FoundCard]:
-    """The cards of this package alone."""
+    """The cards of this package only."""
     for folder in _subfolders(built_in_folder()):
         yield FoundCard(_card_in(folder.resolve()), folder.resolve(), BUILT_IN)
 
 
 def required_packages() -> list[str]:
-    """Packages that the built-in cards require, other implementations included; sorted, each once."""
+    """Packages that the built-in cards require, including their alternative implementations, sorted."""
     cards = [found.card for found in built_in_cards()]
     needs = [need for card in cards for need in card.requires]
     needs += [need for card in cards for other in card.implementations.values() for need in other.requires]
@@ -59,10 +60,10 @@ def required_packages() -> list[str]:
 
 
 def find_cards(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[FoundCard]:
-    """All cards in reach, each folder once; see `Registry`.
+    """All cards of all sources, each folder once; see `Registry`.
 
     Raises:
-        CardError: a card, or a folder where cards should be, cannot be read.
+        CardError: a card, or a folder of cards, cannot be read.
     """
     seen: set[Path] = set()
     for folder, origin in _card_folders(models_dirs, working_dir):
@@ -73,7 +74,7 @@ def find_cards(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[Found
 
 
 def _card_in(folder: Path) -> Card:
-    """A folder's card, read again only where the file has changed."""
+    """A folder's card; the file is parsed again only after a change."""
     file = folder / CARD_FILE
     try:
         stat = file.stat()
@@ -105,9 +106,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:
-    """The folder of the package an entry point names; found without importing the package itself."""
+    """The folder of the package that an entry point names, found without importing the package."""
     top, *inner = point.value.split(".")
-    spec = importlib.util.find_spec(top)  # of a whole dotted name, it would import the packages above
+    spec = importlib.util.find_spec(top)  # find_spec of a dotted name would import its parent packages
     for location in (spec.submodule_search_locations or []) if spec is not None else []:
         if (folder := Path(location, *inner)).is_dir():
             return folder

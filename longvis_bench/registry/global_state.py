@@ -1,10 +1,10 @@
-"""The process's global settings, read before a user's code runs and restored after it.
+"""Save the global settings of the process before a user's code runs, and restore them afterwards.
 
-A factory may call `torch.set_num_threads(1)`, or change the default dtype, the folder, the environment or the
-seed.  Each would silently change what is measured afterwards.  `preserved` restores them around a call;
-`Snapshot.restore` restores them later and names what cannot be changed back.
+A factory may call `torch.set_num_threads(1)`, or change the default dtype, the working directory, the
+environment or the seed, and so silently change later measurements.  `preserved` restores the settings after a
+call; `Snapshot.restore` restores them later and names those that cannot be restored.
 
-The table of settings is `_settings`.  One that this torch or system does not have is left out.
+`_settings` lists the settings.  A setting that this torch or system lacks is left out.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 
 _ABSENT = object()
 _inference_guards: list[Any] = []
-"""Entered contexts that keep inference mode as it was restored."""
+"""Contexts entered to restore inference mode; they must stay alive."""
 
 
 class _Setting(NamedTuple):
-    """How a setting is read and written."""
+    """A setting and the functions that read and write it."""
 
     name: str
     read: Callable[[], Any]
@@ -37,10 +37,10 @@ class _Setting(NamedTuple):
 
 
 class Snapshot:
-    """Every global setting as it is when this is made.
+    """The values of all global settings at the time of construction.
 
     Arguments:
-        seeds: also keep the states of the random number generators of torch, numpy and Python.
+        seeds: also save the states of the random number generators of torch, numpy and Python.
     """
 
     def __init__(self, *, seeds: bool = False) -> None:
@@ -51,10 +51,10 @@ class Snapshot:
         self._seeds = _read_seeds() if seeds else None
 
     def restore(self) -> tuple[str, ...]:
-        """Change everything back.
+        """Restore all settings.
 
         Returns:
-            What is still different, e.g. "inter-op threads (2, now 5)"; empty where all is as it was.
+            Settings that could not be restored, e.g. "inter-op threads (2, now 5)"; empty if all were.
         """
         for setting in self._changed():
             with contextlib.suppress(Exception):
@@ -65,7 +65,7 @@ class Snapshot:
         return self.changes()
 
     def changes(self) -> tuple[str, ...]:
-        """What is different now, e.g. "threads (2, now 1)"; seeds and warning filters are not looked at."""
+        """Settings with another value now, e.g. "threads (2, now 1)", except seeds and warning filters."""
         return tuple(
             f"{setting.name} ({_shown(self._values[setting.name])}, now {_shown(_read(setting))})"
             for setting in self._changed()
@@ -77,14 +77,14 @@ class Snapshot:
 
     def _restore_warnings(self) -> None:
         if list(warnings.filters) != self._filters:
-            warnings.resetwarnings()  # tells the interpreter that its cache of filters is stale
+            warnings.resetwarnings()  # invalidates the interpreter's cache of filters
             warnings.filters[:] = self._filters  # type: ignore[index]
         warnings.showwarning = self._show_warning
 
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Restore the global settings after what runs inside, also where it raises; seeds are left alone."""
+    """Restore the global settings on leaving the context, also after an exception; seeds are not restored."""
     before = Snapshot()
     try:
         yield
@@ -95,7 +95,7 @@ def preserved() -> Iterator[None]:
 def _read(setting: _Setting) -> Any:
     try:
         return setting.read()
-    except Exception:  # this torch or system does not have it
+    except Exception:  # this torch or system lacks the setting
         return _ABSENT
 
 
@@ -108,7 +108,7 @@ def _shown(value: Any) -> str:
 
 
 def _settings() -> list[_Setting]:
-    """Those of the interpreter and the system, then those of torch where torch is imported."""
+    """Settings of the interpreter and the system, and of torch and numpy if they are imported."""
     return [
         *_interpreter(),
         *_system(),
@@ -255,7 +255,7 @@ _FLAGS = {
     "mkldnn.conv": ("fp32_precision",),
     "mkldnn.rnn": ("fp32_precision",),
 }
-"""Flags that are plain attributes, by their place in `torch.backends`."""
+"""Module below `torch.backends` -> flags that are plain attributes of it."""
 
 
 def _backends() -> Iterator[_Setting]:
@@ -319,7 +319,7 @@ def _read_umask() -> int:
 
 
 def _write_default_device(device: Any) -> None:
-    """Clear what was set; only where that is not enough, set the device again."""
+    """Reset the default device, and set it again only if that does not restore it."""
     import torch
 
     torch.set_default_device(None)
@@ -328,7 +328,7 @@ def _write_default_device(device: Any) -> None:
 
 
 def _write_inference_mode(on: bool) -> None:
-    """The mode has no setter: a context is entered and kept."""
+    """Set the mode by entering a context that is never left, because the mode has no setter."""
     import torch
 
     guard: Any = torch.inference_mode(on)

@@ -1,4 +1,4 @@
-"""How users write model names: lists, patterns, spellings that mean a known name, and near misses."""
+"""Model names as users write them: lists, patterns, alternative spellings, and near misses."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _HUB_STYLE = re.compile(r"(?:hf-hub:)?(?P<name>[\w.-]+/[\w.-]+)", re.ASCII)
 
 
 def split_names(text: str) -> list[str]:
-    """Split at commas that stand outside brackets: `a[x=1,y=2],b` -> `["a[x=1,y=2]", "b"]`."""
+    """Split at commas outside brackets: `a[x=1,y=2],b` -> `["a[x=1,y=2]", "b"]`."""
     parts, depth, start = [], 0, 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character in "[(") - (character in "])")
         if character == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
+            parts.append(text[start:index])
+            start = index + 1
     parts.append(text[start:])
     return [part.strip() for part in parts if part.strip()]
 
 
 def expand(names: Iterable[str], variants: Sequence[str]) -> list[str]:
-    """Names without patterns, each once: `all`, `*-s` and `timm:resnet1*` become the names they match.
+    """Replace patterns (`all`, `*-s`, `timm:resnet1*`) by the names they match; each name occurs once.
 
     Arguments:
-        names: as the user wrote them, arguments in brackets included.
-        variants: names of the cards' variants; `all` stands for every one of them.
+        names: as the user wrote them, with arguments in brackets.
+        variants: names of the cards' variants, which `all` expands to.
 
     Raises:
-        UnknownName: a pattern matches nothing.
+        UnknownName: a pattern matches no name.
     """
     return list(dict.fromkeys(found for name in names for found in _expand(name, variants)))
 
@@ -72,18 +72,18 @@ def _is_pattern(base: str) -> bool:
 
 
 def normal(name: str) -> str:
-    """`Atlas_S` -> `atlas-s`: how spellings of one name are compared."""
+    """The canonical spelling that names are compared by: `Atlas_S` -> `atlas-s`."""
     return name.lower().replace("_", "-")
 
 
 def respelled(name: str, variants: Iterable[str]) -> str | None:
-    """The only variant that a name spells with other case, hyphens or underscores; None if there is none."""
+    """The variant that differs from `name` in case, hyphens or underscores only; None unless it is unique."""
     found = [variant for variant in variants if normal(variant) == normal(name)]
     return found[0] if len(found) == 1 else None
 
 
 def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
-    """The error for a name that nothing answers to, with near misses among cards and timm's models."""
+    """The error for an unknown name, with near misses among the cards' and timm's models."""
     if _is_pattern(name):
         return UnknownName("model", name, [], "only `longvis bench`, `eval` and `train` take patterns.")
     if " " in name:
@@ -100,7 +100,7 @@ def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
 
 
 def _near_in_timm(name: str) -> list[str]:
-    """Find timm's models of nearly this name; timm is imported only for names that it could have."""
+    """Similar names of timm models; timm is imported only if the name has the form of a timm name."""
     match = _TIMM_STYLE.fullmatch(name.lower())
     if match is None:
         return []

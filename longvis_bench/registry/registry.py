@@ -1,12 +1,12 @@
 """Models by name: cards from four sources, variants built on demand.
 
 Cards come from the package itself, from installed plug-ins (entry-point group `longvis_bench.models`), from
-`--models-dir` and from `./models` of the working directory.  Finding a model reads cards only; its code is
-imported when it is built, so listing is instant and a card in somebody's folder runs nothing until the
-user names its model.
+`--models-dir` and from `./models` of the working directory.  Finding a model reads cards only; the registry
+imports a model's code when it builds the model, so listing is fast, and code beside a card does not run until
+the user names its model.
 
-A model is named `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`, or
-`path/to/file.py:callable`; how names may be spelled and matched stands in `names.py`.
+The forms of a name are `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`, and
+`path/to/file.py:callable`; `names.py` has the rules for spelling and patterns.
 """
 
 from __future__ import annotations
@@ -41,44 +41,46 @@ class Variant:
     """One model that can be built at many resolutions."""
 
     name: str
-    """As the user may write it, without arguments, e.g. "atlas-s" or "mambavision-s@upstream"."""
+    """Name without arguments, e.g. "atlas-s" or "mambavision-s@upstream"."""
     family: str
     variant: str
     implementation: Implementation
     factory: str
     folder: Path
-    """Where a relative factory or weight file is looked up."""
+    """Folder that relative names of factory and weight files refer to."""
     origin: str
-    """Where the card was found, for messages and the listing."""
+    """Source of the card, for messages and listings."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """The card's arguments, overridden by the user's."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Only what the user gave in brackets."""
+    """Arguments that the user gave in brackets."""
     requires: tuple[Dependency, ...] = ()
     card: Card | None = None
     """None for ad hoc models (`timm:NAME`, `file.py:callable`)."""
 
     @property
     def full_name(self) -> str:
-        """The name that finds this variant again, the user's arguments in brackets."""
+        """The name that `Registry.find` resolves to this variant, with the user's arguments in brackets."""
         inside = ",".join(f"{key}={value!r}" for key, value in sorted(self.overrides.items()))
         return f"{self.name}[{inside}]" if inside else self.name
 
     def plan(self, resolution: int) -> SizePlan:
-        """What is done to reach `resolution`, in pixels.
+        """The adaptation of the model to `resolution`, in pixels.
 
         Raises:
-            IllegalSize: the model cannot take it; the message names legal sizes near it.
+            IllegalSize: the model cannot take the resolution; the message lists legal ones near it.
+            IllegalArgument: the arguments do not fit together.
+            CardError: the card's plan function failed or returned another type.
         """
         if self.card is None:
             return SizePlan(reach="built for the size")
         rule = self.card.resolution
         if rule.plan is not None:
-            return self._ask_plan(rule.plan, resolution)
+            return self._call_plan(rule.plan, resolution)
         _require_rule(resolution, self)
         return SizePlan(reach="built for the size")
 
-    def _ask_plan(self, reference: str, resolution: int) -> SizePlan:
+    def _call_plan(self, reference: str, resolution: int) -> SizePlan:
         try:
             plan = _load(reference, self.folder)(resolution, **self.arguments)
         except LongvisError:
@@ -90,11 +92,11 @@ class Variant:
         return plan
 
     def check_factory(self) -> None:
-        """Look, without running it, whether the factory is there and takes the user's arguments.
+        """Check without executing code that the factory exists and takes the user's arguments.
 
         Raises:
-            CardError: it is not, or it does not.
-            UnknownName: timm has no such model.
+            CardError: the factory does not exist.
+            UnknownName: the factory lacks an argument, or timm has no such model.
         """
         if self.origin == "timm":
             from longvis_bench.backbones.timm import require_known
@@ -106,7 +108,11 @@ class Variant:
             _check_source(source, self.factory.rpartition(":")[2], self)
 
     def source_file(self) -> Path | None:
-        """The file the factory stands in; None where it has none."""
+        """The source file of the factory; None if it has none.
+
+        Raises:
+            CardError: the factory's module cannot be found.
+        """
         target = self.factory.rpartition(":")[0]
         if target.endswith(".py"):
             return self.folder / target
@@ -119,18 +125,19 @@ class Variant:
         return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
     def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
-        """Build the model on the current default device, with fresh weights.
+        """Build the model on the current default device, with random initial weights.
 
-        Global settings that the factory changes (threads, default dtype, folder, ...) are restored; random
-        number generators are left as they are.
+        Global settings that the factory changes (threads, default dtype, working directory, ...) are
+        restored, except the states of random number generators.
 
         Returns:
             A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
 
         Raises:
-            MissingDependency: a package it needs is not installed.
-            IllegalSize: it cannot take the resolution.
-            CardError: its factory is not there, cannot be called so, or returns no module.
+            MissingDependency: a package that the model needs is not installed.
+            IllegalSize: the model cannot take the resolution.
+            IllegalArgument: the arguments do not fit together.
+            CardError: the factory does not exist, does not take the arguments, or returns no module.
         """
         from torch import nn
 
@@ -148,10 +155,11 @@ class Variant:
         return model
 
     def load_factory(self) -> Callable[..., Any]:
-        """Import what builds the model; a second time costs nothing.
+        """Import the model's factory; Python caches the module.
 
         Raises:
-            MissingDependency, CardError: see `build`.
+            MissingDependency: a package that the factory's module imports is not installed.
+            CardError: the factory does not exist, or the name refers to a model instead of a factory.
         """
         with preserved():
             factory = _load(self.factory, self.folder)
@@ -165,7 +173,7 @@ class Variant:
                 raise MissingDependency(need.module, self.name, need.install)
 
     def shipped_weights(self, dataset: str, resolution: int) -> WeightsEntry | None:
-        """The weight file that ships for this data set and resolution, if any."""
+        """The weight file that ships for this dataset and resolution, if any."""
         if self.card is None or self.overrides:
             return None
         for entry in self.card.weights:
@@ -187,7 +195,7 @@ def _require_rule(resolution: int, variant: Variant) -> None:
 
 
 def _require_factory(found: object, variant: Variant) -> None:
-    """Refuse a built model in place of what builds one: it can be called, but never with a size."""
+    """Raise CardError for a model in place of a factory: a model is callable, but not with a resolution."""
     from torch import nn
 
     if isinstance(found, nn.Module):
@@ -198,7 +206,7 @@ def _require_factory(found: object, variant: Variant) -> None:
 
 
 def _kind_of(found: object) -> str:
-    """What a factory returned, as a message says it."""
+    """Description of a factory's return value, for messages."""
     if found is None:
         return "None (is its return statement missing?)"
     if isinstance(found, type):
@@ -207,7 +215,7 @@ def _kind_of(found: object) -> str:
 
 
 def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[str, Any]) -> None:
-    """Say which argument a factory does not take before calling it, instead of a TypeError from inside."""
+    """Raise CardError if the factory does not take the arguments, instead of a TypeError from the call."""
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
@@ -223,7 +231,7 @@ def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[s
 
 
 def _check_source(file: Path, name: str, variant: Variant) -> None:
-    """Find a callable in a file by parsing it, and compare its parameters with the user's arguments."""
+    """Parse a file to find the callable, and compare its parameters with the user's arguments."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -243,7 +251,7 @@ def _check_source(file: Path, name: str, variant: Variant) -> None:
 
 
 def _signature(tree: ast.Module, name: str) -> ast.arguments | None:
-    """Parameters of a module's function or of its class's constructor; None where neither is there."""
+    """Parameters of a function of the module, or of a class's constructor; None if there is neither."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return node.args
@@ -254,7 +262,7 @@ def _signature(tree: ast.Module, name: str) -> ast.arguments | None:
 
 
 def _load(reference: str, folder: Path) -> Callable[..., Any]:
-    """The callable behind `module:name` or `file.py:name`."""
+    """The callable that `module:name` or `file.py:name` refers to."""
     target, _, attribute = reference.rpartition(":")
     module = _load_file(folder / target) if target.endswith(".py") else _load_module(target)
     try:
@@ -296,11 +304,11 @@ def _load_file(path: Path) -> object:
 
 
 class Registry:
-    """All cards in reach, and the variants they declare.
+    """All cards from all sources, and the variants they declare.
 
     Arguments:
-        models_dirs: folders given by the user, each holding `<family>/card.toml`.
-        working_dir: whose `models/` folder is listed too; None for the current directory.
+        models_dirs: the user's folders, each with cards in `<family>/card.toml`.
+        working_dir: directory whose `models/` folder is searched, too; None for the current directory.
     """
 
     def __init__(self, models_dirs: Sequence[Path] = (), working_dir: Path | None = None) -> None:
@@ -313,7 +321,7 @@ class Registry:
 
     @property
     def cards(self) -> list[FoundCard]:
-        """Every card, by family name."""
+        """Every card, sorted by family name."""
         return [self._cards[family] for family in sorted(self._cards)]
 
     def _add(self, found: FoundCard) -> None:
@@ -333,25 +341,25 @@ class Registry:
         self._variants.update(dict.fromkeys(found.card.variants, found))
 
     def variants(self) -> list[str]:
-        """Names of all variants, other implementations left out."""
+        """Names of all variants, without alternative implementations."""
         return sorted(self._variants)
 
     def names(self) -> list[str]:
-        """Every name that `find` knows, other implementations included."""
+        """Names of all variants, with alternative implementations."""
         names = list(self._variants)
         for name, found in self._variants.items():
             names += [f"{name}@{other}" for other in found.card.implementations]
         return sorted(names)
 
     def expand(self, names: Iterable[str]) -> list[str]:
-        """Names with patterns replaced by what they match; see `names.expand`."""
+        """Replace patterns by the names they match; see `names.expand`."""
         return expand(names, self.variants())
 
     def find(self, name: str) -> Variant:
-        """The variant behind a name as the user wrote it.
+        """The variant that a user's name refers to.
 
         Raises:
-            UnknownName: nothing answers to it; near misses are named.
+            UnknownName: there is no such model; the message lists near misses.
         """
         match = _NAME.match(name.strip())
         if match is None:
@@ -440,9 +448,9 @@ def _parse_arguments(name: str, text: str) -> dict[str, Any]:
 
 
 def preload() -> None:
-    """Read the built-in cards and import their factories' modules, so that forks of this process need not.
+    """Read the built-in cards and import their factories' modules once, before this process forks.
 
-    A card that cannot be read, or a package that is missing, is the matter of the cell that needs it.
+    Errors of a card and missing packages are ignored here: the cell that needs them reports them.
     """
     with suppress(LongvisError):
         for found in built_in_cards():

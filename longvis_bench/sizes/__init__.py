@@ -1,4 +1,4 @@
-"""Which resolutions each architecture takes, and what is done to it to take them.  Torch-free."""
+"""Legal resolutions of each architecture, and its adaptation to them.  Without torch."""
 
 from longvis_bench.sizes.plan import SizePlan, near_multiples, require_multiple
 

@@ -1,4 +1,4 @@
-"""Atlas: which sizes and arguments are legal, and how many scales a size needs."""
+"""Atlas: legal sizes and arguments, and the scales of a size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from longvis_bench.sizes.plan import (
     require_whole,
     require_whole_numbers,
 )
+from longvis_bench.units import several
 
 
 class Scale(NamedTuple):
-    """One scale of Atlas: how its token grid is partitioned into windows (rows, columns)."""
+    """One scale of Atlas: the partition of its token grid into windows."""
 
     windows: tuple[int, int]
+    """Number of windows (rows, columns)."""
     window: tuple[int, int]
+    """Tokens per window (rows, columns)."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -31,16 +34,16 @@ class Scale(NamedTuple):
 
 
 ATLAS_PATCH = 16
-"""Pixels per token side after Atlas's convolutional stem."""
+"""Side of a token after Atlas's convolutional stem, in pixels."""
 
 
 def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) -> list[Scale]:
     """Scales of Atlas for a grid of `height` x `width` tokens, finest first (arXiv:2503.12355, section 3.1).
 
-    Each scale is the last one pooled by `stride` on each side, until one window holds it all.
+    Each scale is the previous one pooled by `stride` on each side; the last has a single window.
 
     Raises:
-        ValueError: a scale does not divide into windows, or does not pool into the next.
+        ValueError: the windows do not divide a scale, or `stride` does not divide a scale that is pooled.
     """
     scales = []
     while True:
@@ -59,7 +62,7 @@ def atlas_scales(height: int, width: int, *, window: int = 16, stride: int = 4) 
 
 
 def atlas_depths(scales: int, total: int = 12) -> list[int]:
-    """Blocks per stage: two in each but the last, which takes the rest of `total` (arXiv:2503.12355)."""
+    """Blocks per stage: two in each except the last, which has the rest of `total` (arXiv:2503.12355)."""
     return [2] * (scales - 1) + [total - 2 * (scales - 1)]
 
 
@@ -74,11 +77,11 @@ def _is_legal_atlas(height: int, width: int, window: int, stride: int) -> bool:
 
 
 def require_atlas(height: int, width: int, *, window: int, stride: int) -> list[Scale]:
-    """Scales of an image in pixels, finest first.
+    """Scales of an image of `height` x `width` pixels, finest first.
 
     Raises:
-        IllegalSize: a square image does not divide so; legal sizes near it are named.
-        IllegalArgument: a rectangular one does not; likewise.
+        IllegalSize: the windows do not divide a square image; the message lists legal sizes near it.
+        IllegalArgument: the same for a rectangular image.
     """
     if _is_legal_atlas(height, width, window, stride):
         return atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
@@ -96,7 +99,7 @@ def require_atlas(height: int, width: int, *, window: int, stride: int) -> list[
 
 
 def _near_rectangles(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
-    """The two legal sizes nearest to an illegal rectangle, both sides free."""
+    """The two legal sizes nearest to an illegal rectangle; both sides may change."""
     sides = [range(ATLAS_PATCH, 2 * side + 2 * window * ATLAS_PATCH, ATLAS_PATCH) for side in (height, width)]
     near = sorted(
         (
@@ -119,16 +122,16 @@ def plan(
     depths: Sequence[int] | None = None,
     **others: Any,
 ) -> SizePlan:
-    """Atlas: rebuilt, with as many scales as the size needs."""
+    """Atlas: rebuilt with the number of scales that the size needs."""
     check_atlas(window=window, stride=stride, **others)
     scales = require_atlas(resolution, resolution, window=window, stride=stride)
     if depths is None:
         depths = atlas_depths(len(scales))
     check_atlas_depths(depths, len(scales), f"{resolution} px")
     grids = ", ".join(f"{scale.grid[0]}x{scale.grid[1]}" for scale in scales)
-    plural = "scale" if len(scales) == 1 else "scales"
     return SizePlan(
-        reach=f"rebuilt with {len(scales)} {plural} of {grids} tokens", arguments={"depths": list(depths)}
+        reach=f"rebuilt with {several(len(scales), 'scale')} of {grids} tokens",
+        arguments={"depths": list(depths)},
     )
 
 
@@ -147,12 +150,12 @@ def check_atlas(
     in_chans: int = 3,
     **_: object,
 ) -> None:
-    """Raise IllegalArgument unless these make an Atlas; without `dim` its widths are not looked at."""
+    """Raise IllegalArgument if the arguments of Atlas do not fit together; `dim=None` skips the widths."""
     require_whole(window=window, stride=stride, heads=heads, in_chans=in_chans)
     require_fraction("drop_path", drop_path)
     if stride < 2 or window % stride:
         strides = [n for n in divisors(window) if n > 1]
-        legal = listed(strides) if strides else "no stride does, as a window needs at least 2 tokens per side"
+        legal = listed(strides) if strides else "none does: a window needs at least 2 tokens per side"
         raise IllegalArgument(
             f"stride must be at least 2 and divide the window of {window} ({legal}), not {stride}."
         )
@@ -169,9 +172,15 @@ def check_atlas(
 
 
 def check_atlas_depths(depths: Sequence[int], scales: int, size: str) -> None:
-    """Raise IllegalArgument unless there is one number of blocks per scale; `size` names the image."""
+    """Raise IllegalArgument unless there is one number of blocks per scale.
+
+    Arguments:
+        depths: number of blocks of each scale.
+        scales: number of scales.
+        size: the image size, for the message.
+    """
     require_whole_numbers("depths", depths)
     if len(depths) != scales:
         raise IllegalArgument(
-            f"{size} make {scales} scales, so depths needs as many positive numbers, not {list(depths)}."
+            f"{size} need {scales} scales, so depths needs as many positive numbers, not {list(depths)}."
         )

@@ -1,4 +1,4 @@
-"""FasterViT: which sizes are legal, and the windows of a size."""
+"""FasterViT: legal sizes, and the windows of a size."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def whole_windows(grid: int, *, smallest: int = 7, most: int = 8) -> int:
 
 
 def plan(resolution: int, *, window_size: Sequence[int] | None = None, **_: Any) -> SizePlan:
-    """FasterViT, any-resolution form: windows grow with the image, so that carrier tokens stay few.
+    """FasterViT in its any-resolution form: windows grow with the image, which limits the carrier tokens.
 
     With the published window of 7, the carrier tokens' position bias grows with the fourth power of the
-    resolution (24 GiB for FasterViT-4 at 4096 px); at most 8 windows per side keep it constant.  At 32 px
-    stage 4 has one token, whose position in its window the package divides by zero.
+    resolution (24 GiB for FasterViT-4 at 4096 px); a limit of 8 windows per side keeps it constant.  32 px
+    are illegal, because stage 4 then has one token, and the package divides by zero for its position.
     """
     require_multiple(resolution, 32, "fastervit", 64)
     third, fourth = resolution // 16, resolution // 32

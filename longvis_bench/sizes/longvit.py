@@ -1,4 +1,4 @@
-"""LongViT: which sizes and arguments are legal, and the segment lengths of a size."""
+"""LongViT: legal sizes and arguments, and the segment lengths of a size."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ LONGVIT_SEGMENTS = {
     16384: (1024, 4096, 16384, 65536, 262144),
     32768: (1024, 4096, 32768, 262144, 1048576),
 }
-"""Segment lengths the authors' code picks by image size; `LONGVIT_DEFAULT_SEGMENTS` at every other size."""
+"""Image size in pixels -> segment lengths in tokens, as in the authors' code."""
 
 
 LONGVIT_DEFAULT_SEGMENTS = (64, 128, 256, 512, 1024)
+"""Segment lengths of the authors' code at every other image size."""
 
 
 LONGVIT_RATIOS = (1, 2, 4, 8, 16)
-"""Dilation ratios as published, one per segment length."""
+"""Published dilation ratios, one per segment length."""
 
 
 def longvit_segments(resolution: int) -> tuple[int, ...]:
-    """Segment lengths in tokens for one image size in pixels, as published."""
+    """Published segment lengths in tokens, for an image size in pixels."""
     return LONGVIT_SEGMENTS.get(resolution, LONGVIT_DEFAULT_SEGMENTS)
 
 
@@ -46,7 +47,7 @@ def plan(
     dilated_ratio: Sequence[int] = LONGVIT_RATIOS,
     **others: Any,
 ) -> SizePlan:
-    """LongViT: any number of whole patches; attention pads to whole segments, and these to the ratio."""
+    """LongViT: any multiple of the patch; attention pads to whole segments, and segments to the ratio."""
     segments = longvit_segments(resolution) if segment_length is None else segment_length
     check_longvit(segment_length=segments, dilated_ratio=dilated_ratio, patch_size=patch_size, **others)
     require_multiple(resolution, patch_size, "longvit")
@@ -75,7 +76,7 @@ def check_longvit(
     differentiable_mixing: bool = False,
     **_: object,
 ) -> None:
-    """Raise IllegalArgument unless these make a LongViT; without `dim` its heads are not looked at."""
+    """Raise IllegalArgument if the arguments of LongViT do not fit together; `dim=None` skips the heads."""
     require_whole(patch_size=patch_size, depth=depth, num_heads=num_heads, in_chans=in_chans)
     require_fraction("drop_path", drop_path)
     require_true_or_false(mask_padding=mask_padding, differentiable_mixing=differentiable_mixing)
@@ -84,8 +85,8 @@ def check_longvit(
     lengths, ratios = len(segment_length), len(dilated_ratio)
     if lengths != ratios:
         raise IllegalArgument(
-            f"segment_length and dilated_ratio must be of one length, one pair per branch, not {lengths} and"
-            f" {ratios}: give {ratios} segment lengths or {lengths} ratios."
+            f"segment_length and dilated_ratio must have the same length, one pair per branch, not {lengths} "
+            f"and {ratios}: give {ratios} segment lengths or {lengths} ratios."
         )
     if dim is not None:
         require_whole(dim=dim)

@@ -1,4 +1,4 @@
-"""MambaVision: which sizes and arguments are legal, and how its windows pad."""
+"""MambaVision: legal sizes and arguments, and the padding of its windows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from longvis_bench.sizes.plan import (
 
 
 def plan(resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **others: Any) -> SizePlan:
-    """MambaVision: any size from 32 px; stages 3 and 4 pad their grid to whole windows."""
+    """MambaVision: any size from 32 px; stages 3 and 4 pad their grids to whole windows."""
     check_mambavision(window_size=window_size, **others)
     if resolution < 32:
         raise IllegalSize(resolution, "mambavision needs at least 32 px", [32])
@@ -45,7 +45,7 @@ def check_mambavision(
     in_chans: int = 3,
     **_: object,
 ) -> None:
-    """Raise IllegalArgument unless these make a MambaVision; without `dim` its heads are not looked at."""
+    """Raise IllegalArgument if MambaVision's arguments do not fit together; `dim=None` skips the heads."""
     for name, values in (("depths", depths), ("window_size", window_size), ("num_heads", num_heads)):
         require_whole_numbers(name, values, "(8, 8, 14, 7)")
         if len(values) != 4:

@@ -1,8 +1,8 @@
-"""Which resolutions each architecture takes, and what is done to it to take them.
+"""Legal resolutions of each architecture, and its adaptation to them.
 
-Pure Python, no torch: the sweep planner, the cards and the models themselves ask the same functions,
-so a size that is planned is a size that builds.  A card names its function as `resolution.plan`; users'
-cards that need no more than a multiple of some number give `resolution.multiple_of` instead.
+This is pure Python without torch.  The sweep planner, the cards and the models call the same functions, so a
+planned size can be built.  A card names its function in `resolution.plan`; a card whose rule is a multiple
+of some number of pixels gives `resolution.multiple_of` instead.
 
 A plan function takes the resolution and the variant's arguments and returns a `SizePlan`, or raises
 `IllegalSize` with the legal sizes near it, or `IllegalArgument` if the arguments do not fit together.
@@ -20,14 +20,14 @@ from longvis_bench.errors import IllegalArgument, IllegalSize
 
 @dataclass(frozen=True, kw_only=True)
 class SizePlan:
-    """What a model does to take one resolution: the resolution contract of a row."""
+    """The adaptation of a model to one resolution; a row stores it."""
 
     reach: str
-    """One sentence for the row, e.g. "windows of 8 (published: 7 at 224 px)"."""
+    """The adaptation in words, e.g. "windows of 8 (published: 7 at 224 px)"."""
     padding_ratio: float | None = None
-    """Tokens of padding for each token of image in the stage that pads most; None if nothing pads."""
+    """Padding tokens per image token, in the stage that pads most; None if no stage pads."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Variant arguments that follow from the resolution (window sizes, segment lengths)."""
+    """Factory arguments that depend on the resolution (window sizes, segment lengths)."""
 
 
 def near_multiples(resolution: int, multiple: int, minimum: int = 1) -> list[int]:
@@ -46,25 +46,29 @@ def require_multiple(resolution: int, multiple: int, family: str, minimum: int =
         raise IllegalSize(resolution, f"{family} needs a multiple of {multiple} px", legal)
 
 
-MOST_NAMED = 12
-"""Legal values named in a message."""
+MOST_LISTED = 12
+"""Largest number of legal values that a message lists."""
 
 
 def is_number(value: object) -> bool:
+    """Whether a value is an int or a float, but no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> bool:
+    """Whether a value is a positive int, but no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def require_whole(**values: object) -> None:
+    """Raise IllegalArgument unless all values are positive whole numbers; keywords are their names."""
     for name, value in values.items():
         if not is_whole(value):
             raise IllegalArgument(f"{name} must be a positive whole number, not {value!r}.")
 
 
 def require_whole_numbers(name: str, values: object, example: str = "(1, 2, 4)") -> None:
+    """Raise IllegalArgument unless the argument `name` is a non-empty sequence of positive whole numbers."""
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise IllegalArgument(
             f"{name} must be a list of positive whole numbers like {example}, not {values!r}."
@@ -74,29 +78,33 @@ def require_whole_numbers(name: str, values: object, example: str = "(1, 2, 4)")
 
 
 def require_fraction(name: str, value: object) -> None:
+    """Raise IllegalArgument unless 0 <= value < 1."""
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise IllegalArgument(f"{name} must be at least 0 and below 1, not {value!r}.")
 
 
 def require_true_or_false(**values: object) -> None:
+    """Raise IllegalArgument unless all values are bools; keywords are their names."""
     for name, value in values.items():
         if not isinstance(value, bool):
             raise IllegalArgument(f"{name} must be True or False, not {value!r}.")
 
 
 def require_divisor(name: str, value: int, what: str, width: int) -> None:
+    """Raise IllegalArgument unless `value` divides `width`, which `what` describes in the message."""
     if width % value:
         legal = listed(divisors(width))
         raise IllegalArgument(f"{name} must divide {what}, which {value} does not; {legal} do.")
 
 
 def divisors(number: int) -> list[int]:
+    """All positive divisors, in ascending order."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """`[1, 2, 4]` -> `1, 2 and 4`; of many, those in the middle are left out."""
+    """`[1, 2, 4]` -> `1, 2 and 4`; a long list is shortened in the middle."""
     texts = [str(n) for n in numbers]
-    if len(texts) > MOST_NAMED:
-        texts = [*texts[: MOST_NAMED - 1], "...", texts[-1]]
+    if len(texts) > MOST_LISTED:
+        texts = [*texts[: MOST_LISTED - 1], "...", texts[-1]]
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))

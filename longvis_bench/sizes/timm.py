@@ -1,4 +1,4 @@
-"""ConvNeXt, Swin and ViT: which sizes are legal, and the windows and position tables of a size."""
+"""ConvNeXt, Swin and ViT: legal sizes, and the windows and position tables of a size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from longvis_bench.sizes.plan import (
 
 
 def swin(resolution: int, *, window_size: int | None = None, **_: Any) -> SizePlan:
-    """Swin: the first window of 7, 8 and 12 that divides or holds the grid of every stage, else 7 padded."""
+    """Swin: the first window of 7, 8 and 12 that divides or covers the grid of each stage, else 7, padded."""
     require_multiple(resolution, 32, "swin")
     grids = [resolution // stride for stride in (4, 8, 16, 32)]
     if window_size is None:
@@ -26,7 +26,7 @@ def swin(resolution: int, *, window_size: int | None = None, **_: Any) -> SizePl
 
 
 def _swin_padding(grids: Sequence[int], window_size: int) -> float:
-    """Padding of the stage that pads most; a grid within the window is one window and pads nothing."""
+    """Padding tokens per image token in the stage that pads most; a grid within one window never pads."""
     ratios = []
     for grid in grids:
         window = min(window_size, grid)
@@ -35,12 +35,12 @@ def _swin_padding(grids: Sequence[int], window_size: int) -> float:
 
 
 def vit(resolution: int, *, patch_size: int = 16, **_: Any) -> SizePlan:
-    """ViT: whole patches; the position table is built for the size."""
+    """ViT: any multiple of the patch; the position table is built for the size."""
     require_multiple(resolution, patch_size, "vit")
     return SizePlan(reach=f"position table built for {(resolution // patch_size) ** 2} tokens")
 
 
 def convnext(resolution: int, **_: Any) -> SizePlan:
-    """ConvNeXt: fully convolutional, any multiple of its total stride."""
+    """ConvNeXt: fully convolutional, so any multiple of its total stride."""
     require_multiple(resolution, 32, "convnext")
     return SizePlan(reach="fully convolutional, nothing changes")
