@@ -55,7 +55,7 @@ def report(
     from longvis_bench.runs.merge import read_runs, side_by_side
     from longvis_bench.runs.predictions import read_answers
 
-    found = read_runs(runs, one_a_cell=True)
+    found = read_runs(runs, one_per_cell=True)
     rows = side_by_side(found)
     if hours_for is not None:
         rows = restate(rows, hours_for)

@@ -1,1 +1,1 @@
-"""One process per cell: forked, watched, ended, and its end classified."""
+"""One process per cell: fork or spawn it, watch it, kill it at its limits, and classify how it ended."""

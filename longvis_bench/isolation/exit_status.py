@@ -1,6 +1,6 @@
-"""How a worker process ended, read from evidence: exit code, signal, limits, the kernel's OOM counters.
+"""Status of a worker process that left no result, from exit code, signal, limits and OOM counters.
 
-What a model raises inside the process is `faults.py`'s; this module speaks of processes that left no result.
+`measure/exception_status.py` classifies exceptions inside the process.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from longvis_bench.measure.exception_status import LIMIT_COUNTS
 from longvis_bench.records import Settings, Status
 
 SIGKILL = 9
-"""Windows has no name for it."""
+"""A number, because `signal.SIGKILL` does not exist on Windows."""
 _ROOT = Path("/")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a worker ended, as the process that watched it saw it."""
+    """How a worker ended, as observed by the process that watched it."""
 
     exit_code: int | None = None
     signal: int | None = None
     timed_out: bool = False
     cancelled: bool = False
     memory_bytes: int | None = None
-    """What its processes held together when that passed the memory limit; None where it did not."""
+    """Memory of all processes of the cell when it exceeded the limit; None if it did not."""
     server_exit: int | None = None
-    """Exit code of the process that starts workers (negative: its signal), where that one ended instead."""
+    """Exit code of the fork server (negative: its signal), if the server ended before the worker."""
     seconds: float = 0.0
 
 
 class OomCounter(NamedTuple):
-    """How often the kernel's OOM killer has acted, and which file says so."""
+    """Number of kills by the kernel's OOM killer, and the name of the file that counts them."""
 
     kills: int
     source: str
 
 
 def read_oom_counters(root: Path = _ROOT) -> dict[str, OomCounter]:
-    """The counters of OOM kills that can be read here, nearest first: cgroup v2, cgroup v1, the machine.
+    """All readable counters of OOM kills, most specific first: cgroup v2, cgroup v1, the machine.
 
     Arguments:
         root: the file system's root.
 
     Returns:
-        By file; empty where the system keeps none.
+        Path -> counter; empty if the system has none.
     """
     counters = {}
     for path in _counter_files(root):
@@ -59,9 +59,9 @@ def read_oom_counters(root: Path = _ROOT) -> dict[str, OomCounter]:
 
 
 def oom_evidence(before: dict[str, OomCounter], after: dict[str, OomCounter]) -> str | None:
-    """Name of the nearest file that counted an OOM kill in between.
+    """Name of the most specific counter file, if its count has increased; else None.
 
-    Only the nearest counter is evidence: the machine's also counts the kills of others.
+    Only that counter is evidence, because the machine's counter includes kills outside this cgroup.
     """
     for path, counter in after.items():
         if path in before:
@@ -70,7 +70,7 @@ def oom_evidence(before: dict[str, OomCounter], after: dict[str, OomCounter]) ->
 
 
 def _counter_files(root: Path) -> list[Path]:
-    """The process's cgroup by its own path, then as a container sees it, then the whole machine."""
+    """Counter files of the process's cgroup: by its full path, as seen in a container, and of the machine."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -100,13 +100,13 @@ def _oom_kills(path: Path) -> int | None:
 def classify_ending(
     ended: Ended, settings: Settings, oom_file: str | None, log_tail: str = ""
 ) -> tuple[Status, str]:
-    """Status and one sentence, with advice, for a worker that left no result.
+    """Status, and a reason of one sentence with advice, for a worker that left no result.
 
     Arguments:
-        ended: what was seen of the process.
-        settings: its limits.
-        oom_file: `oom_evidence` of the time it ran.
-        log_tail: the last lines it printed.
+        ended: how the process ended.
+        settings: the settings of the cell, with its limits.
+        oom_file: `oom_evidence` for the run of the process.
+        log_tail: last lines of the process's output.
     """
     if ended.cancelled:
         return "skipped", "interrupted"
@@ -120,45 +120,45 @@ def classify_ending(
     if SIGKILL in (ended.signal, -(ended.server_exit or 0)) and oom_file is not None:
         return (
             "host_oom",
-            f"the kernel's OOM killer ended it ({oom_file}); try a smaller batch or resolution.",
+            f"the kernel's OOM killer ended the process ({oom_file}); try a smaller batch or resolution.",
         )
-    said = next((words for words in _LOG_OOM if words in log_tail), None)
-    if said is not None:
+    message = next((text for text in _LOG_OOM if text in log_tail), None)
+    if message is not None:
         return (
             "host_oom",
-            f"native code ran out of this machine's memory ({said}); try a smaller batch or resolution.",
+            f"native code ran out of host memory ({message}); try a smaller batch or resolution.",
         )
     if ended.server_exit is not None:
         how = signal_name(-ended.server_exit) if ended.server_exit < 0 else f"exit {ended.server_exit}"
         return (
             "crashed",
-            f"the process that starts cells was ended ({how}); see whether the model ends others.",
+            f"the fork server ended ({how}); check whether the model kills other processes.",
         )
     if ended.signal is not None:
         return (
             "crashed",
-            f"ended by {signal_name(ended.signal)}{_ADVICE.get(ended.signal, '')}; "
-            "the log's last lines are in the row.",
+            f"the process ended by {signal_name(ended.signal)}{_ADVICE.get(ended.signal, '')}; "
+            "the row has the last lines of its log.",
         )
     return (
         "crashed",
-        f"exit {ended.exit_code} without a result; look for an exit call in the model, "
-        "the log's last lines are in the row.",
+        f"the process ended with exit code {ended.exit_code} and no result; look for an exit call in the "
+        "model: the row has the last lines of its log.",
     )
 
 
 _LOG_OOM = ("std::bad_alloc", "libgomp: Out of memory", "LLVM ERROR: out of memory")
-"""What native code prints before it gives up for want of memory."""
+"""Messages of native code that fails to allocate memory."""
 _ADVICE = {
-    4: " (an instruction this processor lacks: install a build for it)",
-    SIGKILL: " (by somebody else or itself: the OOM killer counted nothing)",
+    4: " (an instruction that this processor lacks: install a build for it)",
+    SIGKILL: " (not from the OOM killer, which counted no kill)",
 }
 
 
 def _over_limit(held: int, settings: Settings) -> str:
     limit = settings.memory_limit_bytes
     return (
-        f"its processes held {units.size(held)}, more than the memory limit of {units.size(limit)}; "
+        f"the cell's processes held {units.size(held)}, more than the memory limit of {units.size(limit)}; "
         f"raise --memory-limit, or try a smaller batch or resolution. {LIMIT_COUNTS}"
     )
 

@@ -1,14 +1,14 @@
 """The process that forks one worker per cell: `python -m longvis_bench.isolation.fork_server`.
 
-It imports torch and timm once, runs no tensor operation and never touches CUDA, so that a fork of it is a
+It imports torch and timm once, executes no tensor operation and never initialises CUDA, so a fork of it is a
 fresh process with the imports already done.  It reads one JSON request per line from standard input and
-answers one JSON line per request on standard output; every worker has its own session and log file.
+answers with one JSON line per request on standard output; every worker has its own session and log file.
 
-Nothing outlives its cell: the server is the subreaper of all that its workers start, ends the whole tree at
-the time limit, at the memory limit and after each cell, and ends itself with everything when its standard
-input closes, which is what happens when the parent dies, however it dies.
+No process outlives its cell: the server is the subreaper of all processes that its workers start, and kills
+the whole tree at the time limit, at the memory limit and after each cell.  When the parent dies in any way,
+the server's standard input closes, and the server kills the tree and exits.
 
-It imports nothing of ours before it has tied its life to its parent's.
+It imports no other module of this package before it has arranged to die with its parent.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FIRST_FOR_OOM_KILLER = "1000"
 _MEMORY_TICK_S = 0.02
-"""How often the memory of a cell with a limit is read."""
+"""Interval at which the server reads the memory of a cell with a limit."""
 _CPU_DATA_LIMIT = 1.0
-"""RLIMIT_DATA headroom for CPU cells, as a multiple of the memory limit.  The memory is read every 20 ms; a
-larger allocation must fail at once."""
+"""RLIMIT_DATA headroom for CPU cells, as a multiple of the memory limit.  The server reads the memory every
+20 ms; a larger allocation must fail at once."""
 
 
 def main() -> None:
-    """Serve requests until standard input closes; with `--once`, be the worker of one request."""
+    """Serve requests until standard input closes; with `--once`, act as the worker of one request."""
     if sys.argv[1:] == ["--once"]:
         _work(json.loads(sys.stdin.readline()))
         return
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if _hung_up(0):  # the parent died before the line above, which says nothing of the past
+    if _hung_up(0):  # the parent died before the line above, which acts on later deaths only
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(2, 1)
     _import_heavy()
-    _prctl(_PR_SET_PDEATHSIG, 0)  # from here on a closed standard input says it, and the tree is ended too
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from here on the closing of standard input ends the server and its tree
     _answer(answers, {"ready": os.getpid()})
     requests = _Lines(0)
     while (line := requests.next()) is not None:
@@ -58,7 +58,7 @@ def main() -> None:
             break
         _answer(answers, ended)
     _kill_descendants()
-    os._exit(0)  # at once: the parent may be dead, and torch takes a while to leave in good order
+    os._exit(0)  # skips torch's slow shutdown, because the parent may be dead
 
 
 def _hung_up(descriptor: int) -> bool:
@@ -69,7 +69,7 @@ def _hung_up(descriptor: int) -> bool:
 
 
 def _import_heavy() -> None:
-    """What nearly every worker needs, imported and read before the first fork."""
+    """Import and read before the first fork what nearly every worker needs."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import timm  # noqa: F401
     import torch  # noqa: F401
@@ -83,7 +83,7 @@ def _import_heavy() -> None:
 
 
 class _Lines:
-    """Lines of a file descriptor, readable with select: no buffering that select does not see."""
+    """Lines of a file descriptor that is also used with select, which does not see Python's own buffers."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -91,7 +91,7 @@ class _Lines:
         self._buffer = b""
 
     def next(self) -> str | None:
-        """The next line, or None once the other end has closed."""
+        """The next line; None after the other end has closed."""
         while b"\n" not in self._buffer:
             if not self.read():
                 return None
@@ -99,20 +99,20 @@ class _Lines:
         return line.decode()
 
     def read(self) -> bool:
-        """Take in what is there; False at the end of the stream."""
+        """Read the available bytes into the buffer; False at the end of the stream."""
         chunk = os.read(self.descriptor, 65536)
         self.closed = not chunk
         self._buffer += chunk
         return bool(chunk)
 
     def take_cancel(self) -> bool:
-        """Whether a cancel request has come in; it is taken out."""
+        """Remove a cancel request from the buffer; whether there was one."""
         before, self._buffer = self._buffer, self._buffer.replace(b'{"cancel": true}\n', b"")
         return before != self._buffer
 
 
 def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, Any]:
-    """Fork a worker, wait for its end or bring it about; the fields of `exit_status.Ended`."""
+    """Fork a worker, wait until it ends or kill it at a limit; the fields of `exit_status.Ended`."""
     start, server = monotonic(), os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -128,7 +128,7 @@ def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, A
 
 
 def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines) -> dict[str, Any]:
-    """Wait for the worker, one of its limits, or word from the parent: what was seen, as `Ended` names it."""
+    """Wait until the worker ends, exceeds a limit or is cancelled; a field of `Ended`, or empty."""
     child = os.pidfd_open(pid)
     try:
         while True:
@@ -151,7 +151,7 @@ def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines
 
 
 def unreclaimable_bytes(processes: list[int]) -> int:
-    """What processes hold that the kernel cannot take back: resident, less file-backed pages, and swapped."""
+    """Memory of processes that the kernel cannot reclaim: resident without file-backed pages, and swapped."""
     return sum(_held_by(pid) for pid in processes)
 
 
@@ -165,9 +165,9 @@ def _held_by(pid: int) -> int:
 
 
 def _limit_data(limit: int | None, device: str) -> None:
-    """Let allocations far beyond the limit fail at once: between two readings a process could take gigabytes.
+    """Make allocations far beyond the limit fail at once: between readings a process can allocate gigabytes.
 
-    Only on the CPU: drivers of accelerators map more than they use.
+    This holds for CPU cells only, because drivers of accelerators map more memory than they use.
     """
     if limit is None or device != "cpu":
         return
@@ -180,7 +180,7 @@ def _limit_data(limit: int | None, device: str) -> None:
 
 
 def _be_worker(request: dict[str, Any], requests: int, server: int) -> None:
-    """The forked child: never returns."""
+    """Run a request in the forked child; never returns."""
     code = 1
     try:
         os.setsid()
@@ -204,7 +204,7 @@ def _be_worker(request: dict[str, Any], requests: int, server: int) -> None:
 
 
 def _work(request: dict[str, Any]) -> None:
-    """Measure, and leave for the parent the row, or the traceback of a fault in our own code."""
+    """Measure, and write the row for the parent, or the traceback of a bug of the harness."""
     import traceback
 
     from longvis_bench.files import write_whole
@@ -226,7 +226,7 @@ def _work(request: dict[str, Any]) -> None:
 
 
 def _redirect(log: Path, requests: int) -> None:
-    """Standard output and error to the cell's log, standard input to nothing."""
+    """Redirect standard output and error to the cell's log, and standard input to the null device."""
     sys.stdout.flush()
     sys.stderr.flush()
     with log.open("wb") as file:
@@ -237,7 +237,7 @@ def _redirect(log: Path, requests: int) -> None:
 
 
 def offer_to_oom_killer() -> None:
-    """Let the kernel end this process, and what it starts, before any other of the machine."""
+    """Make the OOM killer choose this process and its children before any other process."""
     try:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_FOR_OOM_KILLER)
     except OSError:
@@ -245,7 +245,7 @@ def offer_to_oom_killer() -> None:
 
 
 def _kill_tree(pid: int) -> None:
-    """The worker's process group and everything below it; harmless where it has ended."""
+    """Kill the worker's process group and all its descendants; harmless if they have ended."""
     for victim in [*_below(pid), pid]:
         _kill(victim)
     try:
@@ -255,7 +255,7 @@ def _kill_tree(pid: int) -> None:
 
 
 def _kill_descendants() -> None:
-    """End and reap whatever is still below this server, processes that left their session included."""
+    """Kill and reap all descendants of this server, including processes that left their session."""
     while below := _below(os.getpid()):
         for victim in below:
             _kill(victim)
@@ -287,7 +287,7 @@ def _kill(pid: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """End when the parent does, also where it has ended already."""
+    """End when the parent ends, and at once if it has ended already."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -1,9 +1,9 @@
-"""Run a cell in a process of its own and report how it ended.
+"""Run each cell in a process of its own, and return its row.
 
-On Linux a server (`fork_server.py`) forks one worker per cell; elsewhere each cell is a new interpreter.
-Whatever happens to a worker, `Runner.run` returns a row: the worker's own if it finished one, else what
-it had published with a status read from the evidence (`exit_status.py`).  Two things are no result of a cell
-and are raised instead: a disk that takes no files, and a fault of our own measuring code.
+On Linux a server (`fork_server.py`) forks one worker per cell; on other systems each cell is a new
+interpreter.  `Runner.run` returns a row however the worker ends: the worker's row if it finished one, else
+the row it last published, with a status that `exit_status.py` derives from how it ended.  Two failures are no
+result of a cell and raise an error instead: a disk that takes no files, and a bug of the harness.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ if TYPE_CHECKING:
     import psutil
 
 TICK_S = 0.2
-"""How often a waiting runner calls `on_tick`."""
+"""Interval at which a waiting runner calls `on_tick`."""
 LOG_LINES = 20
+"""Number of lines of a cell's log that a row stores."""
 ANSWER_GRACE_S = 30.0
-"""How long after a cell's time limit the server may keep silent before it is ended itself."""
+"""Seconds after a cell's time limit after which the runner kills a server that has not answered."""
 PROBE_BYTES = 64 * 1024
-"""What a disk must still take for a worker's missing result to be no fault of the disk."""
+"""Free space that rules out a full disk as the cause of a missing result."""
 MARK = "LONGVIS_SWEEP"
-"""Environment variable that every process of a sweep inherits, by which orphans are found."""
+"""Environment variable that every process of a sweep inherits; identifies orphans."""
 
 
 class Runner:
     """Runs cells one after another, each in its own process.  Use as a context manager.
 
     Arguments:
-        fork: False starts a new interpreter per cell; by default cells are forked where that is possible.
+        fork: False starts a new interpreter per cell; the default is to fork where the system can.
     """
 
     def __init__(self, fork: bool | None = None) -> None:
@@ -63,23 +64,23 @@ class Runner:
 
     @property
     def forks(self) -> bool:
-        """False where every cell pays for its own imports."""
+        """Whether cells are forked; if not, each cell spends time on its own imports."""
         return isinstance(self._launcher, _ForkServer)
 
     def run(self, request: Request, on_tick: Callable[[], object] = lambda: None) -> Row:
         """Measure one cell.
 
         Arguments:
-            request: the cell, and where its files are.
-            on_tick: called several times a second while waiting.
+            request: the cell and the paths of its files.
+            on_tick: called several times per second while waiting.
 
         Returns:
             A complete row, however the process ended.
 
         Raises:
-            KeyboardInterrupt: after the worker has been ended; `interrupted_row` makes its row.
+            KeyboardInterrupt: raised again after the worker is killed; `interrupted_row` makes its row.
             RunDirectoryError: the disk takes no more files.
-            HarnessFault: our own code failed, so that the cell has no row.
+            HarnessFault: the harness itself failed, so the cell has no row.
         """
         sent = monotonic()
         request = request.model_copy(update={"sent": sent})
@@ -106,16 +107,16 @@ class Runner:
 
 
 def can_fork() -> bool:
-    """Whether cells can be forked from a process that has the imports done: Linux, with pidfd."""
+    """Whether cells can be forked from a process with the imports done: on Linux with pidfd."""
     return sys.platform == "linux" and hasattr(os, "fork") and hasattr(os, "pidfd_open")
 
 
 def unfinished_row(request: Request, files: CellFiles, ended: Ended, oom_file: str | None) -> Row:
-    """The row of a worker that left no result: what it had published, and how it ended.
+    """The row of a worker that left no result: the row it last published, with the status of its end.
 
     Raises:
-        RunDirectoryError: the folder of its files takes no more of them.
-        HarnessFault: the worker left the traceback of a fault in our own code.
+        RunDirectoryError: the folder of its files is full.
+        HarnessFault: the worker left the traceback of a bug of the harness.
     """
     if not ended.cancelled:
         files.probe()
@@ -135,7 +136,7 @@ def _no_room(error: OSError) -> RunDirectoryError:
 
 
 def interrupted_row(request: Request) -> Row:
-    """The row of a cell that was ended on request; it is planned again on resume."""
+    """The row of a cell that the user interrupted; a resumed sweep measures it again."""
     return Row.of(request, "skipped", "interrupted")
 
 
@@ -150,7 +151,7 @@ def _without_paths(row: Row) -> Row:
 
 
 class CellFiles:
-    """The files a worker and its runner meet in."""
+    """The files through which a worker and its runner communicate."""
 
     def __init__(self, folder: Path) -> None:
         self.result_path = folder / "row.json"
@@ -162,21 +163,21 @@ class CellFiles:
         return _read_row(self.result_path)
 
     def so_far(self) -> Row | None:
-        """The row as last published."""
+        """The row that the worker last published."""
         return _read_row(self.result_path.with_suffix(".sofar"))
 
     def fault(self) -> str | None:
-        """The traceback of a fault of ours, where the worker left one."""
+        """The traceback of a bug of the harness, if the worker left one."""
         try:
             return self.result_path.with_suffix(".fault").read_text(encoding="utf-8") or None
         except OSError:
             return None
 
     def probe(self) -> None:
-        """See whether a worker could have left a result here.
+        """Check that the worker was able to write its result here.
 
         Raises:
-            RunDirectoryError: it could not.
+            RunDirectoryError: the folder takes no files.
         """
         try:
             self.result_path.with_suffix(".probe").write_bytes(bytes(PROBE_BYTES))
@@ -184,12 +185,12 @@ class CellFiles:
             raise _no_room(error) from error
 
     def deliver_predictions(self, target: Path | None) -> None:
-        """Copy the predictions, if there are any, to the run's directory, whole and durable.
+        """Copy the predictions, if there are any, to the run's directory, atomically and durably.
 
-        The row is appended after this, so that after a power cut no row stands without its predictions.
+        The row is appended afterwards, so that after a power cut every row has its predictions.
 
         Raises:
-            RunDirectoryError: it takes no more files.
+            RunDirectoryError: the run's directory takes no more files.
         """
         if target is None or not self.predictions_path.exists():
             return
@@ -199,7 +200,7 @@ class CellFiles:
             raise cannot_write(target.parent.parent, error) from error
 
     def log_tail(self) -> str:
-        """The last lines the worker printed."""
+        """The last lines of the worker's output."""
         try:
             size = self.log_path.stat().st_size
             with self.log_path.open("rb") as file:
@@ -228,7 +229,7 @@ def _message(request: Request, files: CellFiles) -> dict[str, Any]:
 
 
 def _command(*arguments: str) -> list[str]:
-    """A fresh interpreter that finds this package, and nothing of the working directory before it."""
+    """Command of a new interpreter that finds this package and does not search the working directory."""
     path = f"import sys; sys.path.append({str(PACKAGE.parent)!r})"
     code = f"{path}; from longvis_bench.isolation.fork_server import main; main()"
     return [sys.executable, "-P", "-c", code, *arguments]
@@ -256,7 +257,7 @@ class _ForkServer:
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(BrokenPipeError):  # it is dead, and what was still to be sent is moot
+        with contextlib.suppress(BrokenPipeError):  # the server is dead and needs no unsent request
             _pipe(process.stdin).close()
         try:
             process.wait(timeout=10)
@@ -286,7 +287,7 @@ class _ForkServer:
         return Ended(**answer) if answer is not None else self._lost(start, request)
 
     def _lost(self, start: float, request: Request) -> Ended:
-        """The server ended, or was ended for its silence, and with it the worker and all that it started."""
+        """The end of a cell whose server ended, or was killed because it did not answer, with its tree."""
         assert self._process is not None
         seconds, process = monotonic() - start, self._process
         self.stop()
@@ -299,22 +300,22 @@ class _ForkServer:
             pipe.write((json.dumps(message) + "\n").encode())
             pipe.flush()
         except BrokenPipeError:
-            return  # it has ended, which waiting for its answer will show
+            return  # the server has ended; `_wait` reports that
 
     def _wait(
         self, process: subprocess.Popen[bytes], on_tick: Callable[[], object], patience_s: float | None = None
     ) -> Any:
-        """The server's next answer; None if the server itself has ended, or had to be."""
+        """The server's next answer; None if the server has ended or was killed."""
         pipe, start = _pipe(process.stdout), monotonic()
         while not _readable(pipe, TICK_S):
             on_tick()
             if process.poll() is not None and not _readable(pipe, 0):
-                break  # a process it left behind holds the pipe open
+                break  # an orphan of the server keeps the pipe open
             if patience_s is not None and monotonic() - start > patience_s:
                 process.kill()
         line = pipe.readline() if _readable(pipe, 0) else b""
         if not line and not self._ready:
-            raise LongvisError("the worker process could not start; what it printed says why.")
+            raise LongvisError("the fork server could not start; its output above says why.")
         return json.loads(line) if line else None
 
 
@@ -328,13 +329,13 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 class _Spawn:
-    """Where there is no fork: a new interpreter per cell, ended with its children by psutil."""
+    """Launcher without fork: a new interpreter per cell, killed with its children through psutil."""
 
     def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is no server."""
 
     def stop(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no server."""
 
     def run(self, request: Request, files: CellFiles, on_tick: Callable[[], object]) -> Ended:
         start = monotonic()
@@ -366,7 +367,7 @@ def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _limits_passed(pid: int, start: float, request: Request) -> dict[str, Any]:
-    """Which limit a spawned cell has passed, as `Ended` names it; empty while there is none."""
+    """The limit that a spawned cell has exceeded, as a field of `Ended`; empty if it exceeds none."""
     settings = request.settings
     if monotonic() - start > settings.timeout_s:
         return {"timed_out": True}
@@ -403,9 +404,9 @@ def _end_tree(pid: int) -> None:
 
 
 def _end_marked(mark: str) -> None:
-    """End what a server that died before its workers left behind, processes of other sessions included.
+    """Kill the processes of a dead server, including those of other sessions, by their mark.
 
-    They are waited for, and looked for again: one that starts another program shows no mark for a moment.
+    The search is repeated, because a process that executes another program has no mark for a moment.
     """
     import psutil
 

@@ -1,10 +1,10 @@
-"""The run directory: rows appended one by one, never rewritten, and files derived from them.
+"""The run directory: rows, which are appended and never rewritten, and files derived from them.
 
     run.json        the resolved configuration (`--config` replays it), command, environment, versions
-    cells.jsonl     one row per line; a line is complete and on the disk before the next cell starts
-    cells.torn      what was left of a line that a dying process or a full disk cut off
-    predictions/    <key>.npz, where accuracy was measured
-    summary.csv, summary.md, plots/    derived; `longvis report` makes them again from the rows
+    cells.jsonl     one row per line; a line is flushed to the disk before the next cell starts
+    cells.torn      incomplete lines that a crash or a full disk left behind
+    predictions/    <key>.npz, for rows with an accuracy
+    summary.csv, summary.md, plots/    derived; `longvis report` writes them again from the rows
 
 The last row of a key counts; earlier attempts stay in the file.
 """
@@ -34,13 +34,13 @@ LOCK = ".lock"
 
 
 class RunDirectory:
-    """One run's directory, open for appending.  Use as a context manager; it holds a lock.
+    """A run's directory, locked and open for appending.  Use as a context manager.
 
     Arguments:
-        path: made where it does not exist.
+        path: the directory, which is created if necessary.
 
     Raises:
-        RunDirectoryError: it cannot be written, or another run writes to it.
+        RunDirectoryError: the directory cannot be written, or another run writes to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,10 +67,10 @@ class RunDirectory:
         return read_rows(self.path) if (self.path / ROWS).exists() else []
 
     def append(self, row: Row) -> None:
-        """Add one row and wait until it is on the disk.
+        """Append a row and flush it to the disk.
 
         Raises:
-            RunDirectoryError: the disk is full, or the directory is gone or read-only.
+            RunDirectoryError: the disk is full, or the directory is missing or read-only.
         """
         line = (row.to_json() + "\n").encode()
         try:
@@ -89,14 +89,14 @@ class RunDirectory:
         self.write(RUN, json.dumps({"schema": SCHEMA, **content}, indent=2) + "\n")
 
     def write(self, name: str, text: str) -> None:
-        """Write a derived file whole or not at all."""
+        """Write a derived file atomically."""
         try:
             write_whole(self.path / name, lambda file: file.write(text.encode()))
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
     def _set_torn_tail_aside(self) -> None:
-        """Move an unfinished last line to cells.torn, so that the next row starts on a line of its own."""
+        """Move an incomplete last line to cells.torn, so that the next row starts on a new line."""
         path = self.path / ROWS
         if not path.exists():
             return
@@ -114,10 +114,10 @@ class RunDirectory:
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
-    """run.json, or None where there is none yet.
+    """The content of run.json in the current schema; None if there is no such file.
 
     Raises:
-        RunDirectoryError: it is no run file, or of a schema that is not known.
+        RunDirectoryError: the file is no run file, or has an unknown schema.
     """
     file = path / RUN
     if not file.exists():
@@ -133,7 +133,7 @@ def read_rows(path: Path) -> list[Row]:
     """All complete rows of a run directory or of a cells.jsonl file, in order.
 
     Raises:
-        RunDirectoryError: there are no rows, a line is damaged, or of a schema that is not known.
+        RunDirectoryError: there are no rows, or a line is damaged or has an unknown schema.
     """
     file = path if path.is_file() else path / ROWS
     try:
@@ -143,7 +143,7 @@ def read_rows(path: Path) -> list[Row]:
         raise RunDirectoryError(f"{what}: give the directory of a longvis run.") from error
     except UnicodeDecodeError as error:
         raise RunDirectoryError(f"{file} is not a longvis rows file: {error.reason}.") from error
-    complete = lines[:-1]  # what follows the last newline is a torn line
+    complete = lines[:-1]  # after the last newline there is nothing, or an incomplete line
     return [_read_row(line, number, file) for number, line in enumerate(complete, start=1) if line.strip()]
 
 
@@ -161,10 +161,10 @@ def _read_row(line: str, number: int, file: Path) -> Row:
 
 
 def parse_document(text: str) -> dict[str, Any]:
-    """A JSON object with a `schema`.
+    """Parse a JSON object that has a `schema`.
 
     Raises:
-        ValueError: the text is anything else.
+        ValueError: the text is no such object.
     """
     try:
         content = json.loads(text, parse_int=_whole)
@@ -176,7 +176,7 @@ def parse_document(text: str) -> dict[str, Any]:
 
 
 def has_torn_tail(path: Path) -> bool:
-    """Whether the rows of a run end in an unfinished line, which reading leaves out."""
+    """Whether the rows of a run end in an incomplete line, which `read_rows` skips."""
     file = path if path.is_file() else path / ROWS
     with file.open("rb") as lines:
         if lines.seek(0, os.SEEK_END) == 0:
@@ -186,10 +186,10 @@ def has_torn_tail(path: Path) -> bool:
 
 
 def _whole(digits: str) -> int:
-    """A whole number that a column can hold: 64 bits.
+    """Parse a whole number of at most 64 bits, which a column of a table can hold.
 
     Raises:
-        ValueError: it has more.
+        ValueError: the number needs more bits.
     """
     number = int(digits)
     if not -(2**63) <= number < 2**63:
@@ -206,9 +206,9 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def current(rows: Iterable[Row]) -> list[Row]:
-    """One row per cell and machine, the last one: cells measured with changed code replace their old rows.
+    """The last row per cell and machine: rows of newer code replace rows of older code.
 
-    What tables, plots and frames show; the old rows stay in the file.
+    Tables, plots and frames show these rows; the old rows stay in the file.
     """
     last: dict[tuple[str, str], Row] = {}
     for row in latest(rows):
@@ -223,10 +223,16 @@ def check_environment(
     environment: Environment,
     advice: str = "choose another --out, or --fresh for a new directory",
 ) -> None:
-    """Refuse to mix rows of two environments, naming what differs.
+    """Check that a run was measured in this environment, because a run never mixes environments.
+
+    Arguments:
+        path: the run's directory, for the message.
+        run: the content of its run.json.
+        environment: the environment of the new rows.
+        advice: what the user can do about it, for the message.
 
     Raises:
-        RunDirectoryError: some field differs.
+        RunDirectoryError: the environments differ; the message lists the differences.
     """
     there = run.get("environment", {})
     here = environment.model_dump(mode="json")
@@ -240,7 +246,7 @@ def check_environment(
 
 
 def _as_recorded_before(here: dict[str, Any]) -> dict[str, Any]:
-    """An environment as older runs hold it, without details of processor, GPUs and CUDA."""
+    """The environment as older versions stored it, without details of processor, GPUs and CUDA."""
     versions = {n: v for n, v in here["versions"].items() if n != "cuda" and not n.startswith("nvidia-")}
     if "torch" in versions:
         versions["torch"] = versions["torch"].partition("+")[0]
@@ -249,7 +255,7 @@ def _as_recorded_before(here: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two plain mappings, as `versions.torch: "2.11" there, "2.15" here`."""
+    """Differences of two plain mappings, e.g. `versions.torch: "2.11" there, "2.15" here`."""
     found = []
     for name in dict.fromkeys([*here, *there]):
         old, new = there.get(name), here.get(name)
@@ -266,7 +272,7 @@ def _short(value: object) -> str:
 
 
 def fresh_directory(path: Path) -> Path:
-    """`path` if nothing is there, else `path-2`, `path-3`, ...: nothing is ever deleted."""
+    """`path` if it has no run, else the first of `path-2`, `path-3`, ... without one; nothing is deleted."""
     candidate, number = path, 1
     while (candidate / ROWS).exists() or (candidate / RUN).exists():
         number += 1
@@ -280,19 +286,19 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirectoryError:
-    """The error for a run's directory that takes no more files, with advice by the error's number."""
+    """The error for a run directory that cannot be written, with advice by the error number."""
     advice = _ADVICE.get(error.errno or 0, "choose another --out")
     reason = error.strerror or error
     return RunDirectoryError(f"cannot write to {path}: {reason}; rows written so far are kept: {advice}.")
 
 
-_AGAIN = "then give the same command again, which goes on from there"
+_AGAIN = "then give the same command again to resume"
 _ADVICE = {
     errno.ENOSPC: f"free some space, {_AGAIN}",
     errno.EDQUOT: f"free some of your quota, {_AGAIN}",
     errno.EFBIG: f"raise the limit on file sizes (ulimit -f), {_AGAIN}",
-    errno.EIO: f"look after that disk, {_AGAIN}",
+    errno.EIO: f"check that disk for errors, {_AGAIN}",
     errno.EROFS: "the file system is read-only; choose another --out",
-    errno.EACCES: "you may not write there; choose another --out",
-    errno.ENOENT: "the directory was moved or deleted; where it was moved, give its new path to --out",
+    errno.EACCES: "you have no permission to write there; choose another --out",
+    errno.ENOENT: "the directory was moved or deleted; if it was moved, give its new path to --out",
 }

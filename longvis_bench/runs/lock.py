@@ -1,8 +1,9 @@
-"""A lock on a file that lives as long as the process that took it, and no longer.
+"""A file lock that the system releases when the process that holds it ends.
 
-POSIX record locks, not flock: a forked child does not inherit them, so that an orphan of a dead run cannot
-keep its lock.  Their weakness, that any descriptor of the file closed by the process drops them, is met by
-opening the file here only; that the process itself is never refused, by a list of what it holds.
+The lock is a POSIX record lock, not flock: a forked child does not inherit it, so an orphan of a dead run
+cannot keep it.  Record locks have two weaknesses.  Closing any descriptor of the file releases the lock, so
+only this module opens the file.  And the process that holds the lock can take it again, so `_held` lists the
+locks of this process.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ class Lock:
     """An exclusive lock, taken on construction.
 
     Arguments:
-        path: the file; made where it does not exist.
+        path: the lock file, which is created if necessary.
 
     Raises:
-        RunDirectoryError: another process, or this one, holds it.
+        RunDirectoryError: another process, or this one, holds the lock.
         OSError: the file cannot be opened for writing.
     """
 
@@ -39,7 +40,7 @@ class Lock:
         _held[self._key] = descriptor
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         os.close(_held.pop(self._key))
 
     def _refusal(self) -> RunDirectoryError:
@@ -51,7 +52,7 @@ class Lock:
 def _take(descriptor: int) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows: no lock that dies with its holder
+    except ImportError:  # Windows has no lock that ends with its process
         return True
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""Rows of several runs: merged where they are of one environment, side by side in any case.
+"""Rows of several runs: shown side by side, or merged if the runs have the same environment.
 
-The rule for duplicates, in both: within a run the last row of a key counts; of a key in several runs, the row
-of the run named last.  What is left out is counted.
+Both use the same rule for duplicates: within a run the last row of a key counts, and of a key in several runs
+the row of the run named last.  The number of rows that do not count is reported.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ from longvis_bench.runs.directory import (
 
 
 class RunRows(NamedTuple):
-    """The rows of a run that count, and what was left out of it."""
+    """The rows of a run that count, and the number of those that do not."""
 
     path: Path
     rows: tuple[Row, ...]
     earlier: int
-    """Rows that later ones of the same run replace."""
+    """Number of rows that later rows of the same run replace."""
     torn: bool
-    """Whether it ends in an unfinished line."""
+    """Whether the file of rows ends in an unfinished line."""
     replaced: int
-    """Rows that a later run replaces, having the same keys."""
+    """Number of rows that rows of a run named later replace, because they have the same keys."""
 
     @property
     def sentence(self) -> str:
-        """How many rows count, and why the others do not."""
+        """The number of rows that count, and why others do not."""
         left_out = [
             f"{self.earlier} replaced by later rows of the run" if self.earlier else "",
             f"{self.replaced} replaced by a run named later" if self.replaced else "",
-            "an unfinished line not read" if self.torn else "",
+            "an unfinished last line was skipped" if self.torn else "",
         ]
         detail = "; ".join(filter(None, left_out))
         return f"{self.path}: {units.several(len(self.rows), 'row')}{f' ({detail})' if detail else ''}"
 
 
-def read_runs(runs: Sequence[Path], *, one_a_cell: bool) -> list[RunRows]:
+def read_runs(runs: Sequence[Path], *, one_per_cell: bool) -> list[RunRows]:
     """The rows of runs, each key once.
 
     Arguments:
-        runs: directories, or files of rows.
-        one_a_cell: leave out rows of older code where a run holds newer ones of the same cell.
+        runs: run directories, or files of rows.
+        one_per_cell: leave out rows of older code if the run has newer rows of the same cell.
 
     Raises:
-        RunDirectoryError: one of them cannot be read.
+        RunDirectoryError: a run cannot be read.
     """
     lines = [read_rows(run) for run in runs]
-    chosen = [current(rows) if one_a_cell else latest(rows) for rows in lines]
+    chosen = [current(rows) if one_per_cell else latest(rows) for rows in lines]
     owner = {row.key: number for number, rows in enumerate(chosen) for row in rows}
     found = []
     for number, (run, read, rows) in enumerate(zip(runs, lines, chosen, strict=True)):
@@ -76,10 +76,10 @@ def read_runs(runs: Sequence[Path], *, one_a_cell: bool) -> list[RunRows]:
 
 
 def side_by_side(runs: Sequence[RunRows]) -> list[Row]:
-    """All rows of runs, those of each machine under a name of its own.
+    """All rows of runs, distinguished by machine.
 
-    Where two runs of one machine hold the same cell, measured in another environment or with other code, the
-    run's name is added to the machine's.
+    If two runs of one machine have rows of the same cell, from another environment or other code, the run's
+    name is appended to the machine's name.
     """
     counts = Counter(_condition(row) for run in runs for row in run.rows)
     ambiguous = {row.machine for run in runs for row in run.rows if counts[_condition(row)] > 1}
@@ -96,7 +96,7 @@ def _condition(row: Row) -> tuple[str, str]:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of paths, as many as tell them apart."""
+    """The shortest trailing parts of paths that distinguish them."""
     folders = [(path if path.is_dir() else path.parent).resolve() for path in paths]
     for parts in range(1, max(len(folder.parts) for folder in folders)):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]
@@ -106,26 +106,26 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def merge_runs(runs: Sequence[Path], out: Path) -> list[RunRows]:
-    """Merge the latest rows of runs, and their predictions, into a new run directory; write nothing derived.
+    """Merge the latest rows of runs, and their predictions, into a new run directory, without derived files.
 
     Arguments:
-        runs: directories; where a key is in several, the row of the last one counts.
-        out: made where it does not exist; must hold no rows.
+        runs: run directories; of a key in several, the row of the last run counts.
+        out: directory of the merged run; it is created if necessary and must have no rows.
 
     Returns:
-        What was kept of each run, and what was not.
+        The rows of each run that were merged, and the number of those that were not.
 
     Raises:
-        RunDirectoryError: a run cannot be read, environments differ, or `out` is taken.
+        RunDirectoryError: a run cannot be read, environments differ, or `out` has rows.
     """
     if (out / ROWS).exists():
-        raise RunDirectoryError(f"{out} holds a run already; choose another --out.")
+        raise RunDirectoryError(f"{out} is a run already; choose another --out.")
     files = [_run_file(run) for run in runs]
     environment = Environment.model_validate(files[0]["environment"])
     for run, file in zip(runs, files, strict=True):
-        advice = "only runs of one environment are merged, `longvis report` shows any side by side"
+        advice = "merge runs of one environment only; `longvis report` shows any runs side by side"
         check_environment(run, file, environment, advice)
-    found = read_runs(runs, one_a_cell=False)
+    found = read_runs(runs, one_per_cell=False)
     invocations = [invocation for file in files for invocation in file["invocations"]]
     with RunDirectory(out) as directory:
         directory.write_run({**files[0], "invocations": invocations, "merged": [run.name for run in runs]})

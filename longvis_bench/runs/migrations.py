@@ -1,16 +1,15 @@
-"""Stored documents of older schemas become present ones on reading; the files are never rewritten.
+"""Convert stored documents of older schemas to the current one on reading; files are never rewritten.
 
-One step per version, chained: `ROW_STEPS[1]` takes the plain JSON value of a row of schema 1 and gives that
-of schema 2.  A new schema adds its step here, its line to the history in `records.py`, and a fixture under
-`tests/data/` that is read for ever.  A new field with a default needs no work in the step, provided the
-default is true of the old rows.
+There is one step per version: `ROW_STEPS[1]` converts the JSON value of a row of schema 1 to schema 2.  A new
+schema adds its step here, a line to the history in `records.py`, and a fixture under `tests/data/` that tests
+read from then on.  A new field needs no step if its default is true of the old rows.
 
-What holds for old runs:
+Old runs behave as follows:
 
-- read (report, `load_results`, plots): as if they had been written today, field for field;
-- merge: their rows are written to the merged run in the present schema, under their old keys;
-- resume: a key holds the hash of the measuring code, so that cells measured by older code are measured anew
-  into the same directory, beside the old rows, which stay; `--only-missing` keeps the old ones instead.
+- reading (report, `load_results`, plots): like rows of the current schema, field for field;
+- merging: `longvis merge` writes their rows in the current schema, with their old keys;
+- resuming: a key contains the hash of the measuring code, so the sweep measures cells of older code again and
+  appends the new rows to the same directory; `--only-missing` uses the old rows instead.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def _unchanged(document: Document) -> Document:
 
 
 def _with_invocations(run: Document) -> Document:
-    """run.json of schema 1 held its first command only, at the top."""
+    """Move the only command of a run.json of schema 1 from the top level into `invocations`."""
     moved = ("longvis", "created", "command", "config")
     rest = {name: value for name, value in run.items() if name not in moved}
     first = {name: run.get(name) for name in moved} | {"shard": None, "cut": []}
@@ -40,26 +39,26 @@ def _with_invocations(run: Document) -> Document:
 ROW_STEPS: Mapping[int, Step] = {1: _unchanged}
 """Version -> step to the next one, for lines of cells.jsonl."""
 RUN_STEPS: Mapping[int, Step] = {1: _with_invocations}
-"""The same for run.json."""
-HIDDEN = "this row was measured before longvis could see the attention kernel of inference; measure it again"
-"""Why older inference rows have no `attention`: they said `math` where torch ran a fused kernel."""
+"""Version -> step to the next one, for run.json."""
+HIDDEN = "the version that measured this row could not detect the attention kernel; measure it again"
+"""Why older inference rows have no `attention`: they stored `math` although torch ran a fused kernel."""
 
 
 def migrate_row(document: Document, where: str) -> Document:
-    """A stored row as the present schema has it.
+    """Convert a stored row to the current schema.
 
     Arguments:
         document: the JSON value of a line of cells.jsonl.
-        where: names the file in the message.
+        where: name of the file, for the message.
 
     Raises:
-        RunDirectoryError: it is of a schema that this version does not know.
+        RunDirectoryError: this version does not know the schema of the row.
     """
     return _with_attention(_migrate(document, ROW_STEPS, where))
 
 
 def migrate_run(document: Document, where: str) -> Document:
-    """A stored run.json as the present schema has it; see `migrate_row`."""
+    """Convert a stored run.json to the current schema; see `migrate_row`."""
     return _migrate(document, RUN_STEPS, where)
 
 
@@ -74,10 +73,10 @@ def _migrate(document: Document, steps: Mapping[int, Step], where: str) -> Docum
 
 
 def _with_attention(row: Document) -> Document:
-    """Rows written before `Row.attention` kept the kernel in `backends`, and in inference a wrong one."""
+    """Move the attention kernel of older rows from `backends` to `attention`; in inference it was wrong."""
     backends, cell, reasons = row.get("backends"), row.get("cell"), row.get("null_reasons", {})
     if not (isinstance(backends, dict) and isinstance(cell, dict) and isinstance(reasons, dict)):
-        return row  # damaged: reading it into a Row says how
+        return row  # damaged: the validation by `Row` reports the field
     if "attention" not in backends:
         return row
     kept = {name: kernel for name, kernel in backends.items() if name != "attention"}
@@ -88,5 +87,5 @@ def _with_attention(row: Document) -> Document:
 
 def _unknown(version: object, where: str) -> str:
     newer = type(version) is int and version > SCHEMA
-    advice = "use a newer longvis to read it" if newer else "it was not written by longvis"
-    return f"{where} is of schema {version}, this longvis knows schemas 1 to {SCHEMA}; {advice}."
+    advice = "use a newer longvis to read it" if newer else "longvis did not write it"
+    return f"{where} has schema {version}, and this longvis reads schemas 1 to {SCHEMA}; {advice}."

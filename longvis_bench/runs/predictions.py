@@ -1,9 +1,9 @@
-"""A model's answers to held-out images, in a file beside its row.
+"""A model's predictions for held-out images, stored in a file per row.
 
-`predictions/<key>.npz` holds, image by image, `labels` (the truth), `predictions` (the class of the largest
-logit) and `indices` (which image of the held-out split it is), and `classes`, their names by label; files of
-earlier versions have no indices and no names.
-What else is known of an image, as the distance in `pairs`, follows from its index and is not stored.
+`predictions/<key>.npz` has, per image, `labels` (the true class), `predictions` (the class of the largest
+logit) and `indices` (index in the held-out split); and `classes`, the class names in the order of labels.
+Files of earlier versions have neither indices nor names.  Other properties of an image, e.g. the distance in
+`pairs`, follow from its index and are not stored.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Answers to held-out images; arrays of one length, (images)."""
+    """Predictions for held-out images; arrays of shape (images)."""
 
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
     indices: NDArray[np.int64] | None
-    """Indices in the held-out split; None in files that do not hold them."""
+    """Indices in the held-out split; None in files of earlier versions."""
     classes: tuple[str, ...] = ()
-    """Names by label; none in files that do not hold them."""
+    """Class names by label; empty in files of earlier versions."""
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether each answer is the truth."""
+        """Whether each prediction is correct, shape (images)."""
         right: NDArray[np.bool_] = self.predictions == self.labels
         return right
 
     def same_images(self, other: Predictions) -> bool:
-        """Whether both are about the same images: by their indices, or else by their labels."""
+        """Whether both have the same images: by their indices, or by their labels if one has no indices."""
         if self.indices is not None and other.indices is not None:
             return bool(np.array_equal(self.indices, other.indices))
         return bool(np.array_equal(self.labels, other.labels))
 
     def save(self, path: Path) -> None:
-        """Write them to `path`, whole and durable; see `files.write_whole`."""
+        """Write them to `path` with `files.write_whole`."""
         arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "predictions": self.predictions}
         if self.indices is not None:
             arrays["indices"] = self.indices
@@ -58,11 +58,11 @@ class Predictions:
 
 
 def read_predictions(row: Row, runs: Iterable[Path]) -> Predictions | None:
-    """What the row's model answered; None where no run keeps it, or where the file is damaged.
+    """The predictions of a row; None if no run has them or the file is damaged.
 
     Arguments:
-        row: one with an accuracy.
-        runs: directories in which its predictions may lie.
+        row: a row with an accuracy.
+        runs: run directories that may have its predictions.
     """
     files = (run / PREDICTIONS / f"{row.key}.npz" for run in runs)
     file = next((file for file in files if file.is_file()), None)
@@ -76,24 +76,24 @@ def read_predictions(row: Row, runs: Iterable[Path]) -> Predictions | None:
                 indices=stored.get("indices", None),
                 classes=tuple(map(str, stored.get("classes", ()))),
             )
-    except _DAMAGED:  # as if it were not there
+    except _DAMAGED:
         return None
     return found if _whole(found) else None
 
 
 class Answers(NamedTuple):
-    """What one model said of held-out images."""
+    """A row and its predictions for held-out images."""
 
     row: Row
     images: Predictions
 
 
 def read_answers(rows: Iterable[Row], runs: Iterable[Path]) -> list[Answers]:
-    """The answers of every row that has any, once where several rounds gave the same ones.
+    """The predictions of every row that has any; of several repeats, which predict the same, the first only.
 
     Arguments:
-        rows: of one or several runs.
-        runs: directories in which their predictions may lie.
+        rows: rows of one or several runs.
+        runs: run directories that may have their predictions.
     """
     folders = list(runs)
     first = (row for row in rows if row.accuracy is not None and row.cell.round == 0)
@@ -102,7 +102,7 @@ def read_answers(rows: Iterable[Row], runs: Iterable[Path]) -> list[Answers]:
 
 
 def _whole(found: Predictions) -> bool:
-    """Whether all arrays are integers from 0 up, of one length above 0."""
+    """Whether all arrays are non-empty vectors of non-negative integers, of the same length."""
     arrays = [found.labels, found.predictions, *([] if found.indices is None else [found.indices])]
     alike = all(a.ndim == 1 and a.dtype.kind == "i" and len(a) == len(found.labels) for a in arrays)
     return alike and len(found.labels) > 0 and all(int(a.min()) >= 0 for a in arrays)

@@ -33,7 +33,7 @@ ENDINGS = {
     "shape-later": ("invalid", "returned shape (1, 9), not (1, 10)"),
     "mixes": ("invalid", "same image in a batch"),
     "exits": ("error", "ended the process by sys.exit(0) (moody.py:"),
-    "leaves": ("crashed", "exit 3 without a result"),
+    "leaves": ("crashed", "exit code 3 and no result"),
     "segfaults": ("crashed", "SIGSEGV"),
     "kills-itself": ("crashed", "SIGKILL"),
     "hangs": ("timeout", f"no result after {LIMIT_S:g} s"),

@@ -75,8 +75,8 @@ def test_counters_that_say_nothing_are_passed_over(text: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("ended", "oom_file", "log", "status", "words"),
     [
-        (Ended(exit_code=0), None, "", "crashed", "exit 0 without a result; look"),
-        (Ended(exit_code=3), "vmstat", "", "crashed", "exit 3 without a result"),
+        (Ended(exit_code=0), None, "", "crashed", "exit code 0 and no result; look"),
+        (Ended(exit_code=3), "vmstat", "", "crashed", "exit code 3 and no result"),
         (Ended(signal=11), None, "", "crashed", "SIGSEGV"),
         (Ended(signal=7), None, "", "crashed", "SIGBUS"),
         (Ended(signal=4), None, "", "crashed", "SIGILL (an instruction this processor lacks"),
@@ -92,11 +92,11 @@ def test_counters_that_say_nothing_are_passed_over(text: str, tmp_path: Path) ->
             None,
             "",
             "host_oom",
-            "its processes held 3.00 GiB, more than the memory limit of 2.00 GiB; raise --memory-limit, "
-            "or try a smaller batch or resolution. --memory-limit also counts the 0.4 GiB or so of Python "
-            "and torch",
+            "the cell's processes held 3.00 GiB, more than the memory limit of 2.00 GiB; raise "
+            "--memory-limit, or try a smaller batch or resolution. --memory-limit also counts the 0.4 GiB or "
+            "so of Python and torch",
         ),
-        (Ended(server_exit=-9), None, "", "crashed", "the process that starts cells was ended (SIGKILL)"),
+        (Ended(server_exit=-9), None, "", "crashed", "the fork server ended (SIGKILL)"),
         (Ended(server_exit=-9), "memory.events", "", "host_oom", "the kernel's OOM killer"),
         (Ended(server_exit=1), None, "", "crashed", "(exit 1)"),
     ],

@@ -113,7 +113,7 @@ def test_a_memory_limit_bounds_a_cell_and_its_children(
 def test_a_cell_that_kills_the_server_loses_only_itself(runner: Runner) -> None:
     row = runner.run(request("kills_parent"))
     assert row.status == "crashed"
-    assert "the process that starts cells was ended (SIGKILL)" in (row.reason or "")
+    assert "the fork server ended (SIGKILL)" in (row.reason or "")
     left = [p.pid for p in psutil.process_iter() if "# left by parent()" in " ".join(_command(p))]
     assert not left
     assert runner.run(request("tells_score")).status == "error"

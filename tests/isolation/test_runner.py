@@ -120,7 +120,7 @@ def test_without_fork_a_cell_is_a_new_interpreter() -> None:
     with Runner(fork=False) as runner:
         assert not runner.forks
         assert runner.run(request("fine")).status == "ok"
-        assert "exit 3 without a result" in (runner.run(request("leaves")).reason or "")
+        assert "exit code 3 and no result" in (runner.run(request("leaves")).reason or "")
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def test_a_damaged_line_is_named(tmp_path: Path, row: Row) -> None:
 def test_another_schema_is_named(tmp_path: Path, row: Row) -> None:
     content = json.loads(row.to_json()) | {"schema": 99}
     (tmp_path / ROWS).write_text(json.dumps(content) + "\n")
-    with pytest.raises(RunDirectoryError, match="schema 99, this longvis knows schemas 1 to 2; use a newer"):
+    with pytest.raises(
+        RunDirectoryError, match="schema 99, and this longvis reads schemas 1 to 2; use a newer"
+    ):
         read_rows(tmp_path)
 
 

@@ -219,7 +219,7 @@ def test_merging_keeps_the_later_row_and_counts(fake: type[FakeRunner]) -> None:
     assert [(len(run.rows), run.replaced, run.earlier) for run in counts] == [(1, 1, 0), (2, 0, 0)]
     merged = {row.cell.resolution: row.status for row in read_rows(Path("c"))}
     assert merged == {64: "ok", 128: "timeout", 256: "timeout"}
-    with pytest.raises(RunDirectoryError, match="holds a run already"):
+    with pytest.raises(RunDirectoryError, match="is a run already"):
         merge_runs([Path("a")], Path("c"))
 
 
@@ -443,10 +443,10 @@ def test_runs_of_one_machine_stand_side_by_side(
     start(options | {"resolutions": (64, 128)}, out=Path("a")).run()
     with (Path("a") / "cells.jsonl").open("a") as file:
         file.write('{"schema": 2, "ke')
-    found = read_runs([Path("a"), Path("b"), Path("c")], one_a_cell=True)
+    found = read_runs([Path("a"), Path("b"), Path("c")], one_per_cell=True)
     assert [run.sentence for run in found] == [
         "a: 1 row (2 replaced by later rows of the run; 1 replaced by a run named later; "
-        "an unfinished line not read)",
+        "an unfinished last line was skipped)",
         "b: 1 row",
         "c: 2 rows",
     ]
