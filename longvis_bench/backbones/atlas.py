@@ -430,20 +430,20 @@ _OFFICIAL = (
     (r"^fc\.", "head."),
 )
 _UNUSED = re.compile(r"^atlas_models\.(\d+\.(norm|head)|[1-9]\d*\.patch_embed)\.")
-"""What the authors' stages hold and their forward never reads."""
+"""Tensors in the authors' stages that their forward pass never uses."""
 
 
 def checkpoint_filter_fn(
     state_dict: Mapping[str, Tensor], model: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Rename the tensors of YalaLab's Atlas checkpoints to ours, as timm's functions of this name do.
+    """Rename the tensors of YalaLab's Atlas weights to the names of this module, like timm's functions.
 
     Arguments:
-        state_dict: tensors by name; other names than the official ones are returned as they are.
-        model: which model asks; unused.
+        state_dict: tensors by name; tensors without the authors' names are returned unchanged.
+        model: unused; part of timm's signature.
 
     Returns:
-        Tensors by our names.  Those that the authors' forward never uses keep their official name.
+        Tensors by this module's names.  Those that the authors' forward pass never uses keep their name.
     """
     if not any(name.startswith("atlas_models.0.patch_embed.") for name in state_dict):
         return dict(state_dict)

@@ -1,4 +1,4 @@
-"""What building any model on the meta device needs, whoever wrote it."""
+"""Support for building third-party models on the meta device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class LinspaceOnCpu(TorchFunctionMode):
-    """Make `torch.linspace` on the CPU whatever the default device.
+    """Create the result of `torch.linspace` on the CPU, whatever the default device is.
 
     timm-style models compute their stochastic depth rates as
-    `[x.item() for x in torch.linspace(...)]`, and a tensor on the meta device has no items.  These few
-    numbers are all that ever leaves the default device while a model is built.
+    `[x.item() for x in torch.linspace(...)]`, and a tensor on the meta device has no values.  No other tensor
+    of a build leaves the default device.
     """
 
     def __torch_function__(
@@ -24,7 +24,7 @@ class LinspaceOnCpu(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Pin one function, leave the rest."""
+        """Set the device of `torch.linspace`; other functions are unchanged."""
         pinned = dict(kwargs or {})
         if func is torch.linspace:
             pinned.setdefault("device", "cpu")

@@ -241,14 +241,14 @@ _OFFICIAL_QUERY = re.compile(r"(model\.)?encoder\.layers\.0\.self_attn\.q_proj\.
 def checkpoint_filter_fn(
     state_dict: Mapping[str, Tensor], model: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Rename the tensors of torchscale's LongViT to ours, as timm's functions of this name do.
+    """Rename the tensors of torchscale's LongViT to the names of this module, like timm's functions.
 
     Arguments:
-        state_dict: of the classifier or the encoder alone; other names are returned as they are.
-        model: which model asks; unused.
+        state_dict: tensors of the classifier, or of the encoder alone; other names are returned unchanged.
+        model: unused; part of timm's signature.
 
     Returns:
-        Tensors by our names.
+        Tensors by this module's names.
     """
     if not any(map(_OFFICIAL_QUERY.fullmatch, state_dict)):
         return dict(state_dict)

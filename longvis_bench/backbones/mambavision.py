@@ -328,14 +328,14 @@ _OFFICIAL = (
 def checkpoint_filter_fn(
     state_dict: Mapping[str, Tensor], model: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Rename the tensors of NVIDIA's MambaVision checkpoints to ours, as timm's functions of this name do.
+    """Rename the tensors of NVIDIA's MambaVision weights to the names of this module, like timm's functions.
 
     Arguments:
-        state_dict: tensors by name; other names than the official ones are returned as they are.
-        model: which model asks; unused.
+        state_dict: tensors by name; tensors without the authors' names are returned unchanged.
+        model: unused; part of timm's signature.
 
     Returns:
-        Tensors by our names.
+        Tensors by this module's names.
     """
     official = any(name.startswith("patch_embed.conv_down.") for name in state_dict) and any(
         re.match(r"levels\.[23]\.blocks\.0\.mixer\.A_log$", name) for name in state_dict

@@ -1,11 +1,11 @@
-"""Models of their authors' own packages, run as `name@upstream` beside our native code.
+"""MambaVision in the authors' package, `name@upstream`, as an alternative to the native implementation.
 
-MambaVision's package (`mambavision`, NVIDIA Source Code License-NC) imports the CUDA kernels of mamba-ssm on
-its first line, so it does not even load where those are missing.  Here it gets our scan under that name
-instead, `longvis_bench.ops.selective_scan.operator`; a stub module is placed in `sys.modules` only during the
-import.  Where mamba-ssm works its kernel runs on CUDA tensors, and our scan on all
-others: the kernel knows neither the CPU nor the meta device that operations are counted on.
-`model.scan_backend(device)` says which.
+The package (`mambavision`, NVIDIA Source Code License-NC) imports the CUDA kernels of mamba-ssm on its first
+line, so it cannot be imported without them.  This module provides a stub of mamba-ssm whose scan is
+`longvis_bench.ops.selective_scan.operator`; the stub is in `sys.modules` only during the import.  If
+mamba-ssm is installed and works, its kernel handles CUDA tensors, and the operator all others, because the
+kernel supports neither the CPU nor the meta device, on which operations are counted.
+`model.scan_backend(device)` returns the name of the backend in use.
 """
 
 from __future__ import annotations

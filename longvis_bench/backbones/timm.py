@@ -106,11 +106,11 @@ def swin(
 def build_any(
     *, resolution: int, num_classes: int, in_chans: int = 3, name: str, **arguments: Any
 ) -> nn.Module:
-    """Any model timm knows, with random weights: the factory behind `timm:NAME`.
+    """Build any timm model with random weights; the factory of `timm:NAME`.
 
     Arguments:
-        resolution: pixels per side; given to the model where it takes an image size.
-        num_classes: logits.
+        resolution: pixels per side; passed on to models that take an image size.
+        num_classes: number of logits.
         in_chans: channels of the image.
         name: a name of `timm.list_models()`, with or without a weights tag, or "hf-hub:organisation/name".
         arguments: passed to timm.

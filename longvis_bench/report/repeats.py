@@ -1,8 +1,8 @@
-"""Rounds of a repeated sweep (`--repeats`): how far apart they are, and which one a table shows.
+"""Repeats of a sweep (`--repeats`): their spread, and the choice of the repeat that a table shows.
 
-A row knows its own round only, so this looks at all rows of a cell when they are read.  Nothing is dropped:
-frames and CSV hold every round; the readable tables show a cell once, by the round whose latency is in the
-middle (the lower one of two), and each round that failed.
+A row has the numbers of its own repeat only, so these functions compare all rows of a cell after reading.
+Frames and CSV have every repeat; readable tables show one row per cell, the repeat with the median latency
+(the lower of two), and every failed repeat.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from longvis_bench.row_warnings import of_repeats
 
 
 def with_rounds(rows: Sequence[Row]) -> list[Row]:
-    """The same rows, each with the latencies of all rounds of its cell, and a warning if they disagree."""
+    """The same rows, each with the latencies of all repeats of its cell, and a warning if they disagree."""
     done: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if _is_timed(row):
@@ -24,7 +24,7 @@ def with_rounds(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_reference(rows: Sequence[Row]) -> list[Row]:
-    """The same rows, each with the fastest yardstick of its machine and threads among them."""
+    """The same rows, each with the fastest yardstick among the rows of its machine, device and threads."""
     fastest: dict[tuple[str, str, int], float] = {}
     for row in rows:
         for stick in row.timing.yardsticks() if row.timing else ():
@@ -39,10 +39,10 @@ def _where(row: Row) -> tuple[str, str, int]:
 
 
 def once(rows: Sequence[Row]) -> list[Row]:
-    """One row a cell, and every failed round, in the order given.
+    """One row per cell, and every failed repeat, in the given order.
 
     Arguments:
-        rows: of one round, or of several.
+        rows: rows of one or several repeats.
     """
     good: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -62,7 +62,7 @@ def _with(row: Row, rounds: Sequence[Row]) -> Row:
 
 
 def _widest(rounds: Sequence[Sequence[float]]) -> float | None:
-    """Width of the widest interval of a round, as a share of its median; None where one has no interval."""
+    """Width of the widest interval of a repeat as a share of its median; None if one has no interval."""
     halves = [stats.relative_half_width(samples) for samples in rounds]
     known = [half for half in halves if half is not None]
     return 2 * max(known) if len(known) == len(halves) else None
@@ -86,5 +86,5 @@ def _latency(row: Row) -> float:
 
 
 def _cell(row: Row) -> tuple[str, str]:
-    """The same for all rounds of a cell."""
+    """Identity of a cell, equal for all its repeats."""
     return row.machine, row.cell.identity(without=("round",))

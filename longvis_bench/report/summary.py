@@ -105,7 +105,10 @@ class _Terminal:
         yield _table(columns, body, marks, self._width, writing)
         yield from _numbered(notes, writing)
         left_out = len(every) - len(body.rows)
-        below = [f"{left_out} rows are not shown; summary.csv and summary.md hold all."] if left_out else []
+        hidden = (
+            f"{units.several(left_out, 'row is', 'rows are')} not shown; summary.csv and summary.md hold all."
+        )
+        below = [hidden] if left_out else []
         below += [*notes.others, *best_lines(self._rows), legend(columns, body.rows)]
         if any(below):
             yield Text()

@@ -1,1 +1,1 @@
-"""A model's values: reading untrusted files, matching names, choosing a file for a cell."""
+"""A model's weights: reading untrusted files, matching tensors with the model, choosing a file for a cell."""

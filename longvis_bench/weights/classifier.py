@@ -1,4 +1,4 @@
-"""The tensors of a model's classifier: found by building it for other classes, or by asking it."""
+"""Identify the tensors of a model's classifier: by two builds with different class counts, or by its API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longvis_bench.weights.naming import by_model_names
 
 
 def bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
-    """The model on the meta device; None where it cannot be built there, which tells nothing."""
+    """The model on the meta device; None if it cannot be built there."""
     try:
         with torch.device("meta"):
             return variant.build(resolution=resolution, num_classes=num_classes)
@@ -25,10 +25,10 @@ def bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module
 
 
 def classifier_dims(variant: Variant, resolution: int, num_classes: int) -> dict[str, int]:
-    """Tensors whose shape follows the number of classes, and the dimension in which it does.
+    """Name of each tensor whose shape depends on the number of classes -> the dimension that does.
 
     Raises:
-        IllegalSize: the model does not take the size.
+        IllegalSize: the model does not take the resolution.
     """
     one, other = (bare_model(variant, resolution, classes) for classes in (num_classes, num_classes + 1))
     if one is None or other is None:
@@ -44,7 +44,7 @@ def classifier_dims(variant: Variant, resolution: int, num_classes: int) -> dict
 def file_classes(
     variant: Variant, tensors: Mapping[str, Tensor], resolutions: Sequence[int], num_classes: int, name: str
 ) -> int | None:
-    """Classes of the classifier in a file, by the tensors of the model's; None where unknown."""
+    """Number of classes in a file, by the tensors of the model's classifier; None if unknown."""
     for resolution in resolutions:
         try:
             dims = classifier_dims(variant, resolution, num_classes)
@@ -62,14 +62,14 @@ def file_classes(
 
 
 def classifier_names(model: nn.Module) -> set[str]:
-    """Names of the classifier's tensors: by `get_classifier`, by usual names, or the last layer's."""
+    """Names of the classifier's tensors: from `get_classifier`, by usual names, or of the last layer."""
     known = {id(parameter) for module in _classifiers(model) for parameter in module.parameters()}
     found = {name for name, parameter in model.named_parameters() if id(parameter) in known}
     return found or {name for name in model.state_dict() if HEAD.search(name)} or _last_layer(model)
 
 
 def _classifiers(model: nn.Module) -> Iterator[nn.Module]:
-    """What `get_classifier` of timm's models, or of one that the model wraps, returns."""
+    """Modules that `get_classifier` returns, a method of timm's models; the model may wrap one."""
     for module in model.modules():
         ask = getattr(module, "get_classifier", None)
         if callable(ask):

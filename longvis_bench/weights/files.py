@@ -1,4 +1,4 @@
-"""Which files a name of weights stands for: `FILE#KEY`, an index of shards, a folder of `save_pretrained`."""
+"""Resolve a name of weights to files: `FILE#KEY`, an index of shards, or a folder of `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IN_A_FOLDER = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-"""Names that `save_pretrained` gives to weights, the one to take first."""
+"""File names of weights in folders of `save_pretrained`, in order of preference."""
 
 
 def split_key(path: str | Path) -> tuple[Path, str]:
-    """`model.pth#ema` -> file and key of a set of weights in it; no key where the file has this name."""
+    """Split `model.pth#ema` into file and key of a set of weights; no key if a file has this name."""
     path = Path(path)
     name, mark, key = path.name.rpartition("#")
     if not mark or not name or path.exists():
@@ -28,17 +28,17 @@ def split_key(path: str | Path) -> tuple[Path, str]:
 
 
 def find_file(path: Path) -> Path:
-    """The file of weights in a folder of `save_pretrained`; other paths as they are."""
+    """The weight file in a folder of `save_pretrained`; other paths are returned unchanged."""
     file, key = split_key(path)
     found = next((file / name for name in IN_A_FOLDER if (file / name).is_file()), file)
     return found.with_name(f"{found.name}#{key}") if key else found
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or those that an index (`model.safetensors.index.json`) names, in its folder.
+    """The file itself, or the files that an index (`model.safetensors.index.json`) lists, in its folder.
 
     Raises:
-        CheckpointError: the index is damaged, names a file elsewhere, or one that is not there.
+        CheckpointError: the index is damaged, or lists a file that does not exist in its folder.
     """
     if path.suffix != ".json":
         return [path]

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: names, shapes and metadata, read without a tensor and without torch."""
+"""The header of a safetensors file: names, shapes and metadata; needs neither tensors nor torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from longvis_bench.weights.files import split_key
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself; empty for any other file."""
+    """Header of a safetensors file; empty for any other file."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shape of each tensor, by name."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """What `save_weights` was given; empty for a file it did not write."""
+    """Metadata that `save_weights` wrote; empty for files of other programs."""
 
 
 def read_header(path: str | Path) -> Header:
-    """Names, shapes and our metadata of a safetensors file; an empty header for any other file."""
+    """Names, shapes and longvis's metadata of a safetensors file; an empty header for any other file."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,10 +1,6 @@
-"""Weights fitted to a model, written and kept.  Reading strangers' files is in `checkpoints.py`.
+"""Load weights into a model, and check whether a weight file fits it.  `reading.py` reads the files.
 
-Loading names every tensor it did not take as it was: `LoadReport`.
-
-The store is where `longvis train` leaves its files:
-
-    <store>/<variant>/<dataset>-<resolution>-<first 8 of sha256>.safetensors    and beside it .json
+A `LoadReport` lists every tensor that was not loaded unchanged.
 """
 
 from __future__ import annotations
@@ -27,43 +23,43 @@ from longvis_bench.weights.classifier import bare_model, classifier_dims, classi
 from longvis_bench.weights.naming import by_model_names, official
 from longvis_bench.weights.reading import plain_names, read_tensors
 
-MOST_NAMED = 5
-"""Tensors named in a message."""
+MOST_LISTED = 5
+"""Largest number of tensors that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What became of every tensor of the file and of the model."""
+    """The result for each tensor of the file and of the model."""
 
     loaded: tuple[str, ...]
-    """Tensors of the model that took a value from the file, reshaped ones included."""
+    """Tensors of the model that were loaded from the file, including reshaped ones."""
     unused: tuple[str, ...] = ()
-    """Tensors of the file that the model has no place for, by their name in the file."""
+    """Tensors of the file that the model does not have, by their name in the file."""
     missing: tuple[str, ...] = ()
-    """Tensors of the model that the file does not hold: they keep the value they had."""
+    """Tensors of the model that the file does not have; they keep their previous value."""
     reshaped: dict[str, str] = field(default_factory=dict)
-    """Tensor of the model -> what was done to fit it, in words."""
+    """Tensor of the model -> how it was adapted, in words."""
     random: tuple[str, ...] = ()
-    """Tensors of the head that keep the model's own value, because the file's head is for other classes.
-    With any of these, as with any that is missing, accuracy means nothing."""
+    """Tensors of the classifier that keep the model's value, because the file's classifier has other classes.
+    With any of these, or any missing tensor, an accuracy is meaningless."""
 
 
 def load_weights(
     model: nn.Module, source: str | Path | Mapping[str, Tensor], strict: bool = True
 ) -> LoadReport:
-    """Give a model the values of a weight file, or say why they do not belong to it.
+    """Load the values of a weight file into a model.
 
-    Position tables are interpolated to the model's size (bicubic); a classifier for other classes is left out
-    and the model keeps its own.  Nothing is changed in the model unless everything fits.
+    Position tables are interpolated to the model's size (bicubic); a classifier for other classes is not
+    loaded, and the model keeps its own.  On an error the model is unchanged.
 
     Arguments:
-        model: on any device and of any dtype; values are converted.
+        model: the model, on any device and of any dtype; values are converted.
         source: a file for `read_tensors`, or tensors by name.  The official layouts of Atlas, LongViT,
-            MambaVision and FasterViT are recognised, and those that timm converts for a model of its own.
-        strict: whether a tensor that the file does not hold is an error.
+            MambaVision and FasterViT are recognised, and those that timm converts for its models.
+        strict: whether a tensor that is missing in the file is an error.
 
     Returns:
-        What was loaded, unused, missing and reshaped.
+        The loaded, unused, missing and reshaped tensors.
 
     Raises:
         CheckpointError: the file cannot be read, or belongs to another model.
@@ -83,14 +79,14 @@ def match_weights(
     strict: bool = True,
     heads: Collection[str] = (),
 ) -> LoadReport:
-    """What `load_weights` would do; the model stays as it is, and may lie on the meta device.
+    """The report of `load_weights` without loading; the model is unchanged and may be on the meta device.
 
     Arguments:
-        model: as there.
-        tensors: of the file, as `read_tensors` gives them.
-        name: the file's, for messages.
-        strict: as there.
-        heads: names of the classifier's tensors, where known; the model is asked otherwise.
+        model: the model.
+        tensors: tensors by name, from `read_tensors`.
+        name: name of the file, for messages.
+        strict: whether a missing tensor is an error.
+        heads: names of the classifier's tensors, if known; by default `classifier_names` finds them.
 
     Raises:
         CheckpointError: the weights belong to another model.
@@ -101,7 +97,7 @@ def match_weights(
 def _match(
     model: nn.Module, source: Mapping[str, Tensor], name: str, strict: bool, heads: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """The values that the model's tensors would get, and the report."""
+    """The values for the model's tensors, and the report."""
     given = plain_names(dict(source))
     derived = derived_names(model)
     wanted = {key: value for key, value in model.state_dict().items() if key not in derived}
@@ -135,9 +131,10 @@ def _is_ours(model: nn.Module) -> bool:
 
 
 def derived_names(model: nn.Module) -> set[str]:
-    """Persistent buffers that the model computes itself: neither saved nor asked of a file.
+    """Persistent buffers that the model computes itself, so that files neither store nor need them.
 
-    The modules of `backbones` that bear the name of a package whose classes the model is made of are asked.
+    They come from the function `derived_buffers` of the modules in `backbones` that have the name of a
+    package whose classes the model uses.
     """
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
     known = {found.name for found in pkgutil.iter_modules(backbones.__path__)} & packages
@@ -153,7 +150,7 @@ _Fitted = tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]
 
 
 def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: Collection[str]) -> _Fitted:
-    """Fit each tensor of the file to the model's shape: values, what was done, fresh heads, misfits."""
+    """Fit each tensor of the file to the model: values, adaptations, random classifier tensors, misfits."""
     fitted: dict[str, Tensor] = {}
     reshaped: dict[str, str] = {}
     fresh: list[str] = []
@@ -176,7 +173,7 @@ def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: Col
 
 
 def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | None:
-    """A table of positions, interpolated to the model's grid; None if it is none or cannot be."""
+    """A position table interpolated to the model's grid; None if the tensor is none or does not fit."""
     if name.endswith("relative_position_bias_table"):
         return _reshape_relative(value, target)
     if not re.search(r"(^|[._])(pos_embed|position_embeddings?|embed_positions)\b", name):
@@ -194,7 +191,7 @@ def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | Non
 
 
 def _reshape_relative(value: Tensor, target: Tensor) -> Tensor | None:
-    """Swin's table ((2w-1)^2, heads) for windows of another size."""
+    """Swin's table of relative position biases ((2w-1)^2, heads), interpolated to another window."""
     if value.ndim != 2 or value.shape[1] != target.shape[1]:
         return None
     (old, rest), (new, wanted_rest) = _square(len(value)), _square(len(target))
@@ -206,7 +203,7 @@ def _reshape_relative(value: Tensor, target: Tensor) -> Tensor | None:
 
 
 def _square(tokens: int) -> tuple[int, int]:
-    """Side of the largest square grid of `tokens`, and what is left over: class tokens."""
+    """Side of the largest square grid within `tokens`, and the number of other tokens (class tokens)."""
     side = math.isqrt(tokens)
     return side, tokens - side * side
 
@@ -216,8 +213,8 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _misfit_sentence(
@@ -240,7 +237,7 @@ def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module, giv
 
 
 def _refuse_other_types(file: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise where a tensor's type cannot hold what the model needs: quantised, complex or rounded values."""
+    """Raise CheckpointError for tensors whose dtype does not convert to the model's (quantised, complex)."""
     names = (name for name in wanted if name in tensors)
     wrong = [name for name in names if not _converts(tensors[name], wanted[name])]
     if not wrong:
@@ -269,13 +266,13 @@ def _type(tensor: Tensor) -> str:
 
 
 def _beyond(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Tensors for further blocks of kinds that the model has: those of a deeper variant."""
+    """Tensors of additional blocks of the model's kinds, as a deeper variant has them."""
     kinds = {_kind(name) for name in wanted}
     return [name for name in tensors if name not in wanted and _kind(name) in kinds]
 
 
 def _kind(name: str) -> str:
-    """The name with its blocks' numbers left out."""
+    """The name with `#` in place of block numbers."""
     return ".".join("#" if part.isdigit() else part for part in name.split("."))
 
 
@@ -288,7 +285,7 @@ def _deeper_sentence(file: str, deeper: list[str], model: nn.Module) -> str:
 
 
 def _foreign_family(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """The family of `backbones`, other than the model's, whose authors name their tensors like this."""
+    """The family other than the model's whose authors use these names."""
     own = type(model).__module__.rpartition(".")[2] if _is_ours(model) else None
     names = sorted({found.name for found in pkgutil.iter_modules(backbones.__path__)} - {own})
     converters = ((name, getattr(_backbone(name), "checkpoint_filter_fn", None)) for name in names)
@@ -298,17 +295,17 @@ def _foreign_family(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | No
 def check_fit(
     variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int, *, whole: bool
 ) -> None:
-    """Raise where a weight file fits the model at none of the sizes that the model takes.
+    """Check that a weight file fits the model at one of the resolutions at least.
 
     Arguments:
         variant: the model.
         path: the weight file.
-        resolutions: pixels per side.
-        num_classes: logits.
-        whole: whether a tensor that would stay random is a fault too.
+        resolutions: pixels per side; illegal ones are skipped.
+        num_classes: number of logits.
+        whole: whether a tensor that would stay random is an error, too.
 
     Raises:
-        CheckpointError: of another variant or model; at most five tensors are named.
+        CheckpointError: the file is of another variant or model; the message lists at most five tensors.
     """
     tensors = read_tensors(path)
     faults = [_fault(variant, path.name, tensors, size, num_classes, whole) for size in resolutions]
@@ -329,6 +326,6 @@ def _fault(
     except (CheckpointError, IllegalSize) as error:
         return error
     if whole and report.random:
-        some = ", ".join(report.random[:MOST_NAMED])
+        some = ", ".join(report.random[:MOST_LISTED])
         return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random.")
     return None

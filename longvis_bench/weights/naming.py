@@ -1,10 +1,9 @@
-"""Tensors of a file by the names that a model has for them.
+"""Match the names of a file's tensors with the names in a model.
 
-Three things differ between a file and a model that belong together: prefixes before all names (`module.`,
-`net.`, a wrapper's `self.model`), parts that wrappers insert (`_orig_mod`, those of FSDP and of activation
+A file and a model that belong together can differ in three ways: prefixes of all names (`module.`, `net.`,
+a wrapper's `self.model`), parts that wrappers insert (`_orig_mod`, those of FSDP and of gradient
 checkpointing), and layouts of the original authors, which the model's own code converts (timm's
-`checkpoint_filter_fn`, transformers' renamings).  The prefix is the one under which most names, with their
-shapes, fit.
+`checkpoint_filter_fn`, transformers' renamings).  The prefix with most matches of name and shape is chosen.
 """
 
 from __future__ import annotations
@@ -24,42 +23,43 @@ from longvis_bench.errors import CheckpointError
 WRAPPER_PARTS = re.compile(
     r"module|_module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_fpw_module"
 )
-"""Parts of names that wrappers insert: DataParallel, Opacus, torch.compile, FSDP, activation checkpointing,
+"""Parts of names that wrappers insert: DataParallel, Opacus, torch.compile, FSDP, gradient checkpointing,
 Lightning Fabric and FairScale."""
 
 Converter = Callable[[Mapping[str, Tensor], nn.Module | None], Mapping[str, Tensor]]
-"""timm's `checkpoint_filter_fn`: tensors by the authors' names -> by the model's."""
+"""timm's `checkpoint_filter_fn`: converts tensors by the authors' names to tensors by the model's names."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read a file's names."""
+    """One interpretation of a file's names."""
 
     prefix: str
-    """What is taken off the file's names."""
+    """The prefix removed from the file's names."""
     tensors: dict[str, Tensor]
-    """By the model's names, where it has them."""
+    """Tensors by the model's names, or by the file's if the model has no such name."""
     beside: tuple[str, ...]
-    """Names of the file without the prefix."""
+    """Names of the file that lack the prefix."""
     fitting: int
-    """Tensors whose name and shape the model has."""
+    """Number of tensors that match the model in name and shape."""
     hits: int
-    """Tensors whose name the model has."""
+    """Number of tensors that match the model in name."""
 
 
 def by_model_names(
     model: nn.Module, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by the model's names.
+    """Rename a file's tensors to the model's names.
 
     Arguments:
-        model: may lie on the meta device.
-        tensors: by the file's names.
+        model: the model; the meta device suffices.
+        tensors: tensors by the file's names.
         wanted: the model's state dict.
-        file: its name, for messages.
+        file: name of the file, for messages.
 
     Returns:
-        The tensors by the model's names, where it has one; and the names that stand beside the prefix.
+        The tensors by the model's names, or by their own where the model has none; and the file's names that
+        lack the prefix.
 
     Raises:
         CheckpointError: two sets of weights in the file fit equally well, and their values differ.
@@ -84,7 +84,7 @@ def _needed(wanted: Iterable[str]) -> int:
 
 
 def _without_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Names without wrappers' parts -> names; as they are where two would become one."""
+    """Name without wrappers' parts -> name; unchanged if two names would become equal."""
     names = list(names)
     plain = {_plain(name): name for name in names}
     return plain if len(plain) == len(names) else {name: name for name in names}
@@ -96,7 +96,7 @@ def _plain(name: str) -> str:
 
 
 def _prefixes(names: Iterable[str], least: float) -> list[str]:
-    """The empty prefix, and those (with their dot) that at least so many names have."""
+    """The empty prefix, and those (with their final dot) that at least `least` names have."""
     counts: Counter[str] = Counter()
     for name in names:
         counts.update(name[: dot.end()] for dot in re.finditer(r"\.", name))
@@ -109,7 +109,7 @@ def _plain_readings(
     wanted: Mapping[str, Tensor],
     ours: Mapping[str, str],
 ) -> Iterator[_Reading]:
-    """Each prefix of the file in place of each of the model, where half of the model's names come of it."""
+    """Each replacement of a prefix of the file by one of the model that matches half of the model's names."""
     half = len(wanted) / 2
     for prefix in _prefixes(given, half):
         within = {name.removeprefix(prefix): real for name, real in given.items() if name.startswith(prefix)}
@@ -139,7 +139,7 @@ def _converted_readings(
     wanted: Mapping[str, Tensor],
     ours: Mapping[str, str],
 ) -> Iterator[_Reading]:
-    """The original authors' tensors by the names of the model or of one that it wraps."""
+    """Conversions of the original authors' layout to the names of the model or of a model that it wraps."""
     for own in _prefixes(ours, len(wanted) / 2):
         inner = _submodule(model, ours, own)
         for convert in () if inner is None else _converters(inner):
@@ -153,14 +153,14 @@ def _converted_readings(
 
 
 def _submodule(model: nn.Module, ours: Mapping[str, str], prefix: str) -> nn.Module | None:
-    """The module whose names begin with a prefix, wrappers' parts left out of it."""
+    """The submodule whose name without wrappers' parts is `prefix`."""
     if not prefix:
         return model
     return next((module for name, module in model.named_modules() if _plain(f"{name}.") == prefix), None)
 
 
 def _converters(model: nn.Module) -> Iterator[Converter]:
-    """What the model's own code offers to read other layouts with."""
+    """Functions of the model's own code that convert other layouts."""
     module = sys.modules.get(type(model).__module__)
     convert = getattr(module, "checkpoint_filter_fn", None)
     if convert is not None:
@@ -172,23 +172,23 @@ def _converters(model: nn.Module) -> Iterator[Converter]:
 def _converted(
     convert: Converter, tensors: Mapping[str, Tensor], model: nn.Module | None
 ) -> Mapping[str, Tensor]:
-    """Tensors by the converter's names; their shapes stay."""
+    """Tensors by the converter's names, with their original shapes."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to timm's own developers
+            warnings.simplefilter("ignore")  # they address timm's developers
             renamed = dict(convert(dict(tensors), model))
-    except Exception:  # of a layout that it takes for another one
+    except Exception:  # the converter mistook the layout for another
         return tensors
     return {name: tensors[name] if _is_table(name, tensors) else value for name, value in renamed.items()}
 
 
 def _is_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether timm would have resized the tensor: we do, and say so."""
+    """Whether timm's converter may have resized the tensor; `matching.py` does that and records it."""
     return name.endswith(("pos_embed", "relative_position_bias_table")) and name in tensors
 
 
 def _by_transformers(tensors: Mapping[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
-    """Names that transformers 5 writes with `save_pretrained` -> those of its modules."""
+    """Rename tensors from the names that transformers 5 saves (`save_pretrained`) to those of its modules."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, apply_renamings
 
@@ -197,7 +197,7 @@ def _by_transformers(tensors: Mapping[str, Tensor], model: nn.Module | None) -> 
 
 
 def official(tensors: Mapping[str, Tensor], convert: Converter) -> bool:
-    """Whether a converter knows the names, whatever prefix all of them have."""
+    """Whether a converter recognises the names, under any common prefix."""
     for prefix in _prefixes(tensors, len(tensors) / 2):
         within = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         if convert(within, None).keys() != within.keys():
@@ -208,7 +208,7 @@ def official(tensors: Mapping[str, Tensor], convert: Converter) -> bool:
 def _refuse_two(
     file: str, best: _Reading, readings: Iterable[_Reading], wanted: Mapping[str, Tensor]
 ) -> None:
-    """Raise where another prefix fits as well and its values differ."""
+    """Raise CheckpointError if another prefix fits equally well with other values."""
     score = (best.fitting, best.hits)
     rivals = [one for one in readings if (one.fitting, one.hits) == score and _differ(one, best, wanted)]
     if best.hits == 0 or not rivals:
@@ -221,7 +221,7 @@ def _refuse_two(
 
 
 def _differ(one: _Reading, other: _Reading, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether two readings give some tensor of the model two values."""
+    """Whether two readings have different values for a tensor of the model."""
     shared = [name for name in wanted if name in one.tensors and name in other.tensors]
     return any(not _equal(one.tensors[name], other.tensors[name]) for name in shared)
 

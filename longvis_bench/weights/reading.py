@@ -1,8 +1,8 @@
 """Load untrusted checkpoints without executing code.
 
-safetensors holds nothing but tensors; PyTorch's own format is a pickle and is read by torch's restricted
-unpickler, with `argparse.Namespace` and NumPy scalars (which training scripts leave in their checkpoints) as
-the only additions.  What a file is, its first bytes say, not its name.
+A safetensors file contains nothing but tensors.  PyTorch's own format is a pickle, which torch's restricted
+unpickler reads; only `argparse.Namespace` and NumPy scalars are allowed in addition, because training scripts
+save them in checkpoints.  The first bytes of a file determine its format, not its name.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from longvis_bench.units import size as show_size
 from longvis_bench.weights.files import files_of, split_key
 
 DEEPEST = 5
-"""Levels of nesting within which sets of weights are looked for."""
+"""Levels of nesting that are searched for sets of weights."""
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callbacks_state", re.IGNORECASE)
-"""Keys of what training scripts save beside weights."""
+"""Keys of training states other than weights."""
 _DOT = re.compile(r"\.")
 UNPACK_FACTOR, UNPACK_SLACK = 4, 1 << 20
-"""An archive may declare this many times its own size, plus a MiB; torch.save does not compress at all."""
+"""Largest unpacked size of an archive: 4 times its own size, plus 1 MiB; torch.save never compresses."""
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -40,20 +40,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Arguments:
         path: safetensors, or a file of torch.save (.pth, .pt, .bin, .pth.tar), recognised by content; or the
-            index (.json) of files of these kinds; with `#KEY` after it where it holds several sets.
+            index (.json) of such files; followed by `#KEY` if it has several sets.
 
     Returns:
-        The state dict: taken out of whatever it is nested in, `module.` prefixes removed.
+        The state dict, without nesting and `module.` prefixes.
 
     Raises:
-        CheckpointError: the file is missing, corrupt, unsafe, or holds no state dict, or several and none is
-            chosen.
+        CheckpointError: the file is missing, corrupt or unsafe, has no state dict, or has several of which
+            none is chosen.
     """
     return read_set(path)[1]
 
 
 def read_set(path: str | Path) -> tuple[str, dict[str, Tensor]]:
-    """The set of weights as `read_tensors` gives it, and its full key; empty where the file holds one set."""
+    """The full key of the set of weights (empty if the file has one set), and its tensors by name."""
     file, key = split_key(path)
     sets = _sets(_content(file), file.name)
     label, tensors = _choose(sets, key, file.name) if key else _only(sets, file.name)
@@ -61,7 +61,7 @@ def read_set(path: str | Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _content(path: Path) -> object:
-    """Whatever lies in a file: tensors by name, nested in what a training script saved."""
+    """The content of a file: tensors by name, nested in the structure that a training script saved."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -81,7 +81,7 @@ def _content(path: Path) -> object:
 
 
 def _read_index(path: Path) -> dict[str, Tensor]:
-    """The tensors of all files that an index names."""
+    """The tensors of all files that an index lists."""
     tensors: dict[str, Tensor] = {}
     for file in files_of(path):
         content = _content(file) if file.suffix != ".json" else None
@@ -99,7 +99,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """Raise for a zip archive that declares far more than it can hold: unpacking it would fill the memory."""
+    """Raise CheckpointError for a zip bomb: an archive whose declared content could fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(entry.file_size for entry in archive.infolist())
@@ -114,7 +114,7 @@ def _refuse_bomb(path: Path) -> None:
 
 
 def _refuse_expanded(content: object, path: Path) -> None:
-    """Raise for tensors that repeat a few stored values into far more than the file holds (strides of 0)."""
+    """Raise CheckpointError if strides of 0 expand a few stored values to far more than the file's size."""
     shown = _shown(content)
     held = path.stat().st_size
     if shown > UNPACK_FACTOR * held + UNPACK_SLACK:
@@ -123,7 +123,7 @@ def _refuse_expanded(content: object, path: Path) -> None:
 
 
 def _shown(content: object, depth: int = 0) -> int:
-    """Bytes of the largest set of tensors in the content: sets may share their storage."""
+    """Bytes of the largest set of tensors in the content; a maximum, because sets may share storage."""
     inner = _inner(content)
     own = sum(t.numel() * t.element_size() for _, t in inner if isinstance(t, Tensor))
     deeper = (_shown(value, depth + 1) for _, value in inner if depth < DEEPEST)
@@ -131,11 +131,11 @@ def _shown(content: object, depth: int = 0) -> int:
 
 
 def _read_pickle(path: Path) -> object:
-    """Whatever a file of torch.save holds, by the restricted unpickler.  Nothing in the file is executed."""
+    """Content of a torch.save file, read by the restricted unpickler, which executes no code of the file."""
     try:
-        # An open file, because torch.load lets the name of a path decide what it is.
+        # An open file, because torch.load would choose the format by the name of a path.
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to its own developers
+            warnings.simplefilter("ignore")  # they address torch's developers
             with torch.serialization.safe_globals(_safe_globals()):
                 return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -151,7 +151,7 @@ def _read_pickle(path: Path) -> object:
 
 
 def _safe_globals() -> list[Any]:
-    """Classes allowed beside tensors: argparse.Namespace, and what a pickled NumPy scalar is made of."""
+    """Classes allowed in addition to tensors: argparse.Namespace, and the parts of a pickled NumPy scalar."""
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdSU"]
     moved = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
@@ -159,7 +159,7 @@ def _safe_globals() -> list[Any]:
 
 
 def _inner(content: object) -> list[tuple[str, object]]:
-    """What a mapping or a list holds, by key or number."""
+    """Items of a mapping or a list, by key or index."""
     if isinstance(content, Mapping):
         return [(str(key), value) for key, value in content.items()]
     if isinstance(content, list | tuple):
@@ -168,9 +168,9 @@ def _inner(content: object) -> list[tuple[str, object]]:
 
 
 def _sets(content: object, name: str) -> dict[str, dict[str, Tensor]]:
-    """All sets of tensors in what a training script saved, by the keys that lead to them.
+    """All sets of tensors in a checkpoint, by the keys that lead to them.
 
-    Left out are states of optimizers, and tensors that lie loose beside a nested set (an epoch, a metric).
+    States of optimizers are left out, and tensors outside a nested set (an epoch, a metric), too.
     """
     if not isinstance(content, Mapping):
         kind = type(content).__name__
@@ -185,7 +185,7 @@ def _sets(content: object, name: str) -> dict[str, dict[str, Tensor]]:
 
 
 def _parent(key: str, found: Mapping[str, object]) -> bool:
-    """Whether a set is nested as deep as any, so that its names without dots are no loose values."""
+    """Whether no other set is nested in this one, so that its names without dots are those of weights."""
     return not any(other != key and (not key or other.startswith(f"{key}.")) for other in found)
 
 
@@ -200,7 +200,7 @@ def _walk(content: object, key: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 def _only(sets: Mapping[str, dict[str, Tensor]], file: str) -> tuple[str, dict[str, Tensor]]:
-    """The set of a file that holds one; equal copies, and sets of less than half its size, do not count."""
+    """The set of a file that has one; equal copies, and sets of less than half its size, do not count."""
     values = {key: found for key, found in sets.items() if any(t.ndim for t in found.values())}
     sets = values or sets
     most = max(map(len, sets.values()))
@@ -224,7 +224,7 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple[str, dict[str, Tensor]]:
-    """The set that a user names: by keys, by a prefix of tensors' names, or by a word in either."""
+    """The set that the user chose: by keys, by a prefix of tensors' names, or by a word in either."""
     if key == ".":
         return ".", _without_copies(next(iter(sets.values())))
     flat = {
@@ -248,20 +248,20 @@ def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple
 
 
 def _outermost(labels: Iterable[str]) -> list[str]:
-    """Those that do not lie within another of them."""
+    """The labels that are not nested in another label."""
     found = sorted(labels)
     return [label for label in found if not any(label.startswith(f"{other}.") for other in found)]
 
 
 def _without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors without those that repeat, under a prefix, names that are there without it."""
+    """The tensors without copies: names under a prefix that also occur without it."""
     copied = {name for name in tensors if name.partition(".")[2] in tensors}
     heads = {name.partition(".")[0] for name in copied}
     return {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in heads}
 
 
 def plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the `module.` that DataParallel puts before every one."""
+    """Names without DataParallel's prefix `module.`."""
     while tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

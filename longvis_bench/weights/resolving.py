@@ -1,8 +1,8 @@
-"""Which weight file a cell's accuracy is measured with, and whether it belongs to the model.
+"""Choose the weight file for a cell's accuracy, and check that it fits the model.
 
-The user's file (`--weights`), or timm's own (`--pretrained`), else the one that ships for the variant, data
-and size; never the best of several.  What the user names is matched with the model, built without values,
-before anything runs: that takes seconds, and a cell may take hours.
+The file is the user's (`--weights`), or timm's (`--pretrained`), else the one that ships for the variant, the
+dataset and the resolution; never the best of several.  The planner matches the user's file with the model on
+the meta device before any cell runs, because that takes seconds and a cell may take hours.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from longvis_bench.weights.header import read_header
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A file of weights, and what must be known to ask it about the data."""
+    """A weight file and the facts needed to evaluate it on a dataset."""
 
     path: Path
     name: str
-    """As rows name it: the file's name, or timm's name of the weights; never a path."""
+    """Name in rows: the file's name, or timm's name of the weights; never a path."""
     sha256: str
     classes: int | None = None
-    """Those that it knows."""
+    """Number of classes of the file; None if unknown."""
     class_indices: tuple[int, ...] | None = None
-    """See `classes.class_indices`."""
+    """Logit index of each dataset class; see `classes.class_indices`."""
     resolution: int | None = None
-    """Pixels per side it was trained at, where somebody else than the file says so."""
+    """Resolution of the training in pixels per side, if a source other than the file states it."""
     normalisation: Normalisation | None = None
-    """What it wants of a folder's images; None for ImageNet's."""
+    """Normalisation for images of a folder; None for ImageNet's."""
 
     def logits(self, data: ImageData) -> int:
-        """Those of the model: as many as the data has classes, or the file's where it knows more."""
+        """Number of logits of the model: the dataset's classes, or the file's if it has others, too."""
         return data.num_classes if self.class_indices is None or self.classes is None else self.classes
 
 
@@ -51,17 +51,17 @@ def given_weights(
     pretrained: bool,
     resolutions: Sequence[int] = (),
 ) -> dict[str, WeightFile]:
-    """What the user names, by the full name of the variant; empty where nothing is named.
+    """The weights that the user chose: full name of the variant -> file; empty without a choice.
 
     Arguments:
-        variants: all that are asked for.
-        data: whose classes the weights must know.
-        file: --weights: a file, FILE#KEY where it holds several sets, an index of shards, or a folder.
-        pretrained: --pretrained: timm's weights, from the local cache or that file.
-        resolutions: pixels per side that the models are built for, to ask which tensors are the classifier's.
+        variants: all requested variants.
+        data: the dataset whose classes the weights must have.
+        file: --weights: a file, FILE#KEY if it has several sets, an index of shards, or a folder.
+        pretrained: --pretrained: timm's weights, from the local cache or from `file`.
+        resolutions: pixels per side; the models are built for them to identify the classifier's tensors.
 
     Raises:
-        CheckpointError: there is no such file, or it knows other classes.
+        CheckpointError: there is no such file, or it has other classes.
     """
     file = None if file is None else find_file(file)
     if file is not None and not split_key(file)[0].is_file():
@@ -106,7 +106,7 @@ def _of_timm(variant: Variant, data: ImageData, file: Path | None, resolutions: 
 
 
 def _known(variant: Variant, path: Path, data: ImageData, resolutions: Sequence[int]) -> int | None:
-    """Classes of the file: by the tensors that are the model's classifier, else by usual names."""
+    """Number of classes of the file, by the tensors of the model's classifier, else by usual names."""
     from longvis_bench.weights.classifier import file_classes
     from longvis_bench.weights.reading import read_tensors
 
@@ -115,10 +115,10 @@ def _known(variant: Variant, path: Path, data: ImageData, resolutions: Sequence[
 
 
 def known_classes(path: Path) -> int | None:
-    """Classes of the classifier in a weight file of any form; None where it does not tell.
+    """Number of classes in a weight file of any format, by usual names of a classifier; None if ambiguous.
 
     Raises:
-        CheckpointError: it is no safetensors file and cannot be read.
+        CheckpointError: the file is no safetensors file and cannot be read.
     """
     known = head_classes(path)
     if known is not None:
@@ -130,10 +130,10 @@ def known_classes(path: Path) -> int | None:
 
 
 def shipped_weights(variant: Variant, dataset: str, resolution: int) -> WeightFile | None:
-    """The file that ships for the variant, data and size; None where none does.
+    """The file that ships for the variant, dataset and resolution; None if none does.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged or missing.
     """
     entry = variant.shipped_weights(dataset, resolution)
     if entry is None or entry.file is None or entry.sha256 is None:
@@ -145,7 +145,7 @@ def shipped_weights(variant: Variant, dataset: str, resolution: int) -> WeightFi
 
 
 def no_weights(model: str, dataset: str, resolution: int) -> str:
-    """Why there is no accuracy where no file ships, and the command that makes one."""
+    """The reason for a missing accuracy if no file ships, with the command that trains one."""
     data = f"{FOLDER}PATH" if dataset.startswith(FOLDER) else dataset
     return (
         f"no weights ship for {model} on {dataset} at {resolution} px; "

@@ -1,6 +1,6 @@
 """Write a model's weights, and keep those of `longvis train` in the store.
 
-<store>/<variant>/<dataset>-<resolution>-<first 8 of sha256>.safetensors    and beside it .json
+<store>/<variant>/<dataset>-<resolution>-<first 8 digits of sha256>.safetensors    and a .json beside it
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from longvis_bench.weights.matching import derived_names
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a model's weights as safetensors: floating tensors in fp16, derived buffers left out.
+    """Write a model's weights as safetensors: floating-point tensors in fp16, without derived buffers.
 
-    A tensor whose values fp16 cannot hold (65504 and more) stays in fp32.  The file appears whole or not at
-    all, and the same weights and metadata give the same bytes.
+    A tensor with values beyond the range of fp16 (above 65504) stays in fp32.  The file is written
+    atomically, and the same weights and metadata give the same bytes.
 
     Arguments:
-        model: on any device.
-        path: replaced if it is there; its folder is made.
-        metadata: plain values; kept as one JSON string under the key `longvis`.
+        model: the model, on any device.
+        path: file to create or replace; its folder is created if necessary.
+        metadata: plain values, stored as one JSON string under the key `longvis`.
 
     Raises:
         CheckpointError: a value is not finite, or the file cannot be written.
@@ -45,7 +45,7 @@ def _serialised(model: nn.Module, metadata: Mapping[str, Any]) -> bytes:
 
 
 def round_weights(model: nn.Module) -> None:
-    """Give a model the very values that its file holds or would hold (see `save_weights`).
+    """Round a model's values to those that `save_weights` stores.
 
     Raises:
         CheckpointError: a value is not finite.
@@ -55,7 +55,7 @@ def round_weights(model: nn.Module) -> None:
 
 
 def _half(name: str, value: Tensor) -> Tensor:
-    """A copy on the CPU that shares no memory, in fp16 where that holds it."""
+    """A copy on the CPU that shares no memory, in fp16 if its range suffices."""
     value = value.detach().to("cpu", copy=True).contiguous()
     if not value.is_floating_point():
         return value
@@ -73,12 +73,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `save_weights` was told about a file; empty for a file it did not write."""
+    """Metadata that `save_weights` wrote; empty for files of other programs."""
     return read_header(path).metadata
 
 
 def default_store() -> Path:
-    """The platform's folder for a user's own data."""
+    """The platform's folder for user data."""
     from platformdirs import user_data_path
 
     return user_data_path("longvis-bench", appauthor=False)
@@ -94,16 +94,16 @@ def store_weights(
     facts: Mapping[str, Any],
     store: Path | None = None,
 ) -> Path:
-    """Put trained weights into the store, under a name that says what they are, with a card beside them.
+    """Write trained weights to the store, under a descriptive name, with a JSON card beside them.
 
     Arguments:
-        model: what was trained.
-        variant: as the user names it; characters that no folder should have become `_`.
+        model: the trained model.
+        variant: the user's name of the model; characters that are unsafe in a folder name become `_`.
         dataset: name of the training data.
-        resolution: pixels per side it was trained at.
-        classes: their names by logit, by which the file is later matched with data; empty if unknown.
-        facts: recipe, seed, epochs, accuracy and the like; plain values, kept in the card.
-        store: folder; `default_store()` unless given.
+        resolution: pixels per side of the training images.
+        classes: class names by logit, which are later matched with a dataset's; empty if unknown.
+        facts: recipe, seed, epochs, accuracy and the like, as plain values for the card.
+        store: the store's folder; by default `default_store()`.
 
     Returns:
         The weight file.
@@ -121,10 +121,10 @@ def store_weights(
 
 
 def weights_folder(variant: str, store: Path | None = None) -> Path:
-    """Where the store keeps what belongs to a model."""
+    """The store's folder for a model."""
     return (store or default_store()) / _file_name(variant)
 
 
 def _file_name(text: str) -> str:
-    """A name any file system takes and no listing hides: `../net.py:build` begins with no dots."""
+    """The text as a safe file name without leading dots, e.g. for `../net.py:build`."""
     return re.sub(r"[^\w.@=,-]", "_", text).lstrip("._") or "_"

@@ -1,9 +1,8 @@
-"""timm's own weights, found in the local caches: `--pretrained`.  Nothing is ever downloaded.
+"""timm's pretrained weights in the local caches (`--pretrained`).  longvis never downloads weights.
 
-Looked at are the caches that timm fills itself: that of the Hugging Face hub (HF_HOME, HF_HUB_CACHE) and that
-of torch.hub (TORCH_HOME).  Which weights are meant, a `timm:` name says itself (without a tag: timm's default
-for it), and a built-in model's card under `timm`.  timm also says what the weights expect of an image: its
-normalisation, and the size they were trained at.
+The caches are those that timm fills: of the Hugging Face hub (HF_HOME, HF_HUB_CACHE) and of torch.hub
+(TORCH_HOME).  A `timm:` name identifies the weights itself (without a tag: timm's default); for a built-in
+model its card does, in the field `timm`.  timm also has the normalisation and the resolution of the training.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ HUB = "hf-hub:"
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Weights that timm knows."""
+    """Pretrained weights of timm."""
 
     name: str
-    """timm's, with its tag, e.g. "convnext_base.fb_in1k"."""
+    """timm's name with its tag, e.g. "convnext_base.fb_in1k"."""
     path: Path
     resolution: int | None
-    """Pixels per side of the images they were trained on."""
+    """Pixels per side of the training images."""
     normalisation: Normalisation | None
-    """Mean and deviation that they expect."""
+    """Normalisation of the training images."""
 
 
 def find_pretrained(variant: Variant, file: Path | None = None) -> Pretrained:
@@ -39,10 +38,11 @@ def find_pretrained(variant: Variant, file: Path | None = None) -> Pretrained:
 
     Arguments:
         variant: the model.
-        file: where they are; None to look into the local caches.
+        file: path of the weights; None to search the local caches.
 
     Raises:
-        CheckpointError: timm has none for it, or they are not there: which file is wanted, and where.
+        CheckpointError: timm has no weights for the model, or they are not in the local caches; the message
+            says which file belongs where.
     """
     name = _timm_name(variant)
     facts = _hub_facts(name) if name.startswith(HUB) else _timm_facts(name)
@@ -59,7 +59,7 @@ def find_pretrained(variant: Variant, file: Path | None = None) -> Pretrained:
 
 
 def _normalisation(facts: Mapping[str, Any]) -> Normalisation | None:
-    """Mean and deviation by channel, where they are said for three."""
+    """Mean and deviation per channel; None unless both have three channels."""
     mean: Sequence[float] = facts.get("mean") or ()
     deviation: Sequence[float] = facts.get("std") or ()
     if len(mean) != 3 or len(deviation) != 3:
@@ -68,7 +68,7 @@ def _normalisation(facts: Mapping[str, Any]) -> Normalisation | None:
 
 
 def _timm_name(variant: Variant) -> str:
-    """What timm calls the weights; with the tag where there are several."""
+    """The name that timm has for the weights, with the tag if there are several."""
     if variant.origin == "timm":
         return variant.variant
     entries = variant.card.weights if variant.card is not None else ()
@@ -94,7 +94,7 @@ def _timm_facts(name: str) -> Mapping[str, Any]:
 
 
 def _hub_facts(name: str) -> Mapping[str, Any]:
-    """The same for a model of the hub, from its config.json where that is in the cache."""
+    """The same facts for a model of the hub, from its config.json if the cache has it."""
     repository = name.removeprefix(HUB)
     facts: dict[str, Any] = {}
     config = next(_hub_files(repository, ["config.json"]), None)
@@ -108,7 +108,7 @@ def _hub_facts(name: str) -> Mapping[str, Any]:
 
 
 def _cached(facts: Mapping[str, Any]) -> Iterator[Path]:
-    """The weight files that are there, the best first."""
+    """Cached weight files, in order of preference."""
     if facts.get("hf_hub_id"):
         yield from _hub_files(facts["hf_hub_id"], _file_names(facts))
     if facts.get("url"):
@@ -119,7 +119,7 @@ def _cached(facts: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _file_names(facts: Mapping[str, Any]) -> list[str]:
-    """Names under which a repository of the hub keeps weights, the wanted one first."""
+    """File names of weights in a repository of the hub, in order of preference."""
     if facts.get("hf_hub_filename"):
         return [facts["hf_hub_filename"]]
     return ["model.safetensors", "pytorch_model.bin"]
@@ -136,7 +136,7 @@ def _hub_files(repository: str, names: list[str]) -> Iterator[Path]:
 
 
 def _wanted(variant: Variant, name: str, facts: Mapping[str, Any]) -> str:
-    """Which file is missing, and where to put it."""
+    """Message with the missing file and the folder it belongs to."""
     weights = name if variant.origin == "timm" else f"{variant.name} ({name})"
     if not facts.get("hf_hub_id"):
         import torch

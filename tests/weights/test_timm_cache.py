@@ -181,7 +181,7 @@ def test_synsets_find_their_logits_in_every_set_of_imagenet() -> None:
 
 @pytest.mark.parametrize("classes", [("cat", "dog"), ("n01440764", "dog"), ("n01440764", "n99999999")])
 def test_other_classes_are_refused(classes: tuple[str, ...]) -> None:
-    with pytest.raises(CheckpointError, match="w knows 1000 classes and folder:x has 2: choose weights"):
+    with pytest.raises(CheckpointError, match="w has 1000 classes and folder:x has 2: choose weights"):
         _places(1000, *classes)
 
 
