@@ -64,17 +64,13 @@ def _show_all(console: Console, registry: Registry) -> None:
     console.print(_list(registry, wide=console.width >= WIDE))
     console.print(
         f"MACs per image at {COUNTED_AT.resolution} px, {COUNTED_AT.classes} classes; growth of the cost "
-        "with the number of tokens n, as published.",
-        soft_wrap=True,
+        "with the number of tokens n, as published."
     )
     for found in registry.cards:
         if found.card.licences.non_commercial:
-            console.print(
-                f"{NON_COMMERCIAL} non-commercial in part: {escape(_licences(found.card))}", soft_wrap=True
-            )
+            console.print(f"{NON_COMMERCIAL} non-commercial in part: {escape(_licences(found.card))}")
     console.print(
-        "Also: timm:NAME (any timm model) and path/to/file.py:callable. One in full: longvis models NAME",
-        soft_wrap=True,
+        "Also: timm:NAME (any timm model) and path/to/file.py:callable. One in full: longvis models NAME"
     )
 
 

@@ -319,7 +319,7 @@ _WHAT = (
     _text("variant", "Named size of the family.", _at("cell.variant")),
     _text(
         "implementation",
-        "Whose code ran: `native` (ours), `timm`, or `upstream` (the authors').",
+        "Code that ran: `native` (longvis's own), `timm`, or `upstream` (the authors').",
         _at("cell.implementation"),
     ),
     _int("resolution", "Pixels per side of the square input.", _at("cell.resolution"), unit="px"),
@@ -352,15 +352,15 @@ _COST = (
     ),
     _ratio(
         "flops_coverage",
-        "Output elements of operators with a formula / (those + of unknown operators).",
+        "Output elements of operators with a cost formula / output elements of all operators.",
         _at("count.coverage"),
         metric="count",
         why="no operator with a formula, and none unknown",
     ),
     _seconds(
         "latency_median_s",
-        "Median duration of one iteration, and the median of these over processes; the batch already lies on "
-        "the device.",
+        "Median duration of one iteration per process, and the median of these over processes; the batch is "
+        "already on the device.",
         _latency,
         metric="time",
         why=_no_samples,
@@ -403,8 +403,8 @@ _COST = (
     ),
     _text(
         "verdict",
-        "`stable`: the 95 % interval over processes is as narrow as asked; `noisy`: it is wider; "
-        "`disturbed`: others used the machine; `single`: one process was timed; `budget`: under 6 samples.",
+        "`stable`: the 95 % interval over processes meets the target precision; `noisy`: it is wider; "
+        "`disturbed`: other load disturbed all processes; `single`: one process; `budget`: under 6 samples.",
         _verdict,
         metric="time",
     ),
@@ -426,7 +426,7 @@ _COST = (
 _QUALITY = (
     _ratio(
         "top1",
-        "Share of held-out images whose best class is right.",
+        "Share of held-out images whose most probable class is correct.",
         _share(lambda a: a.correct_top1),
         metric="accuracy",
         why="no images",
@@ -447,7 +447,7 @@ _QUALITY = (
     ),
     _ratio(
         "top5",
-        "Share of held-out images with the right class among the best five.",
+        "Share of held-out images with the correct class among the five most probable.",
         _share(lambda a: a.correct_top5),
         metric="accuracy",
         why="too few classes",
@@ -455,7 +455,7 @@ _QUALITY = (
     _int("num_classes", "Classes the model tells apart.", _at("cell.num_classes")),
     _int(
         "images",
-        "Held-out images the accuracy was measured on.",
+        "Number of held-out images for the accuracy.",
         _at("accuracy.images"),
         metric="accuracy",
         unit="images",
@@ -490,7 +490,7 @@ _MORE_TIME = (
     ),
     _ratio(
         "latency_drift",
-        "Change during the measurement, where two rank tests at 1 % find one of at least 2 %.",
+        "Change during the measurement, if one of two rank tests at 1 % finds one of at least 2 %.",
         _of("timing", lambda t: stats.drift(t.samples_s)),
         metric="time",
         why="no drift was found",
@@ -503,7 +503,7 @@ _MORE_TIME = (
     ),
     _int(
         "disturbed_processes",
-        "Those that were disturbed, by others' load or by failing, so that their samples do not count.",
+        "Processes that were disturbed by other load or failed, so that their samples do not count.",
         _of("timing", lambda t: sum(process.disturbed is not None for process in t.processes)),
         metric="time",
     ),
@@ -523,8 +523,8 @@ _MORE_TIME = (
     ),
     _float(
         "latency_vs_yardstick",
-        "Latency / yardstick of the same process, the median over processes: what compares best where the "
-        "machine changes its speed.",
+        "Latency / yardstick of the same process, the median over processes: the best number to compare if "
+        "the machine's speed changes.",
         _vs_yardstick,
         metric="time",
         why="rows of longvis 0.1 have no yardstick",
@@ -553,38 +553,38 @@ _MORE_TIME = (
     ),
     _float(
         "page_faults",
-        "Pages faulted in per iteration while it was timed, the yardstick's included.",
+        "Minor page faults per iteration while the cell was timed, including the yardstick's.",
         _counted("page_faults"),
         metric="time",
         why="the system does not tell",
     ),
     _float(
         "context_switches",
-        "Switches forced on the process's threads per iteration while it was timed.",
+        "Involuntary context switches of the process's threads per iteration while the cell was timed.",
         _counted("context_switches"),
         metric="time",
         why="the system does not tell",
     ),
     _float(
         "migrations",
-        "Moves of the process's threads to another processor per iteration while it was timed.",
+        "Migrations of the process's threads to another processor per iteration while the cell was timed.",
         _counted("migrations"),
         metric="time",
         why="the system does not tell",
     ),
     _int(
         "rounds",
-        "Rounds of this cell that were timed (`--repeats`); every one is a row.",
+        "Repeats of this cell that were timed (`--repeats`); each is a row.",
         lambda r: len(r.repeats_s) or 1 if r.timing and r.timing.samples_s else None,
         metric="time",
         why=_no_samples,
     ),
     _ratio(
         "round_spread",
-        "Largest - smallest of the rounds' median latencies / their median; the same in all rounds' rows.",
+        "(Largest - smallest) / median of the repeats' median latencies; the same in all their rows.",
         lambda r: stats.spread(r.repeats_s),
         metric="time",
-        why="needs two rounds that were timed (--repeats)",
+        why="needs two repeats that were timed (--repeats)",
     ),
     _int(
         "warmup_samples",
@@ -608,28 +608,28 @@ _MORE_TIME = (
     ),
     _float(
         "load_cores",
-        "Cores that other processes kept busy while it was timed.",
+        "Mean number of cores that other processes kept busy while the cell was timed.",
         _at("timing.noise.load_cores"),
         metric="time",
         why="the system does not tell",
     ),
     _float(
         "own_cores",
-        "Cores that the cell's own process kept busy while it was timed.",
+        "Mean number of cores that the cell's own process kept busy while it was timed.",
         _at("timing.noise.own_cores"),
         metric="time",
         why="the system does not tell",
     ),
     _ratio(
         "steal",
-        "Share of the machine's time that the hypervisor took for others while it was timed.",
+        "Share of processor time that the hypervisor gave to other guests while the cell was timed.",
         _at("timing.noise.steal"),
         metric="time",
         why="the system does not tell",
     ),
     _float(
         "clock_hz",
-        "Median clock of the device while it was timed: its fastest core's, or the GPU's SM clock.",
+        "Median clock of the device while the cell was timed: of its fastest core, or the GPU's SM clock.",
         _at("timing.noise.clock_hz"),
         metric="time",
         why=_no_sensor,
@@ -637,14 +637,14 @@ _MORE_TIME = (
     ),
     _ratio(
         "clock_change",
-        "Median clock in the later half of the looks at it / in the earlier half - 1.",
+        "Median clock of the later half of the readings / of the earlier half - 1.",
         _at("timing.noise.clock_change"),
         metric="time",
         why=_no_sensor,
     ),
     _float(
         "temperature_c",
-        "Highest temperature of the GPU while it was timed.",
+        "Highest temperature of the GPU while the cell was timed.",
         _at("timing.noise.temperature_c"),
         metric="time",
         why=_no_sensor,
@@ -652,7 +652,7 @@ _MORE_TIME = (
     ),
     _text(
         "slowdowns",
-        "Reasons that the GPU gave for running slower than asked while it was timed.",
+        "Throttling reasons that the GPU reported while the cell was timed.",
         _of("timing", lambda t: ", ".join(t.noise.slowdowns) or None),
         metric="time",
         why=_no_slowdowns,
@@ -755,25 +755,25 @@ _MORE_MEMORY = (
 _MORE_MODEL = (
     _text(
         "reach",
-        "What was done to the model to take this size.",
+        "Adaptation of the model to this size.",
         _at("size.reach"),
         why="the cell ended before it was known",
     ),
     _ratio(
         "padding_ratio",
-        "Tokens of padding for each token of image in the stage that pads most.",
+        "Padding tokens per image token, in the stage that pads most.",
         _at("size.padding_ratio"),
         why="nothing pads, or it is not known",
     ),
     _text(
         "size_arguments",
-        "Arguments that followed from the resolution, as JSON.",
+        "Factory arguments that depend on the resolution, as JSON.",
         _of("size", lambda s: _json(s.arguments)),
         why="none",
     ),
     _int(
         "random_tensors",
-        "Tensors that the weights do not hold for this size, so that they were random.",
+        "Tensors with random values, because the weights have none for this size.",
         _of("size", lambda s: len(s.random_tensors)),
         why="the cell ended before it was known",
     ),
@@ -812,7 +812,7 @@ _MORE_MODEL = (
     ),
     _text(
         "reshaped",
-        "Tensors of the weights that were fitted to the size, and how, as JSON.",
+        "Tensors of the weights that were resized to this size -> how, as JSON.",
         _of("size", lambda s: _json(s.reshaped)),
         why="none",
     ),
@@ -832,7 +832,7 @@ _MORE_MODEL = (
     ),
     _text(
         "validity",
-        "Whether the logits can be believed: `ok`, `invalid`, or `not checked`.",
+        "Result of the comparison of the logits with a reference: `ok`, `invalid`, or `not checked`.",
         _at("validity.verdict"),
         metric="validity",
     ),
@@ -883,7 +883,7 @@ _CONDITIONS = (
     _int("round", "Which round of a repeated sweep, from 0.", _at("cell.round")),
     _text(
         "backends",
-        "What ran where there was a choice, as JSON.",
+        "Backend that ran, per operator with a choice of backends, as JSON.",
         lambda r: _json(r.backends),
         why="there was no choice, or none ran",
     ),
@@ -898,7 +898,7 @@ _CONDITIONS = (
 _PHASES = (
     (
         "start_s",
-        "From handing the cell over until its process measures; a sweep's first cell waits for torch too.",
+        "From sending the request until its process measures; the first cell's includes importing torch.",
         (START,),
     ),
     ("import_s", "Reading the card and importing the module that builds the model.", (IMPORT,)),
@@ -907,7 +907,7 @@ _PHASES = (
     ("teardown_s", "From the finished row until the cell's process is gone.", (TEARDOWN,)),
     (
         "overhead_s",
-        "What goes to neither building nor measuring: `start_s` + `import_s` + `other_s` + `teardown_s`.",
+        "Seconds of neither building nor measuring: `start_s` + `import_s` + `other_s` + `teardown_s`.",
         HARNESS,
     ),
 )
@@ -924,14 +924,14 @@ _RECORD = (
     *(_phase(name, meaning, phases) for name, meaning, phases in _PHASES),
     _seconds(
         "measure_s",
-        "Counting, compiling, timing, validity, accuracy; where the cell broke off, its last seconds too.",
+        "Counting, compiling, timing, validity, accuracy, and the last seconds of an unfinished cell.",
         lambda r: measuring(r.overhead_s),
         why="it never ran",
     ),
     _text("notes", "Codes of the row's warnings.", note_codes, why="no warnings"),
     _text(
         "null_reasons",
-        "Why what should be measured has no value, as JSON: metric or column -> reason.",
+        "Reasons of missing values, as JSON: metric or column -> reason.",
         lambda r: _json(null_reasons(r)),
         why="every measured column has a value",
     ),

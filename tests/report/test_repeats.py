@@ -38,7 +38,7 @@ def test_one_round_has_no_spread(row: Row) -> None:
     found = tables.frame([timed(row, 0, 1.0)])
     assert list(found["rounds"]) == [1]
     assert found["round_spread"].isna().all()
-    assert "needs two rounds" in found.null_reasons[0]
+    assert "needs two repeats" in found.null_reasons[0]
 
 
 def test_rounds_that_agree_within_their_intervals_are_no_warning(row: Row) -> None:

@@ -89,7 +89,7 @@ def test_an_old_run_is_continued_and_its_lines_stay_as_they_are(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("schema", "advice"),
-    [(SCHEMA + 1, "use a newer longvis"), (0, "not written"), ("1", "not"), (True, "not")],
+    [(SCHEMA + 1, "use a newer longvis"), (0, "did not write"), ("1", "not"), (True, "not")],
 )
 def test_an_unknown_schema_is_refused_in_one_sentence(schema: object, advice: str) -> None:
     with pytest.raises(RunDirectoryError, match=advice) as caught:
