@@ -1,1 +1,1 @@
-"""What a new adapter passes (`conformance`) and starts from (`scaffold`)."""
+"""Adapters of users' models: conformance checks (`conformance`) and a template (`scaffold`)."""

@@ -1,9 +1,9 @@
-"""What an adapter must do: the checks of `longvis check`, for the author of a new one and for our own tests.
+"""Requirements of an adapter: the checks of `longvis check`, which the tests of this package run, too.
 
-Every check builds what it needs and either returns a detail worth showing or raises `Failed` with what is
-wrong and what to change.  A check that needs what an earlier one found missing is not run, so that one fault
-fails one check.  They run at a small legal size, so that a check of a large variant stays short; on the meta
-device those that need no values run, whatever the variant's size.
+Every check builds the model it needs, and returns a detail for the output or raises `Failed` with the problem
+and a remedy.  A check does not run if a check that it depends on failed, so one fault fails one check.  The
+checks use a small legal resolution, so they are quick for large variants, too; on the meta device only checks
+that need no values run, at any size of the variant.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from longvis_bench.sizes.plan import SizePlan
 from longvis_bench.text import first_line
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
-"""Sizes tried, smallest first, where none is asked for."""
+"""Default resolutions, smallest first; the checks use the first that the model takes."""
 NUM_CLASSES = 7
 BATCH_TOLERANCE = 1e-3
 STEEPEST = 4.2
-"""Attention over all tokens grows with the fourth power of the resolution; nothing should grow faster."""
+"""Largest accepted exponent of the resolution: attention over all tokens grows with the fourth power."""
 LARGEST_COUNTED = 4096
-"""Up to here a claimed growth is checked: the larger, the less do terms of lower order count."""
+"""Largest resolution for the check of a stated growth; terms of lower order matter less at large ones."""
 GROWTH: dict[Growth, tuple[float, float]] = {
     "linear": (0.9, 1.1),
     "n log n": (0.9, 1.2),
     "quadratic": (1.5, 2.05),
 }
-"""Accepted exponents of the number of tokens between two such sizes.
+"""Accepted range of the exponent of the number of tokens, between two such resolutions.
 
-A quadratic model has a linear part too.  n log n is n^1.09 between 16,384 and 65,536 tokens.
+A quadratic model has a linear part, too.  n log n is n^1.09 between 16,384 and 65,536 tokens.
 """
 
 
 class Failed(Exception):
-    """A check that did not hold: one sentence with what would be right."""
+    """A failed check; the message says what is wrong and what would be right."""
 
 
 class Result(NamedTuple):
-    """What one check gave."""
+    """The result of one check."""
 
     name: str
     passed: bool | None
-    """None: not run."""
+    """Whether the check passed; None if it did not run."""
     detail: str
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under check, at one size."""
+    """The model under test, at one resolution."""
 
     variant: Variant
     resolution: int
@@ -69,23 +69,23 @@ class Subject:
 
     @property
     def has_values(self) -> bool:
-        """Whether logits are numbers; on meta they are shapes."""
+        """Whether logits have values; on the meta device they have shapes only."""
         return self.device != "meta"
 
     def model(self, resolution: int | None = None, seed: int = 0) -> nn.Module:
-        """A fresh model, the same weights for the same seed."""
+        """A new model; the same seed gives the same weights."""
         torch.manual_seed(seed)
         with torch.device(self.device):
             return self.variant.build(resolution=resolution or self.resolution, num_classes=NUM_CLASSES)
 
     def images(self, batch: int, resolution: int | None = None) -> Tensor:
-        """Random images (batch, 3, resolution, resolution), the same each time."""
+        """Random images (batch, 3, resolution, resolution), the same at each call."""
         generator = torch.Generator().manual_seed(1)
         side = resolution or self.resolution
         return torch.randn(batch, 3, side, side, generator=generator).to(self.device)
 
     def count(self, resolution: int) -> Count:
-        """Operations at a size."""
+        """Operation counts at a resolution."""
         return count_variant(self.variant, resolution, NUM_CLASSES)
 
 
@@ -95,12 +95,15 @@ def check_model(
     """Run every check.
 
     Arguments:
-        variant: from the registry.
-        resolution: pixels per side; by default the smallest of `SIZES` it takes.
-        device: where the model is built; on meta, checks that compare values are not run.
+        variant: the model, from the registry.
+        resolution: pixels per side; by default the smallest of `SIZES` that the model takes.
+        device: device of the build; on meta, checks that compare values do not run.
+
+    Returns:
+        One result per check, in the order of `CHECKS`.
 
     Raises:
-        IllegalSize: the model takes none of the sizes.
+        IllegalSize: the model takes none of the resolutions.
     """
     subject = Subject(variant, resolution or smallest_size(variant), device)
     results: list[Result] = []
@@ -122,7 +125,7 @@ def check_model(
 
 
 def smallest_size(variant: Variant) -> int:
-    """The smallest of `SIZES` that the model takes."""
+    """The smallest resolution of `SIZES` that the model takes."""
     refusal: IllegalSize | None = None
     for size in SIZES:
         try:
@@ -148,7 +151,7 @@ def _run(check: Check, subject: Subject) -> Result:
 
 
 def builds_on_meta(subject: Subject) -> str:
-    """Counting needs a model without memory."""
+    """The model builds on the meta device, which counting needs."""
     with torch.device("meta"):
         model = subject.variant.build(resolution=subject.resolution, num_classes=NUM_CLASSES)
     real = [name for name, tensor in model.state_dict().items() if tensor.device.type != "meta"]
@@ -160,7 +163,7 @@ def builds_on_meta(subject: Subject) -> str:
 
 
 def builds_on_cpu(subject: Subject) -> str:
-    """With memory, in float32."""
+    """The model builds on the CPU in float32."""
     tensors = subject.model().state_dict()
     empty = [name for name, tensor in tensors.items() if tensor.device.type != "cpu"]
     if empty:
@@ -172,21 +175,21 @@ def builds_on_cpu(subject: Subject) -> str:
 
 
 def gives_logits(subject: Subject) -> str:
-    """(batch, 3, R, R) -> (batch, num_classes)."""
+    """The output shape is (batch, num_classes) for an input of (batch, 3, R, R)."""
     with torch.no_grad():
         check_shape(subject.model().eval()(subject.images(2)), 2, NUM_CLASSES)
     return f"(2, 3, {subject.resolution}, {subject.resolution}) -> (2, {NUM_CLASSES})"
 
 
 def gives_finite_logits(subject: Subject) -> str:
-    """Without NaN and infinity."""
+    """The logits are free of NaN and infinity."""
     with torch.inference_mode():
         logits = check_logits(subject.model().eval()(subject.images(2)), 2, NUM_CLASSES)
     return f"up to {logits.abs().max().item():.2g}"
 
 
 def does_not_mix_images(subject: Subject) -> str:
-    """An image's logits do not depend on what else is in the batch."""
+    """An image's logits do not depend on the other images of the batch."""
     model, images = subject.model().eval(), subject.images(2)
     with torch.inference_mode():
         difference = _difference(model(images[:1]), model(images)[:1])
@@ -199,7 +202,7 @@ def does_not_mix_images(subject: Subject) -> str:
 
 
 def is_deterministic_in_eval(subject: Subject) -> str:
-    """The same image twice gives the same logits: no dropout, no state kept between calls."""
+    """Two calls with the same image give the same logits: no dropout, and no state between calls."""
     model, images = subject.model().eval(), subject.images(1)
     with torch.inference_mode():
         difference = _difference(model(images), model(images))
@@ -209,7 +212,7 @@ def is_deterministic_in_eval(subject: Subject) -> str:
 
 
 def trains(subject: Subject) -> str:
-    """Gradients are finite and reach the parameters; those they do not reach are named."""
+    """Gradients are finite and reach the parameters; the result lists parameters without a gradient."""
     model = subject.model().train()
     loss = model(subject.images(2)).square().mean()
     if loss.requires_grad:
@@ -225,7 +228,7 @@ def trains(subject: Subject) -> str:
 
 
 def refuses_illegal_sizes(subject: Subject) -> str:
-    """A size it cannot take is refused with legal ones named, or does work."""
+    """An odd resolution works, or raises IllegalSize with legal resolutions."""
     odd = subject.resolution + 1
     try:
         subject.variant.plan(odd)
@@ -247,7 +250,7 @@ def refuses_illegal_sizes(subject: Subject) -> str:
 
 
 def runs_in_its_dtypes(subject: Subject) -> str:
-    """Every dtype the card names gives finite logits near those of float32."""
+    """Every dtype of the card gives finite logits close to those of float32."""
     named = subject.variant.card.dtypes if subject.variant.card else ("fp32", "bf16")
     model, images = subject.model().eval(), subject.images(1)
     with torch.no_grad():
@@ -267,7 +270,7 @@ def runs_in_its_dtypes(subject: Subject) -> str:
 
 
 def loads_what_it_saves(subject: Subject) -> str:
-    """A state dict round trip gives the same logits."""
+    """Saving and loading the state dict gives the same logits."""
     first, images = subject.model().eval(), subject.images(1)
     second = subject.model(seed=99).eval()
     second.load_state_dict(first.state_dict())
@@ -281,7 +284,7 @@ def loads_what_it_saves(subject: Subject) -> str:
 
 
 def is_counted_completely(subject: Subject) -> str:
-    """Every operator has a formula or is known to need none."""
+    """Every operator has a cost formula or is known to need none."""
     count = subject.count(subject.resolution)
     unknown = count.ledger.unknown
     if unknown:
@@ -295,7 +298,7 @@ def is_counted_completely(subject: Subject) -> str:
 
 
 def costs_more_at_larger_sizes(subject: Subject) -> str:
-    """Operations grow with the resolution, not faster than full attention, and as the card claims."""
+    """Operations grow with the resolution, at most like full attention, and as the card states."""
     claimed = subject.variant.card.growth if subject.variant.card else None
     pair = _comparable(subject.variant) if claimed else _larger(subject)
     if pair is None:
@@ -317,19 +320,19 @@ def costs_more_at_larger_sizes(subject: Subject) -> str:
 
 
 class Check(NamedTuple):
-    """A check, and what stands around it."""
+    """A check with its advice and its dependencies."""
 
     run: Callable[[Subject], str]
     advice: str
-    """What to do where the model raises something of its own."""
+    """Advice for the user if the model raises an exception of its own."""
     needs: tuple[str, ...] = ()
-    """Checks without which this one says nothing new."""
+    """Checks that must pass first; otherwise this one does not run."""
     values: bool = False
-    """Whether it compares numbers, which the meta device does not have."""
+    """Whether the check compares values, which tensors on the meta device lack."""
 
     @property
     def name(self) -> str:
-        """As shown."""
+        """Name of the check in the output."""
         return self.run.__name__.replace("_", " ")
 
 
@@ -359,7 +362,7 @@ CHECKS: tuple[Check, ...] = (
     Check(is_counted_completely, _NO_VALUES, (_ON_META, _SHAPE)),
     Check(costs_more_at_larger_sizes, _NO_VALUES, (_COUNTED,)),
 )
-"""In the order in which they run and are shown."""
+"""All checks, in the order in which they run and are shown."""
 
 
 def _cost(subject: Subject, resolution: int) -> int:

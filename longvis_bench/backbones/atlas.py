@@ -1,7 +1,7 @@
-"""Atlas (Agrawal et al., arXiv:2503.12355): windows of attention at several scales that talk to one another.
+"""Atlas (Agrawal et al., arXiv:2503.12355): window attention at several scales and between scales.
 
 A convolutional stem makes a map of one token per 16 px.  Scale 1 is that map, scale s + 1 is scale s
-max-pooled by `stride` on each side, until one window holds it all: O(log N) scales of N tokens.  Each scale
+max-pooled by `stride` on each side, until one window covers it: O(log N) scales of N tokens.  Each scale
 is partitioned into windows of `window` x `window` tokens.  One block of multi-scale attention (MSA) does, in
 order,
 
@@ -15,14 +15,15 @@ order,
 Stage i runs its blocks on scales i and coarser, then drops the finest; the last stage has one scale, whose
 tokens are normalised, averaged and classified.
 
-What may surprise:
+Peculiarities:
 
 - in step 3, the authors' code pairs fine window i with coarse window i // n, both in raster order.  With
-  three scales and more that is not the window that contains it: at 2048 px half of the fine windows, at
-  4096 px three quarters attend to image from elsewhere.  Here position decides, as in the paper;
-  `window_order="official"` is the authors' form, which their weights were trained with.
+  three or more scales, that coarse window does not always contain the fine one: at 2048 px half of the fine
+  windows, at 4096 px three quarters attend to another part of the image.  This module pairs windows by
+  position, as in the paper; `window_order="official"` pairs them like the authors, as their weights need.
 - stochastic depth drops windows, not images.
-- each scale's keys and values come from its own weights, its queries and output from those of the reader.
+- keys and values are computed with the weights of their scale, queries and output with those of the
+  attending scale.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Atlas(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
+        """In training, keep only the blocks' inputs, and recompute the rest in the backward pass."""
         set_grad_checkpointing(self, enable)
 
     def forward_features(self, image: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class ConvDownsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """MSA blocks on the scales that are left."""
+    """MSA blocks on the remaining scales."""
 
     def __init__(
         self,
@@ -293,7 +294,7 @@ class MultiScaleBlock(nn.Module):
         return contexts
 
     def keys(self, tokens: Tensor, s: int, contexts: Sequence[Tensor]) -> Tensor:
-        """What the windows of scale s attend to: themselves, then those of coarser scales, nearest first.
+        """Keys and values for the windows of scale s: their own, then those of coarser scales, finest first.
 
         Arguments:
             tokens: of scale s, (windows, tokens, dim).
@@ -367,7 +368,7 @@ class ScaleAttention(nn.Module):
         return out
 
     def attend(self, query: Tensor, context: Tensor) -> Tensor:
-        """Queries (windows, n, dim) read keys and values (windows, m, 2 dim): (windows, n, dim)."""
+        """Attend from queries (windows, n, dim) to keys and values (windows, m, 2 dim): (windows, n, dim)."""
         q = torch.unflatten(query, 2, (self.heads, -1)).transpose(1, 2)
         k, v = torch.unflatten(context, 2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         read = F.scaled_dot_product_attention(q, k, v)
@@ -375,7 +376,7 @@ class ScaleAttention(nn.Module):
         return out
 
     def forward(self, x: Tensor, read: Tensor) -> Tensor:
-        """Add what was read to the tokens, then the MLP: (windows, tokens, dim) -> the same."""
+        """Add the attention's output to the tokens, then the MLP: (windows, tokens, dim) -> the same."""
         x = x + self.drop_path(read)
         out: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
         return out

@@ -1,25 +1,25 @@
 """FasterViT (Hatamizadeh et al., arXiv:2306.06189), in the any-resolution form of its authors' package.
 
-What runs is `fastervit.models.faster_vit_any_res` of the package `fastervit` (NVIDIA Source Code License-NC);
-nothing of it is copied here.  Four stages at strides 4, 8, 16 and 32: residual convolutions in the first two,
-attention within windows in the last two.  In stage 3 each window also has `ct_size` squared carrier tokens,
-which attend to those of all windows: this is how windows hear of one another.
+The model is `fastervit.models.faster_vit_any_res` of the package `fastervit` (NVIDIA Source Code License-NC);
+this module copies none of its code.  Four stages at strides 4, 8, 16 and 32: residual convolutions in the
+first two, window attention in the last two.  In stage 3 each window also has `ct_size` squared carrier
+tokens, which attend to those of all windows and so exchange information between windows.
 
-What may surprise:
+Peculiarities:
 
 - the window is an argument, and at large sizes not the published 7: see `sizes/fastervit.py`.  The position
   bias among carrier tokens is a table of (carrier tokens) squared for each head and block, kept as a buffer.
-- where one window spans stage 3 (up to 192 px) there are no carrier tokens; the layer that would make them is
-  computed all the same and gets no gradient.
+- if one window covers stage 3 (up to 192 px), there are no carrier tokens; the layer that creates them is
+  still computed and gets no gradient.
 
-What is worked around here, without touching its arithmetic:
+Workarounds in this module, which do not change the arithmetic:
 
 - the package keeps each forward's position biases, with their autograd graph, as buffers.  That holds memory
   between steps, makes `copy.deepcopy` fail after a forward, and makes `load_state_dict` fail after a forward
-  in inference mode.  They are detached after each forward, and as they follow from weights and size they are
-  no part of the state dict.
-- its constructor asks a tensor for its value (see `LinspaceOnCpu`), and it calls deprecated functions of timm
-  and torch, whose warnings are of no use to our users.
+  in inference mode.  This module detaches them after each forward, and leaves them out of the state dict,
+  because they follow from weights and size.
+- its constructor reads a tensor's value (see `LinspaceOnCpu`), and it calls deprecated functions of timm and
+  torch, whose warnings do not help users of longvis.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def build(
 def derived_buffers(model: nn.Module) -> set[str]:
     """Names, as in a state dict, of buffers that follow from the weights and the size.
 
-    Models of `build` have left them out of their state dicts; models of the package itself, and official
-    checkpoints, hold them.
+    State dicts of models from `build` lack them; those of the package's own models and official weights have
+    them.
     """
     return {
         f"{prefix}.{name}" if prefix else name
@@ -116,12 +116,12 @@ def _position_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_position_module(module: nn.Module) -> bool:
-    """PosEmbMLPSwinv1D and PosEmbMLPSwinv2D, by their buffer: nothing else of the package has one."""
+    """Whether a module is a PosEmbMLPSwinv1D or PosEmbMLPSwinv2D: only these have such a buffer."""
     return "relative_bias" in module._buffers and type(module).__module__.startswith("fastervit.")
 
 
 def _let_go(module: nn.Module, _inputs: object, _output: object) -> None:
-    """Cut what a position module keeps off the graph that made it."""
+    """Detach the tensors that a position module keeps from their autograd graph."""
     kept: Any = module
     kept.pos_emb = None
     kept.relative_bias = kept.relative_bias.detach()
@@ -129,7 +129,7 @@ def _let_go(module: nn.Module, _inputs: object, _output: object) -> None:
 
 @contextmanager
 def without_deprecations() -> Iterator[None]:
-    """Silence the package's calls of deprecated functions, of which torch warns once a process."""
+    """Silence the warnings on the package's calls of deprecated functions."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Importing from timm.models", category=FutureWarning)
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

@@ -9,12 +9,13 @@ blocks, and is classified from the mean of all tokens:
 with the two inner norms of Magneto ("sub-LN", arXiv:2210.06423).  The attention itself, its branches and its
 peculiarities are in `ops/dilated_attention.py`.
 
-What may surprise, in the authors' code and hence here:
+Peculiarities of the authors' code, which this module reproduces:
 
-- segment lengths follow from the image size for 4096, 8192, 16384 and 32768 px only; at every other size they
-  are those for 1024 px with patches of 32.  At 2048 px no segment spans the image, so what is far apart meets
-  only in the final mean.  `segment_length` says otherwise.
-- zero padding is attended, and moves outputs where a ratio does not divide its segments: `mask_padding`.
+- segment lengths depend on the image size for 4096, 8192, 16384 and 32768 px only; at every other size they
+  are those for 1024 px with patches of 32.  At 2048 px no segment spans the image, so distant patches meet
+  only in the final mean.  `segment_length` sets other lengths.
+- attention includes zero padding, which changes the outputs if a ratio does not divide its segments;
+  `mask_padding` excludes it.
 - the mixture of branches has detached weights: `differentiable_mixing`.
 - there is no norm after the last block but the head's.
 """
@@ -120,7 +121,7 @@ class LongViT(nn.Module):
         self.apply(_initialise)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
+        """In training, keep only the blocks' inputs, and recompute the rest in the backward pass."""
         set_grad_checkpointing(self, enable)
 
     def forward_features(self, image: Tensor) -> Tensor:

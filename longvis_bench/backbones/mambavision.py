@@ -1,8 +1,8 @@
 """MambaVision (Hatamizadeh and Kautz, arXiv:2407.08083): convolutions, then windows of scans and attention.
 
-Four stages at strides 4, 8, 16 and 32.  Stages 1 and 2 are residual convolutions.  Stages 3 and 4 cut the
-grid into windows; within each, the first half of the blocks mix tokens by a selective scan and the last half
-by self-attention, so that what the scans missed is recovered globally, within the window.
+Four stages at strides 4, 8, 16 and 32.  Stages 1 and 2 are residual convolutions.  Stages 3 and 4 partition
+the grid into windows; the first half of their blocks mixes the tokens of a window by a selective scan, and
+the second half by self-attention, which adds global context within the window.
 
 The mixer replaces Mamba's causal convolution by a symmetric one, since an image has no direction, and its
 gate by a branch without scan, which is concatenated:
@@ -11,11 +11,11 @@ gate by a branch without scan, which is concatenated:
 
 each branch half as wide as the block.
 
-What may surprise, in the authors' code and hence here:
+Peculiarities of the authors' code, which this module reproduces:
 
 - windows neither overlap nor shift: tokens of different windows meet only through the stride-2 convolution
-  between stages 3 and 4 and in the final mean.  The grid is padded with zeros to whole windows and padding is
-  scanned and attended like image; at 512 px that is 72 % of stage 3's tokens again.
+  between stages 3 and 4 and in the final mean.  The grid is padded with zeros to whole windows, and the scan
+  and the attention process padding like image tokens; at 512 px padding adds 72 % to stage 3's tokens.
 - the bias of the step-size projection is added twice: by the projection and as the scan's `delta_bias`.
 - the initialisation treats that projection as any other (normal weights, zero bias), so Mamba's own
   initialisation of step sizes between 0.001 and 0.1 is overwritten.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 STATES = 8
 """Numbers of state per channel of the scan."""
 KERNEL = 3
-"""Tokens that the mixer's convolutions see."""
+"""Kernel size of the mixer's convolutions, in tokens."""
 
 
 class MambaVision(nn.Module):
@@ -116,7 +116,7 @@ class MambaVision(nn.Module):
         self.apply(_initialise)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
+        """In training, keep only the blocks' inputs, and recompute the rest in the backward pass."""
         set_grad_checkpointing(self, enable)
 
     def forward_features(self, image: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class WindowStage(nn.Module):
 
 
 class Block(nn.Module):
-    """x' = x + Mixer(Norm(x)); x'' = x' + MLP(Norm(x')), each branch scaled if asked."""
+    """x' = x + Mixer(Norm(x)); x'' = x' + MLP(Norm(x')), each branch with an optional layer scale."""
 
     def __init__(
         self, width: int, mixer: nn.Module, mlp_ratio: float, layer_scale: float | None, drop_path: float

@@ -1,11 +1,10 @@
-"""ConvNeXt, ViT and Swin from timm, built for the asked size, and any other timm model by name.
+"""ConvNeXt, ViT and Swin from timm, built for the requested resolution, and any other timm model by name.
 
-The three families are built from timm's classes with the arguments that stand in their cards, so that what
-runs can be read there; the result equals `timm.create_model` of the published name
-(tests/backbones/test_timm.py).
+The three families are built from timm's classes with the arguments of their cards, which so document the
+architecture; the result equals `timm.create_model` of the published name (tests/backbones/test_timm.py).
 Always built with random weights; `weights/` loads pretrained ones and the row records it.
 
-Stochastic depth is 0 unless asked for, in every family: the published rates belong to recipes.
+Stochastic depth is 0 by default in every family, because the published rates belong to recipes.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ def require_known(name: str) -> None:
 
 
 def _create(name: str, resolution: int, given: Mapping[str, Any]) -> nn.Module:
-    """Build it for the size, or of its one size where it takes none (convolutional models)."""
+    """Build the model for the resolution; models without an image size (convolutional ones) take any."""
     try:
         return _call(name, {**given, "img_size": resolution})
     except TypeError as error:
@@ -174,16 +173,16 @@ def _call(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             raise
         raise CardError(
             f"could not read config.json of {name} from the hub ({message_of(error).split('. ')[0]}): check "
-            f"the name and the network, or download its config.json once where there is one."
+            f"the name and the network, or download its config.json once on a machine with a network."
         ) from error
     return model
 
 
 def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any]) -> str | None:
-    """Why the model does not take the size, found by a forward on the meta device; None if it does.
+    """Reason why the model does not take the resolution, by a forward pass on meta; None if it does.
 
-    timm's models check their input when they see it, not when they are built, and a plain ViT silently cuts
-    off what does not fill a patch.
+    timm's models check their input in the forward pass, not in the constructor, and a plain ViT silently
+    drops pixels that do not fill a patch.
     """
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     for side in patch if isinstance(patch, tuple) else ():
@@ -202,7 +201,7 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
     except NotImplementedError:
         return None
     except (AssertionError, ValueError, RuntimeError) as error:
-        # A model whose forward reads values cannot run on meta; that says nothing about its sizes.
+        # A model whose forward pass reads values cannot run on meta, so its sizes remain unknown.
         return None if "meta" in str(error).lower() else message_of(error)
     finally:
         model.train(training)
@@ -218,7 +217,7 @@ def _takes(name: str, resolution: int, given: Mapping[str, Any]) -> bool:
 
 
 def _candidates(name: str, resolution: int) -> list[int]:
-    """Sizes worth naming: multiples of 32 around the asked one, and the one it was published for."""
+    """Candidates for legal sizes: multiples of 32 around the requested one, and the published one."""
     published = None if name.startswith(HUB) else timm.get_pretrained_cfg_value(name, "input_size")
     around = near_multiples(resolution, 32, 32)
     return sorted({*around, *(published[-1:] if published else ())} - {resolution})

@@ -12,7 +12,7 @@ from functools import cached_property
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME, Value
-from longvis_bench.report.repeats import once, with_rounds
+from longvis_bench.report.repeats import once, with_repeats
 from longvis_bench.stats import Growth, growth_exponent, median
 
 CONDITIONS = (
@@ -63,8 +63,8 @@ class Grouped:
 
     @cached_property
     def shown(self) -> Grouped:
-        """What readable tables show: each cell once, by one of its rounds, and every round that failed."""
-        return Grouped(once(with_rounds(self.rows)))
+        """Rows of readable tables: one repeat of each cell, and every failed repeat."""
+        return Grouped(once(with_repeats(self.rows)))
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -99,7 +99,7 @@ class Grouped:
 
     @cached_property
     def series(self) -> dict[str, list[Row]]:
-        """Label -> rows by size; rounds of a repeated sweep are one series.  Labels name what varies."""
+        """Label -> rows by size; all repeats of a cell are in one series.  Labels state what varies."""
         names = [name for name in self.varying if name != "round"]
         found: dict[str, list[Row]] = {}
         for row in self.rows:

@@ -14,7 +14,7 @@ from longvis_bench.records import Row
 from longvis_bench.row_warnings import of_repeats
 
 
-def with_rounds(rows: Sequence[Row]) -> list[Row]:
+def with_repeats(rows: Sequence[Row]) -> list[Row]:
     """The same rows, each with the latencies of all repeats of its cell, and a warning if they disagree."""
     done: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -52,24 +52,24 @@ def once(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.status != "ok" or id(row) in middle]
 
 
-def _with(row: Row, rounds: Sequence[Row]) -> Row:
-    if len(rounds) < 2 or not _is_timed(row):
+def _with(row: Row, repeats: Sequence[Row]) -> Row:
+    if len(repeats) < 2 or not _is_timed(row):
         return row
-    medians = tuple(_latency(other) for other in rounds)
-    notes = of_repeats(medians, _widest([_samples(other) for other in rounds]))
+    medians = tuple(_latency(other) for other in repeats)
+    notes = of_repeats(medians, _widest([_samples(other) for other in repeats]))
     kept = tuple(note for note in row.notes if note.code not in {new.code for new in notes})
     return row.model_copy(update={"repeats_s": medians, "notes": (*kept, *notes)})
 
 
-def _widest(rounds: Sequence[Sequence[float]]) -> float | None:
+def _widest(repeats: Sequence[Sequence[float]]) -> float | None:
     """Width of the widest interval of a repeat as a share of its median; None if one has no interval."""
-    halves = [stats.relative_half_width(samples) for samples in rounds]
+    halves = [stats.relative_half_width(samples) for samples in repeats]
     known = [half for half in halves if half is not None]
     return 2 * max(known) if len(known) == len(halves) else None
 
 
-def _middle(rounds: Sequence[Row]) -> Row:
-    ordered = sorted(rounds, key=_latency)
+def _middle(repeats: Sequence[Row]) -> Row:
+    ordered = sorted(repeats, key=_latency)
     return ordered[(len(ordered) - 1) // 2]
 
 

@@ -133,7 +133,7 @@ class Body:
     """The rows of a readable table, with each column's texts and remarks, each computed once.
 
     Arguments:
-        rows: of one or several runs; the table shows a cell of several rounds once.
+        rows: rows of one or several runs; the table has one row per cell, whatever its repeats.
     """
 
     def __init__(self, rows: Grouped) -> None:

@@ -24,7 +24,7 @@ from longvis_bench.report.columns import BY_NAME, COLUMNS, SHORT, Value
 from longvis_bench.report.footnotes import Footnotes
 from longvis_bench.report.grouping import Grouped, grouped, number
 from longvis_bench.report.plain_table import plain_table
-from longvis_bench.report.repeats import with_rounds
+from longvis_bench.report.repeats import with_repeats
 from longvis_bench.report.shown import (
     ACCURACY as ACCURACY,
 )
@@ -52,7 +52,7 @@ _GAP = 2
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per row in the order given, every declared column always, <NA> for what is not known."""
-    rows = with_rounds(rows)
+    rows = with_repeats(rows)
     values = {column.name: [column.value(row) for row in rows] for column in COLUMNS}
     return pd.DataFrame(values, dtype="object").astype({c.name: _DTYPES[c.kind] for c in COLUMNS})
 
@@ -61,14 +61,14 @@ def summary_csv(rows: Sequence[Row] | Grouped, names: Sequence[str] = tuple(BY_N
     """Columns at full precision; empty for what is not known; safe to open in a spreadsheet.
 
     Arguments:
-        rows: of one or several runs; every round of a cell is a line.
+        rows: rows of one or several runs; every repeat of a cell is a line.
         names: of the columns, by default all.
     """
     columns = [BY_NAME[name] for name in names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    for row in with_rounds(grouped(rows).rows):
+    for row in with_repeats(grouped(rows).rows):
         writer.writerow([_csv_cell(column.value(row)) for column in columns])
     return text.getvalue()
 

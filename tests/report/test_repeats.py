@@ -10,7 +10,7 @@ import pytest
 from longvis_bench import stats
 from longvis_bench.records import Row, TimingRecord
 from longvis_bench.report import summary as tables
-from longvis_bench.report.repeats import once, with_rounds
+from longvis_bench.report.repeats import once, with_repeats
 
 
 def timed(row: Row, turn: int, latency: float, width: float = 0.01) -> Row:
@@ -31,7 +31,7 @@ def test_the_spread_is_between_the_medians_of_the_rounds(row: Row) -> None:
     assert list(found["rounds"]) == [3, 3, 3]
     assert list(found["round_spread"]) == pytest.approx([0.3 / 1.1] * 3)
     assert found.notes.str.contains("rounds").all()
-    assert "differ by 27.3 %" in with_rounds(rows)[0].notes[0].message
+    assert "differ by 27.3 %" in with_repeats(rows)[0].notes[0].message
 
 
 def test_one_round_has_no_spread(row: Row) -> None:
@@ -43,16 +43,16 @@ def test_one_round_has_no_spread(row: Row) -> None:
 
 def test_rounds_that_agree_within_their_intervals_are_no_warning(row: Row) -> None:
     wide = [timed(row, turn, latency, 0.3) for turn, latency in enumerate([1.0, 1.05])]
-    assert all(not found.notes for found in with_rounds(wide))
+    assert all(not found.notes for found in with_repeats(wide))
     near = [timed(row, turn, latency) for turn, latency in enumerate([1.0, 1.015])]
-    assert all(not found.notes for found in with_rounds(near))
+    assert all(not found.notes for found in with_repeats(near))
 
 
 def test_other_cells_and_machines_are_not_rounds(row: Row) -> None:
     other = row.model_copy(update={"machine": "another"})
     larger = row.model_copy(update={"cell": row.cell.model_copy(update={"resolution": 128})})
     rows = [timed(row, 0, 1.0), timed(other, 1, 2.0), timed(larger, 1, 3.0)]
-    assert all(not found.repeats_s for found in with_rounds(rows))
+    assert all(not found.repeats_s for found in with_repeats(rows))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_round_that_failed_is_shown_too(row: Row) -> None:
 def test_rounds_without_timing_are_shown_once(row: Row) -> None:
     rows = [row.model_copy(update={"cell": row.cell.model_copy(update={"round": turn})}) for turn in (0, 1)]
     assert len(once(rows)) == 1
-    assert with_rounds(rows) == rows
+    assert with_repeats(rows) == rows
 
 
 def test_the_csv_has_every_round_and_the_tables_one(row: Row) -> None:
@@ -88,7 +88,7 @@ def test_the_csv_has_every_round_and_the_tables_one(row: Row) -> None:
 
 
 def test_what_is_added_on_reading_is_not_stored(row: Row) -> None:
-    added = with_rounds([timed(row, turn, latency) for turn, latency in enumerate([1.0, 1.3])])[0]
+    added = with_repeats([timed(row, turn, latency) for turn, latency in enumerate([1.0, 1.3])])[0]
     assert added.repeats_s
     assert "repeats_s" not in added.to_json()
     assert Row.model_validate_json(added.to_json()).repeats_s == ()
