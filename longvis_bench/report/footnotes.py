@@ -15,10 +15,10 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Remark:
-    """What one row has to say in a footnote."""
+    """A remark on one row for a footnote."""
 
     kind: str
-    """What it is about: a status, a column, or the code of a warning."""
+    """Subject of the remark: a status, a column, or the code of a warning."""
     text: str
     row: Row
     advice: str = ""
@@ -49,13 +49,13 @@ class Footnote:
 
     first: Remark
     scope: str = ""
-    """How many rows it is about, where that is said first."""
+    """Number of rows, if the line starts with it."""
     rows: int = 0
     texts: set[str] = field(default_factory=set)
     templates: set[str] = field(default_factory=set)
 
     def add(self, one: Remark) -> None:
-        """One more row."""
+        """Add a row."""
         self.rows += 1
         self.texts.add(one.text)
         self.templates.add(one.template)
@@ -86,14 +86,14 @@ class Footnotes:
     _others: list[Footnote] = field(default_factory=list)
 
     def mark(self, one: Remark) -> int:
-        """The number of the line that says this, new or there already."""
+        """The number of the line with this remark, which is added if necessary."""
         if one.line not in self.notes:
             self.notes[one.line] = Footnote(one)
         self.notes[one.line].add(one)
         return self._numbers.setdefault(one.line, len(self.notes))
 
     def add(self, note: Footnote, *, numbered: bool) -> int:
-        """A line of its own; its number where it has one, else 0."""
+        """Add a separate line; returns its number, or 0 if it has none."""
         if not numbered:
             self._others.append(note)
             return 0

@@ -1,4 +1,4 @@
-"""Rows that belong together: one model under the same conditions, over its sizes.
+"""Group rows into series: one model under the same conditions, over its sizes.
 
 Tables and figures take names, order and growth from one `Grouped`, so that they agree.
 """
@@ -45,7 +45,7 @@ _WORDS = {
 
 
 class Grouped:
-    """Rows in order, with what tables and figures ask about all of them; each answer is computed once.
+    """Rows in order, with the properties of all rows that tables and figures need, each computed once.
 
     Arguments:
         rows: of one or several runs, in any order; failed ones too.
@@ -57,7 +57,7 @@ class Grouped:
         self._by_size: dict[tuple[str, str], dict[int, float]] = {}
 
     def _place(self, row: Row) -> tuple[object, ...]:
-        """By resolution, then model, then conditions; numbers in names count as numbers."""
+        """The rows sorted by resolution, then model, then conditions; numbers in names sort as numbers."""
         conditions = (str(value).rjust(12) for value in self._conditions[id(row)])
         return row.cell.resolution, natural(row.cell.model), row.cell.model, *conditions
 
@@ -78,7 +78,7 @@ class Grouped:
 
     @cached_property
     def varying(self) -> list[str]:
-        """The conditions that differ among the rows; the round only where it alone tells two rows apart."""
+        """The conditions that differ among the rows; the repeat only if no other one does."""
         turn = CONDITIONS.index("round")
         others = {
             (row.cell.model, row.cell.resolution, *found[:turn], *found[turn + 1 :])
@@ -90,7 +90,7 @@ class Grouped:
 
     @cached_property
     def shared_conditions(self) -> str:
-        """What all rows have in common, e.g. "batch 1, infer, fp32, cpu, 2 threads"."""
+        """Conditions that all rows share, e.g. "batch 1, infer, fp32, cpu, 2 threads"."""
         if not self.rows:
             return ""
         values = dict(zip(CONDITIONS, self._conditions[id(self.rows[0])], strict=True))
@@ -124,7 +124,7 @@ class Grouped:
 
 
 def grouped(rows: Sequence[Row] | Grouped) -> Grouped:
-    """Rows as `Grouped`, which they may be already."""
+    """The rows as `Grouped`; a `Grouped` is returned unchanged."""
     return rows if isinstance(rows, Grouped) else Grouped(rows)
 
 
@@ -140,7 +140,7 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def in_words(name: str, value: Value) -> str | None:
-    """A condition for people: "batch 8", "2 threads"; None where there is nothing to say."""
+    """A condition in words: "batch 8", "2 threads"; None if it needs no mention."""
     if name in _FLAGS:
         return _FLAGS[name] if value == "yes" else None
     if value is None or (name in ("seed", "round") and value == 0):
@@ -175,7 +175,7 @@ def by_size(rows: Sequence[Row], column: str) -> dict[int, float]:
 
 
 def number(row: Row, column: str) -> float | None:
-    """A value that may be compared: None unless the row is ok, except for counts, which do not run."""
+    """A value for comparisons: None unless the row is ok; counts are valid for other rows, too."""
     value = BY_NAME[column].value(row)
     if isinstance(value, str) or value is None:
         return None

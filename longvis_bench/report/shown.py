@@ -1,4 +1,4 @@
-"""What both readable tables are made of: their columns, the text of each cell, and the remarks on it.
+"""Content of both readable tables: columns, the text of each value, and footnotes.
 
 Texts from rows are hostile until cleaned: they hold whatever a model or a driver printed.
 """
@@ -28,9 +28,9 @@ class Shown:
     column: str
     heading: str
     interval: tuple[str, str] | None = None
-    """Columns of the low and the high end."""
+    """Columns with the low and the high end of the interval."""
     replaces: str | None = None
-    """Heading of the narrower form that this one takes the place of, where there is room."""
+    """Heading of the narrower column that this one replaces if the terminal is wide enough."""
 
     @property
     def declared(self) -> Column:
@@ -62,7 +62,7 @@ NUMBERS = (
     Shown("flops_coverage", "FLOP coverage"),
     Shown("validity", "validity"),
 )
-"""Most wanted first: a narrow terminal shows as many as fit."""
+"""Columns by importance: a narrow terminal shows as many as fit."""
 ACCURACY = (
     Shown("top1", "top-1"),
     Shown("images", "images"),
@@ -98,7 +98,7 @@ ORDER = (
     "FLOP coverage",
     "validity",
 )
-"""From left to right."""
+"""Order of the columns from left to right."""
 SUMMARY = (
     "top-1 [95 %]",
     "img/s",
@@ -116,7 +116,7 @@ OPTIONAL = {
     *("training", "between rounds", "scan FLOPs", "MFU", "p90", "padding", "FLOP coverage"),
     *("top-5", "top-5 [95 %]", "images", "trained at", "weights"),
 }
-"""Shown only where some row has a value that says something."""
+"""Columns that are shown only if some row has an informative value."""
 _DULL = {"scan_flops": 0, "flops_coverage": 1.0, "padding_ratio": 0.0}
 
 COMMON_ROWS, COMMON_SHARE = 4, 1 / 3
@@ -151,19 +151,19 @@ class Body:
     # Texts
 
     def texts(self, shown: Shown) -> list[str]:
-        """The column's cells: numbers in its shared unit, else each with its own."""
+        """The texts of a column: numbers in its shared unit, else each with its own."""
         if shown not in self._texts:
             scale = self._scale(shown)
             self._texts[shown] = [_text(shown, row, scale) for row in self.rows]
         return self._texts[shown]
 
     def heading(self, shown: Shown) -> list[str]:
-        """Its name, and its unit where the whole column has one."""
+        """The heading of a column, with the unit if the whole column shares one."""
         unit = self._unit(shown)
         return [shown.heading, unit] if unit else [shown.heading]
 
     def width(self, shown: Shown) -> int:
-        """Columns of the terminal that its texts need, without marks."""
+        """Width of a column in characters, without marks."""
         return max(map(cell_len, self.texts(shown)), default=0)
 
     def says_something(self, shown: Shown) -> bool:
@@ -195,7 +195,7 @@ class Body:
     # Remarks
 
     def marks(self, columns: Sequence[Shown], *, by_row: bool = False) -> tuple[Marks, Footnotes]:
-        """Which footnotes each cell has, and the footnotes; numbered along columns, or along rows."""
+        """The footnotes of each value, and the footnotes; numbered along columns, or along rows."""
         place = {shown.column: shown for shown in columns}
         remarks: dict[Shown, dict[int, list[Remark]]] = {
             shown: {index: list(found) for index, found in self._own_remarks(shown).items()}
@@ -216,7 +216,7 @@ class Body:
         return marks, notes
 
     def _own_remarks(self, shown: Shown) -> dict[int, list[Remark]]:
-        """Why a status is not ok, and why a value that was asked for is not there."""
+        """Reasons of a status other than ok, and of missing values that the user requested."""
         if shown not in self._remarks:
             found = ((index, _own_remark(shown, row)) for index, row in enumerate(self.rows))
             self._remarks[shown] = {index: [said] for index, said in found if said is not None}
@@ -252,7 +252,7 @@ class Body:
         marks: dict[int, tuple[int, ...]],
         notes: Footnotes,
     ) -> None:
-        """One line for a warning on many rows; it has a number where it is marked on those that matter."""
+        """One line for a warning on many rows; it has a number if some of the rows are marked."""
         timed = units.several(sum(row.timing is not None for row in self.rows), "timed cell")
         matter = [index for index, one in said if code == "drift" and _drift(one.row) > DRIFT_MATTERS]
         marked = f"; the mark is on changes over {units.percent(DRIFT_MATTERS)}" if matter else ""
@@ -265,7 +265,7 @@ class Body:
 
 
 def _place(code: str, columns: dict[str, Shown]) -> Shown:
-    """The column that carries a warning's mark; the model where that column is not shown."""
+    """The column that shows a warning's mark; the model column if that column is not shown."""
     kind = KINDS.get(code)
     return columns.get(kind.column, columns["model"]) if kind else columns["model"]
 
@@ -285,7 +285,7 @@ def _own_remark(shown: Shown, row: Row) -> Remark | None:
 
 
 def _needs_reason(shown: Shown, row: Row) -> bool:
-    """A column asked for without a value, unless the status says why already or the column was a bonus."""
+    """Whether a requested column lacks a value whose absence the status does not explain already."""
     column = shown.declared
     if column.metric not in row.cell.metrics or shown.heading in OPTIONAL or column.value(row) is not None:
         return False
@@ -310,7 +310,7 @@ def _in_scale(column: Column, row: Row, scale: units.Scale | None) -> str:
 
 
 def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
-    """How the intervals were computed, and which round is shown where there are several."""
+    """How the intervals were computed, and which of several repeats is shown."""
     methods = {
         "latency_median_s": "of the median by order statistics",
         "top1": "of top-1 by Wilson's score",
@@ -327,7 +327,7 @@ def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
 
 
 def tally(rows: Sequence[Row]) -> str:
-    """How many cells there are and how they ended: 21 cells: 19 ok, 1 oom, 1 timeout."""
+    """Number of cells by status, e.g. "21 cells: 19 ok, 1 oom, 1 timeout"."""
     counts = Counter(row.status for row in rows)
     parts = ", ".join(f"{number} {status}" for status, number in counts.most_common())
     return f"{units.several(len(rows), 'cell')}: {parts}"
