@@ -1,4 +1,4 @@
-"""Accuracy against distance: how far apart a model can compare two things, on `pairs`.
+"""Accuracy on `pairs` as a function of the distance between the two digits.
 
 The predictions are those that a run keeps with its rows.  The distance of an image follows from its index,
 which the data set knows; it is stored nowhere.
@@ -15,19 +15,19 @@ from longvis_bench.stats import Share, share_by
 
 DATASET = "pairs"
 BINS, BIN_IMAGES = 8, 60
-"""Most bins, and about the fewest images of one: with fewer its interval says nothing."""
+"""Largest number of bins, and approximate smallest number of images per bin, for a useful interval."""
 
 
 class DistanceCurve(NamedTuple):
-    """One row's accuracy by the distance of the two digits."""
+    """Accuracy of one row by the distance of the two digits."""
 
     row: Row
     shares: tuple[Share, ...]
-    """Right answers among the images of a distance, in pixels; the nearest first."""
+    """Correct predictions per bin of distance in pixels, nearest first."""
 
 
 def by_distance(every: Sequence[Answers]) -> list[DistanceCurve]:
-    """The curve of all answers on `pairs` that say which images they are about."""
+    """The curves of all predictions on `pairs` that have image indices."""
     return [DistanceCurve(answers.row, shares) for answers in every if (shares := _shares(answers))]
 
 

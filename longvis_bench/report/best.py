@@ -1,4 +1,4 @@
-"""The last lines of a table: at each size the fastest, the smallest and the most accurate model.
+"""The lines below a table that name the fastest, the smallest and the most accurate model per size.
 
 Only rows measured under the same conditions compete; a line names them where the table mixes several.  A
 winner by a hair is none: models whose 95 % intervals overlap the winner's are named beside it, and one that
@@ -17,27 +17,27 @@ from longvis_bench.report.grouping import CONDITIONS, Grouped, called, condition
 from longvis_bench.text import clean
 
 NAMED = 3
-"""Models named as not separable; the others are counted."""
+"""Number of inseparable models that a line lists; the line counts the others."""
 SAME_MEMORY = 0.03
-"""Peaks that differ by less than this share are called equal: a second run moves them as far."""
+"""Peaks that differ by less than this share count as equal, because repeats of a run differ as much."""
 WAYS = ("memory_format", "fused", "compiled", "grad_checkpointing", "seed")
-"""Ways to run a model, which compete with each other."""
+"""Conditions in which competing rows may differ: ways to run a model."""
 SETTINGS = tuple(name for name in CONDITIONS if name not in (*WAYS, "round", "train_length"))
-"""Conditions under which models compete; rows that differ in one are not compared."""
+"""Conditions that competing rows share; rows that differ in one are not compared."""
 
 
 @dataclass(frozen=True)
 class Title:
-    """One thing in which a model can be the best."""
+    """A quantity in which a model can be the best."""
 
     word: str
     column: str
     better_up: bool = False
     interval: tuple[str, str] | None = None
     tolerance: float = 0.0
-    """Share of the value by which two may differ and still be called equal, where there is no interval."""
+    """Relative difference up to which two values count as equal, for quantities without an interval."""
     unless: str = ""
-    """A title that makes this one superfluous."""
+    """A title that makes this one redundant."""
 
 
 TITLES = (
@@ -55,10 +55,10 @@ class _Rival:
     name: str
     value: float
     ends: tuple[float, float] | None
-    """Of its interval; None where it has none."""
+    """Ends of the interval; None if there is none."""
 
     def overlaps(self, other: _Rival) -> bool:
-        """Whether the intervals have a point in common; without one nothing tells two rows apart."""
+        """Whether the intervals overlap; without intervals two rows are not separable."""
         if self.ends is None or other.ends is None:
             return True
         return self.ends[0] <= other.ends[1] and other.ends[0] <= self.ends[1]
@@ -100,7 +100,7 @@ def _titles(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
 
 
 def _winner(title: Title, rivals: Sequence[_Rival]) -> str:
-    """Who holds a title, by how much, and who may hold it as well.
+    """The best row, its lead, and the rows that are not separable from it.
 
     A rival without an interval may be anywhere: where it leads, or where fewer than two others are left, the
     title is not given.
@@ -130,7 +130,7 @@ def _not_separable(title: Title, close: Sequence[str]) -> str:
 
 
 def _ahead(title: Title, first: _Rival, second: _Rival) -> str:
-    """By how much the first differs from the second: a share of the latter, or points of accuracy."""
+    """Difference of the first from the second: relative to the second, or in points of accuracy."""
     if title.column == "top1":
         return f"{units.significant(100 * (first.value - second.value), 2)} points ahead of {second.name}"
     if not second.value:

@@ -1,4 +1,4 @@
-"""What each cell's peak memory is made of (`longvis report --memory`) and where its time went (`--overhead`).
+"""Memory breakdown (`longvis report --memory`) and timing breakdown (`--overhead`) of each cell.
 
 The columns are those of `columns.py`; nothing is measured here.
 """
@@ -24,7 +24,7 @@ _BROKEN = {
     "optimizer": "opti-\nmizer",
     "workspace": "work-\nspace",
 }
-"""Headings far wider than their numbers."""
+"""Shorter headings for columns of narrow numbers."""
 _MIB = 1 << 20
 SPENT = ("start_s", "import_s", "other_s", "teardown_s", "overhead_s", "build_s", "measure_s")
 

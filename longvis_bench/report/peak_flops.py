@@ -1,4 +1,4 @@
-"""What a GPU could do at most: FLOP/s by name and dtype, from its maker's documents.
+"""Peak FLOP/s of GPUs by name and dtype, from their makers' documents.
 
 Dense figures, without sparsity.  bf16, fp16 and tf32 are those of the tensor cores that accumulate in
 float32; fp32 is strict, on the ordinary cores.  Each GPU names the document and the table that state its
@@ -22,15 +22,15 @@ from longvis_bench.stats import median
 
 
 class Peak(NamedTuple):
-    """TFLOP/s; None where the GPU does not compute in that dtype, or its figure could not be confirmed."""
+    """Peak in TFLOP/s; None if the GPU does not support the dtype, or no document confirms a number."""
 
     half: float
     tf32: float | None
     fp32: float | None
     source: str
-    """Document of the GPU's maker, and the table in it."""
+    """Document of the GPU's maker, and its table."""
     bf16: bool = True
-    """Whether `half` is bf16's too."""
+    """Whether `half` holds for bf16, too."""
 
 
 _SHEET = "specifications, with sparsity"
@@ -96,7 +96,7 @@ PEAKS: tuple[tuple[str, Peak], ...] = (
     ),
     (r"(?:Tesla|NVIDIA) T4", Peak(65, None, 8.1, "data sheet of T4, specifications", bf16=False)),
 )
-"""Pattern of the whole name that the driver gives, and the peak."""
+"""Pattern of the full name from the driver, and the peak."""
 
 
 def peak_flops(device: str, dtype: str) -> float | None:

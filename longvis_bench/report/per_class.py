@@ -1,4 +1,4 @@
-"""Accuracy per class, and which classes the model mistakes for which, from the stored predictions.
+"""Accuracy per class and confusions of classes, from the stored predictions.
 
 A terminal shows the worst classes only, so that a thousand do not flood it; `classes.csv` and `confusion.csv`
 in the run's directory hold all of them.  Each share carries its 95 % Wilson interval.
@@ -26,25 +26,25 @@ from longvis_bench.text import clean, spreadsheet_safe
 
 CLASSES, CONFUSION = "classes.csv", "confusion.csv"
 SHOWN = 10
-"""Classes of a table."""
+"""Number of classes in a table."""
 CONFUSED = 3
-"""Other classes named beside each."""
+"""Number of confused classes listed per class."""
 LONGEST_NAME = 30
-"""Columns of the terminal for a class."""
+"""Width of a class name in characters."""
 
 
 class ClassResult(NamedTuple):
-    """One class of one accuracy."""
+    """The result of one class."""
 
     name: str
     images: int
     correct: int
     taken_for: tuple[tuple[str, int], ...]
-    """Classes that its other images were taken for, and how many: the most frequent first."""
+    """Wrongly predicted classes and their counts, most frequent first."""
 
 
 def by_class(answers: Answers) -> list[ClassResult]:
-    """Every class with held-out images, the worst first; of equal ones that with more wrong answers."""
+    """Every class with held-out images, worst first; equal ones by the number of wrong predictions."""
     names = _names(answers.images)
     found = [_one(answers.images, names, label) for label in np.unique(answers.images.labels)]
     return sorted(found, key=lambda one: (one.correct / one.images, one.correct - one.images, one.name))
@@ -65,7 +65,7 @@ def _one(images: Predictions, names: Sequence[str], label: int) -> ClassResult:
 
 
 def classes_csv(every: Iterable[Answers]) -> str:
-    """Every class of every accuracy: images, right answers, share and interval."""
+    """Images, correct predictions, share and interval of every class of every accuracy."""
     header = ["class", "images", "correct", "top1", "top1_low", "top1_high"]
     lines = []
     for answers in every:
@@ -78,7 +78,7 @@ def classes_csv(every: Iterable[Answers]) -> str:
 
 
 def confusion_csv(every: Iterable[Answers]) -> str:
-    """Every pair of classes that was confused, and how often; right answers and zeros are left out."""
+    """Confused pairs of classes and their counts, without the diagonal and zeros."""
     lines = [
         [*_which(answers.row), one.name, other, times]
         for answers in every
@@ -108,7 +108,7 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def worst_classes(every: Iterable[Answers]) -> RenderableType:
-    """For each accuracy a table of its worst classes and what they were taken for."""
+    """For each accuracy a table of its worst classes and their confusions."""
     parts = [part for answers in every for part in _worst_of(answers)]
     if not parts:
         return Text()
@@ -130,7 +130,7 @@ def _worst_of(answers: Answers) -> Iterator[RenderableType]:
 
 
 def _how_many(shown: int, wrong: int, classes: int) -> str:
-    """How many classes the table has, of how many."""
+    """Number of classes in the table, of all classes."""
     if shown < wrong:
         return f"the worst {shown} of {classes} classes; {wrong} have wrong answers"
     if wrong < classes:
@@ -139,7 +139,7 @@ def _how_many(shown: int, wrong: int, classes: int) -> str:
 
 
 def _table(shown: list[ClassResult]) -> Table:
-    """What is too long for the terminal is cut off the last column first."""
+    """Truncate the last column first if the table is too wide for the terminal."""
     table = plain_table()
     names, shares = [clean(one.name) for one in shown], [_share(one) for one in shown]
     widest = min(LONGEST_NAME, max(map(cell_len, names)))

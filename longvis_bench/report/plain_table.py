@@ -1,4 +1,4 @@
-"""The one look of the tables that the report prints in a terminal."""
+"""The common style of the report's tables in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which accuracies differ by more than chance: McNemar's exact test on the same held-out images.
+"""Significance of differences in accuracy: McNemar's exact test on the same held-out images.
 
 Two models' 95 % intervals may overlap although one is clearly better: the test counts only the images that
 one model classifies correctly and the other does not.  It reads the predictions that `longvis bench` stores
@@ -18,13 +18,13 @@ from longvis_bench.runs.predictions import Answers
 from longvis_bench.stats import mcnemar
 
 SEPARATES = 0.05
-"""Largest p at which one model is called better."""
+"""Significance level: one model is better than another if p is at most this."""
 COMPARED = 30
-"""Models of one size and data set that are compared, the most accurate ones: pairs grow with the square."""
+"""Number of most accurate models that are compared per size and dataset; the pairs grow quadratically."""
 
 
 class Comparison(NamedTuple):
-    """Two models on the same images; the first has at least as many right."""
+    """Two models on the same images; the first has at least as many correct predictions."""
 
     first: Row
     second: Row
@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
 
     @property
     def separable(self) -> bool:
-        """Whether the first is better by more than chance."""
+        """Whether the first model is significantly better."""
         return self.p <= SEPARATES
 
 
@@ -79,7 +79,7 @@ def sentences(rows: Sequence[Row] | Grouped, comparisons: Sequence[Comparison]) 
 
 
 def _best_first(comparisons: Sequence[Comparison]) -> list[Row]:
-    """Every row that is the better of some pair, by size and then by the number of right answers."""
+    """Every row that is the better of some pair, by size and then by the number of correct predictions."""
     rows = {pair.first.key: pair.first for pair in comparisons}
     return sorted(rows.values(), key=lambda row: (row.cell.resolution, -_right(row)))
 

@@ -44,7 +44,7 @@ from longvis_bench.report.shown import (
 from longvis_bench.text import clean, in_ascii, spreadsheet_safe
 
 MOST_ROWS = 1000
-"""Rows of a table in a terminal: of more it shows the fastest of each size, and says where the others are."""
+"""Largest number of rows of a table in a terminal; of more rows the fastest of each size are shown."""
 RANKED_BY = "throughput_img_s"
 _DTYPES = {"text": "string", "int": "Int64", "float": "Float64"}
 _GAP = 2
@@ -90,7 +90,7 @@ def _csv_cell(value: Value) -> str:
 
 
 class _Terminal:
-    """A table that asks the console it is printed on whether it shows more than ASCII."""
+    """A table that adapts to the console's width and to consoles that show ASCII only."""
 
     def __init__(self, rows: Grouped, width: int, numbers: Sequence[Shown]) -> None:
         self._rows, self._width, self._numbers = rows, width, numbers
@@ -118,13 +118,13 @@ class _Terminal:
 def terminal_table(
     rows: Sequence[Row] | Grouped, width: int, numbers: Sequence[Shown] = NUMBERS
 ) -> RenderableType:
-    """A table for `width` columns: the most wanted columns that fit, never cut off, with its footnotes."""
+    """A table for `width` characters: the most important columns that fit, untruncated, and the footnotes."""
     shown = grouped(rows).shown
     return _Terminal(shown, width, numbers) if shown.rows else Text("No rows yet.")
 
 
 def _fastest(rows: Grouped) -> Grouped:
-    """All rows, or of more than a terminal should show the fastest of each size."""
+    """All rows, or the fastest of each size if there are more than `MOST_ROWS`."""
     if len(rows.rows) <= MOST_ROWS:
         return rows
     each = max(1, MOST_ROWS // len(rows.sizes))
@@ -148,7 +148,7 @@ def _table(columns: Sequence[Shown], body: Body, marks: Marks, width: int, writi
 
 
 class _Writing:
-    """How texts and marks look on a console: superscripts, or `[1]` where it has ASCII alone."""
+    """Form of texts and marks on a console: superscripts, or `[1]` if it shows ASCII only."""
 
     def __init__(self, ascii_only: bool) -> None:
         self._ascii = ascii_only
@@ -158,7 +158,7 @@ class _Writing:
         return in_ascii(text) if self._ascii else text
 
     def text(self, text: str) -> Text:
-        """The same, to be printed as it is."""
+        """The same as a rich `Text`, without markup."""
         return Text(self.plain(text))
 
     def marks(self, numbers: Sequence[int]) -> str:
@@ -183,7 +183,7 @@ class _Writing:
 
 
 def _that_fit(body: Body, width: int, wanted: Sequence[Shown], writing: _Writing) -> list[Shown]:
-    """Model, conditions, size and status always; then numbers, most wanted first, while they fit."""
+    """Model, conditions, size and status, then as many numbers as fit, the most important first."""
     chosen = [MODEL, *body.conditions, SIZE, STATUS]
     fixed = len(chosen)
     for shown in wanted:
@@ -197,7 +197,7 @@ def _that_fit(body: Body, width: int, wanted: Sequence[Shown], writing: _Writing
 
 
 def _width(columns: Sequence[Shown], body: Body, width: int, writing: _Writing) -> int:
-    """What the columns take, footnote marks and gaps included."""
+    """Width of the columns, including footnote marks and gaps."""
     marks, _ = body.marks(columns)
     total = 0
     for shown in columns:

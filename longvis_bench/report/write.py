@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def restate(rows: Sequence[Row], length: TrainLength) -> list[Row]:
-    """The same rows, with hours of training for another length: that is arithmetic, not measuring."""
+    """The same rows with `train_hours` for another training length, which is computed without measuring."""
     return [
         row.model_copy(update={"settings": row.settings.model_copy(update={"hours_for": length})})
         for row in rows
