@@ -581,7 +581,7 @@ _MORE_TIME = (
     ),
     _ratio(
         "round_spread",
-        "(Largest - smallest) / median of the repeats' median latencies; the same in all their rows.",
+        "Range of the repeats' median latencies / their median; the same in all their rows.",
         lambda r: stats.spread(r.repeats_s),
         metric="time",
         why="needs two repeats that were timed (--repeats)",
