@@ -28,7 +28,7 @@ from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 from longvis_bench.registry.card import WeightsEntry
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.recipe import RECIPES
-from longvis_bench.weights.matching import MOST_NAMED, load_weights, match_weights
+from longvis_bench.weights.matching import MOST_LISTED, load_weights, match_weights
 from longvis_bench.weights.reading import read_tensors
 from longvis_bench.weights.store import read_metadata, save_weights, store_weights
 
@@ -456,7 +456,7 @@ def test_weights_of_a_deeper_variant_are_refused() -> None:
         load_weights(Registry().find("convnext-n").build(resolution=64, num_classes=10), deep.state_dict())
     said = str(refused.value)
     assert said.startswith("the mapping holds weights of another variant: 18 more tensors than this ConvNeXt")
-    assert len(re.findall(r"stages\.2\.blocks\.\d", said)) == MOST_NAMED
+    assert len(re.findall(r"stages\.2\.blocks\.\d", said)) == MOST_LISTED
     assert said.endswith(" and 13 more.")
 
 
