@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from longvis_bench.measure.memory.allocator import keep_freed_memory
 from longvis_bench.records import Cell
 
+BUSY_NS = 200_000
+"""Time on a processor by which a thread is known to take part."""
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -79,6 +81,41 @@ def one_per_core(processors: set[int], siblings: str = _SIBLINGS) -> list[int]:
             taken.add(core)
             chosen.append(processor)
     return chosen
+
+
+def keep_threads_apart(cores: Sequence[int], work: Callable[[], object]) -> int:
+    """Give each thread that does the work a core of its own.
+
+    A set of cores for the whole process is not enough: schedulers also put two of its threads on one core,
+    for seconds on end, and a parallel operator then takes as long as on one thread, and longer.  Threads of
+    one pool have numbers in a row, so cores are dealt out in the order of the numbers.
+
+    Arguments:
+        cores: processors, as many as a pool has threads.
+        work: runs once, or until all pools are seen at work.
+
+    Returns:
+        How many threads were given a core; 0 where the system does not say which threads work.
+    """
+    before = _thread_times()
+    if not before:
+        return 0
+    work()
+    after = _thread_times()
+    busy = [thread for thread in sorted(after) if after[thread] - before.get(thread, 0) >= BUSY_NS]
+    for index, thread in enumerate(busy):
+        with suppress(OSError):  # it ended meanwhile, or the system does not allow it
+            os.sched_setaffinity(thread, {cores[index % len(cores)]})
+    return len(busy)
+
+
+def _thread_times() -> dict[int, int]:
+    """Nanoseconds on a processor of each thread of this process; empty where the kernel does not say."""
+    times = {}
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            times[int(thread.name)] = int((thread / "schedstat").read_text().split()[0])
+    return times
 
 
 def _pin_all(processors: set[int]) -> None:
