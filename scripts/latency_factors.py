@@ -45,7 +45,6 @@ FACTORS: dict[str, dict[str, Any]] = {
     "addresses not randomised": {"no_aslr": True},
     "forks of one server": {"fork": True},
     "cells in reverse order": {"reverse": True},
-
     "no oneDNN primitive cache": {"env": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}},
     "channels last": {"channels_last": True},
 }
@@ -67,7 +66,9 @@ def main() -> None:
     factors = ["base", *(name for name in options.only if name != "base")]
     results = []
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(server(name, options.seconds)) for name in factors if _forks(name)}
+        servers = {
+            name: stack.enter_context(server(name, options.seconds)) for name in factors if _forks(name)
+        }
         for number in range(options.rounds):
             for name in random.sample(factors, len(factors)):
                 answer = servers[name]() if name in servers else run_once(name, options.seconds)
@@ -94,7 +95,8 @@ def server(name: str, seconds: float) -> Iterator[Callable[[], dict[str, Any]]]:
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         lines, wishes = process.stdout, process.stdin
 
         def fork() -> dict[str, Any]:
@@ -102,8 +104,10 @@ def server(name: str, seconds: float) -> Iterator[Callable[[], dict[str, Any]]]:
             wishes.flush()
             return dict(json.loads(lines.readline()))
 
-        yield fork
-        wishes.close()
+        try:
+            yield fork
+        finally:
+            wishes.close()
 
 
 def _start(name: str, seconds: float) -> tuple[list[str], dict[str, str]]:
@@ -114,7 +118,7 @@ def _start(name: str, seconds: float) -> tuple[list[str], dict[str, str]]:
 
 
 def be_process(settings: dict[str, Any]) -> None:
-    """Measure all cells under some settings and print the samples; a server does so once per line it reads."""
+    """Measure all cells under some settings and print the samples; a server does it once per line read."""
     _prepare(settings)
     import torch
 
@@ -164,7 +168,7 @@ def measure(model: str, size: int, settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import longvis_bench as lv
-    from longvis_bench.measure.latency.conditions import keep_threads_apart, one_per_core
+    from longvis_bench.measure.latency.conditions import ThreadsApart
     from longvis_bench.measure.latency.counters import CounterWatch
 
     layout = torch.channels_last if settings.get("channels_last") else torch.contiguous_format
@@ -174,7 +178,9 @@ def measure(model: str, size: int, settings: dict[str, Any]) -> dict[str, Any]:
     start, seconds = monotonic(), settings["seconds"]
     with torch.inference_mode():
         if settings.get("apart"):
-            keep_threads_apart(one_per_core(os.sched_getaffinity(0)), lambda: [built(images) for _ in range(3)])
+            apart = ThreadsApart(range(torch.get_num_threads()))
+            built(images)
+            apart.look()
         while monotonic() - start < WARMUP_SHARE * seconds:
             built(images)
             for piece in work.values():

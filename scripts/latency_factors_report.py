@@ -1,10 +1,9 @@
 """Turn the samples of `scripts/latency_factors.py` into docs/repeatability.md's tables.
 
-    python scripts/latency_factors_report.py SAMPLES.json OUT_FOLDER
+    python scripts/latency_factors_report.py OUT_FOLDER SAMPLES.json...
 
 Writes factors.csv (what each factor does to the latency), variance.csv (how the variance of a latency splits
-into over time, between processes and within a process) and yardstick.csv (how well mixes of fixed work follow
-the models), and prints them as Markdown.
+into over time, between processes x
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from longvis_bench.stats import process_interval
 WORK = ("convolutions", "products", "stream", "small operators")
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(paths: list[Path]) -> pd.DataFrame:
     """One line per process and cell: medians in seconds, spread within, what the system counted."""
     lines = []
-    for process in json.loads(path.read_text())["processes"]:
+    runs = [(path.name, process) for path in paths for process in json.loads(path.read_text())["processes"]]
+    for run, process in runs:
         for cell, found in process["cells"].items():
             samples, counters = found["samples_s"], found["counters"]
             if len(samples["model"]) < 3:
@@ -34,7 +34,7 @@ def read(path: Path) -> pd.DataFrame:
             lines.append(
                 {
                     "factor": process["factor"],
-                    "round": process["round"],
+                    "round": f"{run} {process['round']}",
                     "cell": cell,
                     **{name: float(np.median(times)) for name, times in samples.items() if times},
                     "within": _spread_within(samples["model"]),
@@ -54,7 +54,7 @@ def _spread_within(samples: list[float]) -> float:
 def factors(frame: pd.DataFrame) -> pd.DataFrame:
     """Per factor: latency against the base of the same round and cell, and its spread between processes.
 
-    The ratio is the median over cells and rounds; its interval is that over rounds (`stats.process_interval`).
+    The ratio is the median over cells and rounds; its interval is over rounds (`stats.process_interval`).
     """
     base = frame[frame.factor == "base"].set_index(["round", "cell"]).model
     lines = []
@@ -108,7 +108,9 @@ def variance(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     shared = logs.groupby(["cell", "round"]).shared.first()
-    return pd.DataFrame([{"factor": "over time, all factors", "between processes": _root_mean_square(shared)}, *lines])
+    return pd.DataFrame(
+        [{"factor": "over time, all factors", "between processes": _root_mean_square(shared)}, *lines]
+    )
 
 
 def _root_mean_square(values: Any) -> float:
@@ -149,12 +151,15 @@ CHANGED_WORK = (
 
 def main() -> None:
     """Write and print the tables."""
-    frame, out = read(Path(sys.argv[1])), Path(sys.argv[2])
+    out, frame = Path(sys.argv[1]), read([Path(name) for name in sys.argv[2:]])
     out.mkdir(parents=True, exist_ok=True)
-    tables = {"factors": factors(frame), "variance": variance(frame), "yardstick": yardsticks(frame, CHANGED_WORK)}
+    tables = {
+        "factors": factors(frame),
+        "variance": variance(frame),
+        "yardstick": yardsticks(frame, CHANGED_WORK),
+    }
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
-        print(f"\n### {name}\n\n{table.to_markdown(index=False, floatfmt='.3g')}")
 
 
 if __name__ == "__main__":

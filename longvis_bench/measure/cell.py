@@ -364,6 +364,7 @@ def _time(
         watch, counters = NoiseWatch(sensor_for(device)), CounterWatch()
 
         def between() -> None:
+            conditions.look()
             watch.look()
             yardstick.sample()
 
@@ -386,7 +387,7 @@ def _time(
             "host_s": host_s,
             "processes": (process,),
             "parts_s": apart,
-            "conditions": conditions,
+            "conditions": conditions.described,
         }
     )
 
