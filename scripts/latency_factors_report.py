@@ -3,7 +3,8 @@
     python scripts/latency_factors_report.py OUT_FOLDER SAMPLES.json...
 
 Writes factors.csv (what each factor does to the latency), variance.csv (how the variance of a latency splits
-into over time, between processes x
+into over time, between processes and within a process) and yardstick.csv (how well mixes of fixed work follow
+the models).
 """
 
 from __future__ import annotations
