@@ -153,9 +153,9 @@ def measure_all(settings: dict[str, Any]) -> dict[str, Any]:
 
     from longvis_bench.measure.latency.conditions import pinned
 
-    threads = settings.get("threads", os.cpu_count())
+    threads = int(settings.get("threads", os.cpu_count() or 1))
     torch.set_num_threads(threads)
-    torch.backends.mkldnn.enabled = settings.get("mkldnn", True)  # type: ignore[assignment]
+    torch.backends.mkldnn.enabled = settings.get("mkldnn", True)
     cells = CELLS[::-1] if settings.get("reverse") else CELLS
     with ExitStack() as stack:
         if settings.get("pin", True):

@@ -61,7 +61,8 @@ def factors(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for factor, rows in frame.groupby("factor", sort=False):
         ratio = rows.set_index(["round", "cell"]).model / base
-        rounds = [[value] for value in np.exp(np.log(ratio).groupby("round").mean().dropna())]
+        logs = pd.Series(np.log(ratio), index=ratio.index).dropna()
+        rounds = [[float(np.exp(value))] for value in logs.groupby("round").mean()]
         interval = process_interval(rounds)
         largest = rows.groupby("cell").model.agg(lambda times: times.max() / times.min())
         lines.append(
