@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from longvis_bench.data.loader import Batch, Loader, named_worker_deaths
 from longvis_bench.errors import LongvisError
 from longvis_bench.measure.accuracy import Accuracy
+from longvis_bench.measure.numerics import tf32
 from longvis_bench.training.augment import BatchAugment, picture_augment
 from longvis_bench.training.checkpoint import Checkpoint, Place, read_checkpoint, save_checkpoint
 from longvis_bench.training.evaluate import shared_accuracy
@@ -71,10 +72,12 @@ def train(
     Raises:
         LongvisError: the loss is no number or far too large (the message says at which step), or the recipe
             does not suit the devices, or a process that loads images was killed.
+        Unsupported: the device does not train in the recipe's precision.
         IllegalSize: the model cannot take the resolution.
         CheckpointError: the initial weights belong to another model, or the checkpoint is damaged.
     """
-    with named_worker_deaths(), reproducible(job.seed, torch.device(job.device)):
+    rounding, device = job.recipe.precision == "tf32", torch.device(job.device)
+    with named_worker_deaths(), reproducible(job.seed, device), tf32(rounding):
         trainer = _Trainer(job, on_progress)
         if trainer.loader.note is not None and trainer.accelerator.is_main_process:
             on_note(trainer.loader.note)
@@ -303,16 +306,17 @@ class _Trainer:
     # The end -------------------------------------------------------------------------------------------
 
     def measure(self, images: int) -> Accuracy:
-        """Accuracy on held-out images, evenly spaced over all of them; all processes take part."""
-        return shared_accuracy(
-            self.accelerator.unwrap_model(self.model),
-            self.job.data,
-            self.accelerator,
-            resolution=self.job.resolution,
-            images=images,
-            batch_size=self.micro_batch,
-            device=self.device,
-        )
+        """Accuracy in strict float32 on held-out images, evenly spaced over all; all processes take part."""
+        with tf32(False):
+            return shared_accuracy(
+                self.accelerator.unwrap_model(self.model),
+                self.job.data,
+                self.accelerator,
+                resolution=self.job.resolution,
+                images=images,
+                batch_size=self.micro_batch,
+                device=self.device,
+            )
 
     def report(self) -> TrainReport | None:
         """The result, in the main process; all of them evaluate."""

@@ -46,8 +46,9 @@ class Recipe(BaseModel):
     """Gradients are scaled down to this norm over all parameters; None for no limit."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the last block, growing linearly from 0 at the first."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of autocast; weights and optimiser stay in float32."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """fp32 is strict, in products and convolutions alike, and tf32 rounds the inputs of both (NVIDIA GPUs);
+    bf16 and fp16 are those of autocast.  Weights and optimiser stay in float32."""
     sync_batch_norm: bool = False
     """Batch norms see the batches of all devices; CUDA only."""
     shift: float = Field(0.0, ge=0, lt=0.5)

@@ -18,18 +18,25 @@ from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from torch import nn
 
 from longvis_bench.errors import LongvisError, Unsupported
+from longvis_bench.measure.numerics import require_tf32
 from longvis_bench.registry.registry import Variant
 from longvis_bench.training.job import Job
 from longvis_bench.training.recipe import Recipe
 
 
 def make_accelerator(job: Job) -> Accelerator:
-    """One for this training: a process may train several models, one after the other."""
+    """One for this training: a process may train several models, one after the other.
+
+    Raises:
+        Unsupported: the device does not train in the recipe's precision.
+    """
     AcceleratorState._reset_state()
-    precision = {"fp32": "no"}.get(job.recipe.precision, job.recipe.precision)
+    precision = {"fp32": "no", "tf32": "no"}.get(job.recipe.precision, job.recipe.precision)
     on_cpu = torch.device(job.device).type == "cpu"
     if on_cpu and precision == "fp16":
         raise Unsupported("fp16 is trained with on CUDA only; on a CPU take the precision bf16 or fp32.")
+    if job.recipe.precision == "tf32":
+        require_tf32(torch.device(job.device), "take the precision fp32")
     return Accelerator(cpu=on_cpu, mixed_precision=precision, device_placement=False)
 
 

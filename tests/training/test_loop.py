@@ -105,6 +105,40 @@ def test_callers_randomness_and_settings_are_left_alone(tiny: Variant) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+ROUNDING = (
+    TINY
+    + """
+SEEN = set()
+
+def rounds(module, images):
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    SEEN.add((module.training, products.fp32_precision == "tf32", convolutions.fp32_precision == "tf32"))
+
+def rounding(*, resolution, num_classes, in_chans=3):
+    model = Tiny(num_classes, 8)
+    model.register_forward_pre_hook(rounds)
+    return model
+"""
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_tf32_is_the_recipes_choice_and_never_rounds_the_accuracy(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's default rounds the inputs of convolutions alone: it favours convolutional families."""
+    monkeypatch.setattr("longvis_bench.training.setup.require_tf32", lambda device, advice: None)
+    (tmp_path / "net.py").write_text(ROUNDING)
+    variant = Registry((), tmp_path).find("net.py:rounding")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    _train(variant, epochs=1, precision=precision)
+    after = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert after == before
+    rounds = precision == "tf32"
+    seen = variant.load_factory().__globals__["SEEN"]
+    assert seen == {(True, rounds, rounds), (False, False, False)}
+
+
 def test_learns(tiny: Variant) -> None:
     data = Few(train=600, val=200)
     report = _train(tiny, data, epochs=6, batch_size=16, shift=0.0)
@@ -243,6 +277,7 @@ def test_micro_batches_give_the_same_training(tmp_path: Path) -> None:
         ({"micro_batch": 1, "mixup": 0.8}, "mix pairs: a micro-batch of 1 is odd"),
         ({"batch_size": 128, "cutmix": 1.0}, "has 96 training images, fewer than the 128 of one update"),
         ({"precision": "fp16"}, "fp16 is trained with on CUDA only"),
+        ({"precision": "tf32"}, "no TF32 tensor cores .* take the precision fp32"),
         ({"auto_augment": "rund-m9"}, "timm knows no augmentation 'rund-m9'"),
         ({"drop_path": 0.1}, r"cannot be called: .*'drop_path'; it takes"),
     ],
