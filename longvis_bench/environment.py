@@ -7,14 +7,10 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
-from longvis_bench.errors import DeviceError
+from longvis_bench.devices import gpu_details
 from longvis_bench.records import Environment
 from longvis_bench.registry.discovery import required_packages
 
@@ -27,7 +23,6 @@ FLAGS = (
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_MODULE_LOADING",
-    "CUDA_VISIBLE_DEVICES",
     "GLIBC_TUNABLES",
     "GOMP_CPU_AFFINITY",
     "LD_PRELOAD",
@@ -45,42 +40,33 @@ FLAGS = (
 FLAG_PREFIXES = ("KMP_", "MALLOC_", "TORCHINDUCTOR_", "TORCH_CUDNN_", "TRITON_")
 """Prefixes of further ones; those with a suffix of `_PATH_SUFFIXES` hold only a path and are left out."""
 _PATH_SUFFIXES = ("_CACHE_DIR", "_DIR", "_PATH", "_HOME")
-_GPU_FIELDS = {
-    "name": "name",
-    "driver": "driver_version",
-    "memory": "memory.total",
-    "power_limit": "power.limit",
-    "ecc": "ecc.mode.current",
-    "mig": "mig.mode.current",
-}
-"""Key in `Environment.gpus` -> field that nvidia-smi is queried for."""
-
-
 GIB = 1 << 30
 
 
-def read_environment(machine: str | None = None) -> Environment:
+def read_environment(machine: str | None = None, device: str = "cpu") -> Environment:
     """The environment of this process.
 
     Arguments:
         machine: name of the machine; by default GPU or processor model and core count.
+        device: where it runs, in torch's words; GPUs of one kind make one environment, whatever their index.
     """
     processor, cores = _processor(), usable_cores()
-    gpus = nvidia_gpus()
-    gpu = " and ".join(dict.fromkeys(found["name"] for found in gpus if "name" in found)) or None
+    details = gpu_details(device)
+    gpu, driver = details.get("name"), details.get("driver")
+    described = {name: value for name, value in details.items() if name != "driver"}
     return Environment(
         machine=machine or machine_name(gpu or processor, cores),
         processor=processor,
         cores=cores,
         memory_bytes=_memory_bytes(),
         gpu=gpu,
-        driver=gpus[0].get("driver") if gpus else None,
+        driver=driver,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         versions=_versions(),
         flags=read_flags(os.environ),
         cpu=cpu_details(),
-        gpus=tuple({name: value for name, value in found.items() if name != "driver"} for found in gpus),
+        gpus=(described,) if described else (),
     )
 
 
@@ -104,48 +90,6 @@ def default_threads() -> int:
     """Default number of CPU threads: OMP_NUM_THREADS if it is set, else all usable cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(asked) if re.fullmatch(r"[1-9]\d{0,3}", asked, re.ASCII) else usable_cores()
-
-
-def resolve_device(asked: str) -> str:
-    """The device to run on: `auto` picks CUDA, then MPS, then the CPU.
-
-    Raises:
-        DeviceError: the device is unknown, or this machine does not have it.
-    """
-    if asked == "cpu" or (asked == "auto" and not _may_have_accelerator()):
-        return "cpu"
-    kind = asked.partition(":")[0]
-    if kind not in ("auto", "cuda", "mps", "xpu"):
-        raise DeviceError(f"unknown device {asked!r}: known are auto, cpu, cuda, cuda:N, mps and xpu.")
-    there = available_devices()
-    if asked == "auto":
-        return there[0]
-    if asked not in there:
-        raise DeviceError(f"this machine has no {asked} device for torch; it has {', '.join(there)}.")
-    return asked
-
-
-def available_devices() -> list[str]:
-    """Devices that torch finds, fastest first; the check queries the driver and does not initialise CUDA."""
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import torch
-
-    found = []
-    if torch.cuda.is_available():
-        found += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        found.append("xpu")
-    return [*found, "cpu"]
-
-
-def _may_have_accelerator() -> bool:
-    """Whether this machine may have an accelerator, so that torch has to be imported (seconds) to check."""
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    nvidia = Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
-    return nvidia or Path("/dev/dri").exists()
 
 
 def _processor() -> str:
@@ -193,27 +137,6 @@ def _nominal_clock(name: str) -> str | None:
     except (OSError, ValueError):
         found = re.search(r"@\s*([\d.]+)\s*GHz", name)
         return f"{float(found[1]):.2f} GHz" if found else None
-
-
-@cache
-def nvidia_gpus() -> tuple[dict[str, str], ...]:
-    """Properties of each NVIDIA GPU (keys of `_GPU_FIELDS`), as far as nvidia-smi reports them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = [tool, f"--query-gpu={','.join(_GPU_FIELDS.values())}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = (dict(zip(_GPU_FIELDS, line.split(","), strict=False)) for line in done.stdout.splitlines())
-    return tuple({name: text for name, value in row.items() if (text := _reported(value))} for row in rows)
-
-
-def _reported(value: str) -> str:
-    """A value of nvidia-smi; empty if the GPU or the driver reports none (`[N/A]`, `[Not Supported]`)."""
-    text = value.strip()
-    return "" if text.startswith("[") else text
 
 
 def _versions() -> dict[str, str]:

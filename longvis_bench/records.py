@@ -6,8 +6,8 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.numerics`, `Environment.cpu` and `gpus`,
-        `TimingRecord.host_s`, `Row.changed_settings`, `Row.params`, `Row.attention` (which
-        `migrations.py` fills from older rows)
+        `TimingRecord.host_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index` and `gpu_uuid`,
+        `Row.attention` (which `migrations.py` fills from older rows)
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -91,6 +91,7 @@ class Cell(_Record):
     mode: Mode = "infer"
     dtype: Dtype = "fp32"
     device: str = "cpu"
+    """The kind, in torch's words: `cuda` whatever the index, which older rows hold here."""
     threads: int = Field(1, ge=1)
     memory_format: MemoryFormat = "channels_last"
     fuse: bool = False
@@ -166,6 +167,8 @@ class Request(_Record):
     attempt: int = 1
     machine: str = ""
     code: str | None = None
+    device: str = ""
+    """Where it runs, in torch's words with an index; empty for the cell's."""
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
     source: DataSpec | None = None
@@ -403,6 +406,10 @@ class Row(_Record):
     reason: str | None = None
     """Why the status is not ok: one sentence, with a remedy where there is one."""
     started: str | None = None
+    gpu_index: int | None = None
+    """On CUDA, the N of `cuda:N`: where it ran, and no condition of the measurement."""
+    gpu_uuid: str | None = None
+    """On CUDA, of the GPU or the slice of one (MIG) that ran it."""
     size: SizeRecord | None = None
     count: CountRecord | None = None
     params: int | None = None
@@ -476,7 +483,7 @@ class Environment(_Record):
     cpu: dict[str, str] = {}
     """Vendor, family, model, stepping and nominal clock of the processor, where the system reports them."""
     gpus: tuple[dict[str, str], ...] = ()
-    """Every NVIDIA GPU: name, memory, power limit, ECC, MIG."""
+    """The kind of NVIDIA GPU: name, memory, power limit, ECC, MIG; in older rows an entry for each GPU."""
 
     @property
     def hash(self) -> str:

@@ -110,7 +110,7 @@ def bench(
             "--dtype",
             metavar="NAMES",
             help="Any of fp32 (strict), tf32, bf16, fp16.",
-            show_default="fp32 on the CPU, bf16 on CUDA",
+            show_default="fp32 on the CPU; bf16 on CUDA, or fp16 before Ampere",
             parser=choices("--dtype", Dtype),
             rich_help_panel=HOW,
         ),

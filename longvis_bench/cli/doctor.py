@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from longvis_bench import units
-from longvis_bench.environment import available_devices, read_environment
+from longvis_bench.devices import available_devices, gpu_of, machine_gpus
+from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, MissingDependency
 from longvis_bench.registry.discovery import built_in_cards
 from longvis_bench.registry.registry import Registry
@@ -80,13 +81,14 @@ def _devices() -> Iterator[Finding]:
         devices = available_devices()
     except ImportError:  # named among the packages
         return
-    gpu = read_environment().gpu
     for device in devices:
-        name = gpu if device.startswith("cuda") and gpu else ""
-        yield Finding("ok", f"device {device} {name}".rstrip())
-    if gpu is not None and "cuda" not in devices:
-        yield Finding("absent", f"CUDA, though there is a {gpu}", "install a torch built for CUDA")
-    if gpu is not None or "cuda" in devices:
+        gpu = gpu_of(device)
+        yield Finding("ok", f"device {device} {gpu.name if gpu else ''}".rstrip())
+    found = machine_gpus()
+    if found and "cuda" not in devices:
+        name = found[0].get("name", "an NVIDIA GPU")
+        yield Finding("absent", f"CUDA, though there is {name}", "install a torch built for CUDA")
+    if found or "cuda" in devices:
         yield _optional("pynvml", "nvidia-ml-py", "reads the clocks, temperature and memory of the GPU")
 
 

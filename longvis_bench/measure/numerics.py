@@ -13,13 +13,9 @@ from typing import Any
 
 import torch
 
+from longvis_bench.devices import TF32_CAPABILITY
 from longvis_bench.errors import Unsupported
 from longvis_bench.records import Cell
-
-TF32_CAPABILITY = (8, 0)
-"""Compute capability from which on NVIDIA GPUs have TF32 tensor cores (Ampere)."""
-BF16_CAPABILITY = (8, 0)
-"""The same for bf16; older GPUs emulate it, slowly."""
 
 
 def set_numerics(cell: Cell) -> None:
@@ -64,7 +60,7 @@ _HOLDERS: dict[str, Any] = {
     "cudnn": torch.backends.cudnn,
     "matmul": torch.backends.cuda.matmul,
     "conv": torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-    "rnn": torch.backends.cudnn.rnn,  # type: ignore[attr-defined]
+    "rnn": torch.backends.cudnn.rnn,
 }
 """What has a float32 precision of its own; the first holds where the others say `none`."""
 

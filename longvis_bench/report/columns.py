@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from longvis_bench import stats, units
+from longvis_bench.devices import kind_of
 from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
 from longvis_bench.records import AccuracyRecord, Metric, Row, TimingRecord
 from longvis_bench.report.peak_flops import mfu
@@ -326,7 +327,11 @@ _WHAT = (
     _int("batch_size", "Images in one iteration.", _at("cell.batch_size"), unit="images"),
     _text("mode", "`infer`: one forward; `train`: forward, backward and optimizer step.", _at("cell.mode")),
     _text("dtype", "Number format of the computation.", _at("cell.dtype")),
-    _text("device", "Where it ran, in torch's words.", _at("cell.device")),
+    _text(
+        "device",
+        "Kind of device it ran on, in torch's words: `cuda` whatever the index.",
+        lambda row: kind_of(row.cell.device),
+    ),
     _text(
         "status",
         "How the cell ended; `ok`, or what went wrong. Only `ok` rows are ranked.",

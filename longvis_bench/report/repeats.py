@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longvis_bench import stats
+from longvis_bench.devices import kind_of
 from longvis_bench.records import Row
 from longvis_bench.row_warnings import of_repeats
 
@@ -35,7 +36,7 @@ def with_reference(rows: Sequence[Row]) -> list[Row]:
 
 
 def _where(row: Row) -> tuple[str, str, int]:
-    return row.machine, row.cell.device, row.cell.threads
+    return row.machine, kind_of(row.cell.device), row.cell.threads
 
 
 def once(rows: Sequence[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from longvis_bench.hashing import digest
 from longvis_bench.registry.registry import Variant
 
 _MEASURING = (
+    "devices.py",
     "records.py",
     "row_warnings.py",
     "stats",

@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER, open_data
-from longvis_bench.environment import default_threads, resolve_device
+from longvis_bench.devices import half_dtype, kind_of, resolve_device
+from longvis_bench.environment import default_threads
 from longvis_bench.errors import LongvisError
 from longvis_bench.hashing import digest
 from longvis_bench.records import (
@@ -126,7 +127,8 @@ class SweepConfig(BaseModel):
     batch_sizes: tuple[Positive | Literal["auto"], ...] = (1,)
     """Images per batch; "auto" finds the batch of the highest throughput."""
     dtypes: tuple[Dtype, ...] = ()
-    """Any of "fp32", "bf16" and "fp16"; empty for fp32 on the CPU and bf16 on CUDA."""
+    """Any of "fp32", "tf32", "bf16" and "fp16"; empty for fp32 on the CPU and on CUDA for bf16, or fp16 where
+    the GPU has no bf16 of its own."""
     device: str = "auto"
     """One of "auto", "cpu", "cuda", "cuda:N", "mps" and "xpu"."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -194,14 +196,14 @@ class SweepConfig(BaseModel):
             DeviceError: the device is not there.
         """
         device = resolve_device(self.device)
-        kind = "cuda" if device.startswith("cuda") else "cpu"
+        kind = "cuda" if kind_of(device) == "cuda" else "cpu"
         budget = QUICK_BUDGET_S if self.is_quick and kind == "cpu" else BUDGET_S
         return self.model_copy(
             update={
                 "device": device,
                 "models": tuple(registry.expand(self.models)) or _quick_models(registry, kind),
                 "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
-                "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else ("bf16",)),
+                "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else (half_dtype(device),)),
                 "threads": self.threads or default_threads(),
                 "images": self.images or self._usual_images(kind),
                 "budget_s": self.budget_s or budget,
@@ -225,7 +227,7 @@ class SweepConfig(BaseModel):
         models = "-".join(re.sub(r"[^a-z0-9]+", "-", Path(model).name.lower()) for model in self.models)
         short = models if len(models) <= 48 else f"{len(self.models)}-models"
         sizes = "-".join(map(str, self.resolutions))
-        numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME)
+        numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME) | {"device": kind_of(self.device)}
         return f"{short}-{sizes}-{digest(numbers)[:8]}"
 
 

@@ -25,6 +25,7 @@ from longvis_bench.measure.latency.processes import (
 )
 from longvis_bench.records import ACCEPTED, Cell, Request, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
+from longvis_bench.sweep.gpu_turns import GpuTurns, note_on_kinds
 from longvis_bench.sweep.plan import Plan, Planned
 from longvis_bench.sweep.reporter import Reporter, Silent
 from longvis_bench.sweep.run_file import Invocation, record
@@ -113,6 +114,7 @@ class _Sweep:
         only_missing: bool,
     ) -> None:
         self._plan, self._directory, self._reporter = plan, directory, reporter
+        self._turns = GpuTurns(plan.config.device)
         self.faults: list[HarnessFault] = []
         stored = {row.key: row for row in latest(directory.rows())}
         self._attempts = {key: row.attempt for key, row in stored.items()}
@@ -147,8 +149,8 @@ class _Sweep:
         if self.is_complete:
             return False
         try:
-            for change in self._changes:
-                self._reporter.note(change)
+            for sentence in filter(None, [note_on_kinds(self._plan.config.device), *self._changes]):
+                self._reporter.note(sentence)
             self._reporter.begin(self.to_run, self.rows())
             with Runner() as runner:
                 if not runner.forks:
@@ -195,9 +197,10 @@ class _Sweep:
             )
             return interrupted_row(request).model_copy(update={"reason": reason})
         try:
-            if request.cell.batch_auto:
-                return measure_best_batch(runner.run, request, self._reporter.tick)
-            return runner.run(request, self._reporter.tick)
+            with self._turns.turn(self._reporter):
+                if request.cell.batch_auto:
+                    return measure_best_batch(runner.run, request, self._reporter.tick)
+                return runner.run(request, self._reporter.tick)
         except KeyboardInterrupt:
             self._keep(interrupted_row(request))
             raise
@@ -231,16 +234,18 @@ class _Sweep:
         request = self._request(planned).model_copy(
             update={"cell": row.cell, "attempt": row.attempt, "time_only": True, "predictions_path": None}
         )
-        start = monotonic()
-        try:
-            more = runner.run(request, self._reporter.tick)
-        except HarnessFault as fault:
-            self.faults.append(fault)
-            self._reporter.note(
-                f"internal error at {_named(planned.cell)}: {fault}; the row keeps what it had."
-            )
-            more = row.model_copy(update={"status": "error", "reason": str(fault), "timing": None})
-        timing = with_process(row.timing, more, monotonic() - start)
+        with self._turns.turn(self._reporter):
+            start = monotonic()
+            try:
+                more = runner.run(request, self._reporter.tick)
+            except HarnessFault as fault:
+                self.faults.append(fault)
+                self._reporter.note(
+                    f"internal error at {_named(planned.cell)}: {fault}; the row keeps what it had."
+                )
+                more = row.model_copy(update={"status": "error", "reason": str(fault), "timing": None})
+            seconds = monotonic() - start
+        timing = with_process(row.timing, more, seconds)
         self._store(row.model_copy(update={"timing": timing}))
         self._reporter.refine(self._rows[row.key])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longvis_bench.data.protocol import ImageData, open_data
+from longvis_bench.devices import kind_of
 from longvis_bench.environment import default_threads
 from longvis_bench.errors import (
     CheckpointError,
@@ -161,6 +162,7 @@ def _plan_cell(
         key=key,
         machine=environment.machine,
         code=code,
+        device=config.device,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
         working_dir=registry.working_dir,
         source=replace(config.source, normalisation=cell.normalisation),
@@ -188,7 +190,7 @@ def _cell(
         variant=variant.variant,
         implementation=variant.implementation,
         arguments=variant.arguments,
-        device=config.device,
+        device=kind_of(config.device),
         threads=config.threads or default_threads(),
         memory_format=config.memory_format,
         fuse=config.fuse and condition["mode"] == "infer",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from longvis_bench import units
+from longvis_bench.devices import resolve_device
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
 from longvis_bench.records import Status
@@ -94,7 +95,7 @@ def start(
         LongvisError: an option is wrong, or no cell can run.
     """
     config = read_config(options)
-    plan = make_plan(config, read_environment(machine))
+    plan = make_plan(config, read_environment(machine, resolve_device(config.device)))
     path = out or RUNS / plan.config.name
     part = None
     if shard is not None:

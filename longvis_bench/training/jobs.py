@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from longvis_bench.data.protocol import open_data
-from longvis_bench.environment import default_threads, resolve_device, usable_cores
+from longvis_bench.devices import resolve_device
+from longvis_bench.environment import default_threads, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
 from longvis_bench.files import absence
 from longvis_bench.hashing import digest, sha256_file

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from time import perf_counter
 from typing import Any, Protocol
 
 import psutil
 import torch
 
+from longvis_bench.devices import nvml_handle, start_nvml, whole_gpu
 from longvis_bench.records import NoiseRecord
 from longvis_bench.stats import median
 
@@ -75,13 +75,12 @@ class NvidiaSensor:
 
     Arguments:
         uuid: the GPU's, as torch gives it; an index would not do, as NVML ignores CUDA_VISIBLE_DEVICES.
-        nvml: the module `pynvml`.
+        nvml: the module `pynvml`, ready to be asked.
     """
 
     def __init__(self, uuid: str, nvml: Any) -> None:
         self._nvml = nvml
-        nvml.nvmlInit()
-        self._gpu = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        self._gpu = whole_gpu(nvml, nvml_handle(nvml, uuid))  # a slice (MIG) has no sensors of its own
 
     def look(self) -> Look:
         """See Sensor."""
@@ -149,8 +148,7 @@ def sensor_for(device: torch.device) -> Sensor:
     if device.type != "cuda":
         return NoSensor()
     try:
-        nvml = import_module("pynvml")
-        return NvidiaSensor(str(torch.cuda.get_device_properties(device).uuid), nvml)
+        return NvidiaSensor(str(torch.cuda.get_device_properties(device).uuid), start_nvml())
     except Exception:  # package or NVML library missing or of another version, or GPU unknown
         return NoSensor()
 
