@@ -49,7 +49,7 @@ def resolve_device(asked: str) -> str:
     Raises:
         DeviceError: the device asked for is unknown or not there.
     """
-    if asked == "cpu" or (asked == "auto" and not _may_have_accelerator()):
+    if asked == "cpu" or (asked == "auto" and not may_have_accelerator()):
         return "cpu"
     kind = asked.partition(":")[0]
     if kind not in ("auto", "cuda", "mps", "xpu"):
@@ -77,7 +77,7 @@ def available_devices() -> list[str]:
     return [*found, "cpu"]
 
 
-def _may_have_accelerator() -> bool:
+def may_have_accelerator() -> bool:
     """Whether it is worth the seconds of importing torch to look for one."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"

@@ -7,7 +7,7 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.numerics`, `Environment.cpu` and `gpus`,
         `TimingRecord.host_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index` and `gpu_uuid`,
-        `Row.attention` (which `migrations.py` fills from older rows)
+        `TimingRecord.graph_s`, `MemoryRecord.outside_bytes`, `Row.attention` (which `migrations.py` fills)
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -48,7 +48,6 @@ Status = Literal[
 ]
 ACCEPTED: frozenset[Status] = frozenset({"ok", "oom", "host_oom", "illegal_size", "unsupported", "skipped"})
 """Statuses that count as a result; any other status makes the sweep exit with code 1."""
-
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation per channel, of pixels in 0-1; the model gets (pixel - mean) / deviation."""
 
@@ -91,7 +90,6 @@ class Cell(_Record):
     mode: Mode = "infer"
     dtype: Dtype = "fp32"
     device: str = "cpu"
-    """The kind, in torch's words: `cuda` whatever the index, which older rows hold here."""
     threads: int = Field(1, ge=1)
     memory_format: MemoryFormat = "channels_last"
     fuse: bool = False
@@ -119,19 +117,14 @@ class Cell(_Record):
 
 
 class TrainLength(_Record):
-    """Length of a training run, e.g. `--hours-for 126689x320`."""
+    """Length of a training run, images per epoch x epochs, e.g. `--hours-for 126689x320`."""
 
     images: int = Field(ge=1)
-    """Images per epoch."""
     epochs: int = Field(ge=1)
 
     @classmethod
     def parse(cls, text: str) -> TrainLength:
-        """`126689x320` -> 126689 images, 320 epochs.
-
-        Raises:
-            ValueError: the text has another form; the message shows the right one.
-        """
+        """`126689x320` -> 126689 images, 320 epochs; a ValueError shows the right form."""
         found = re.fullmatch(r"\s*([1-9]\d*)\s*[x×*]\s*([1-9]\d*)\s*", text)
         if found is None:
             raise ValueError(f"it takes images x epochs, like 126689x320, not {text!r}")
@@ -287,6 +280,8 @@ class TimingRecord(_Record):
     """Disturbances during the first process."""
     host_s: tuple[float, ...] = ()
     """On CUDA, per counted sample, seconds until the host had launched all kernels of the iteration."""
+    graph_s: tuple[float, ...] = ()
+    """On CUDA, seconds of the iteration replayed as a CUDA graph, without the host; of the first process."""
     processes: tuple[ProcessRecord, ...] = ()
     """The processes; empty in rows of longvis 0.1."""
     others_spread: float | None = None
@@ -335,6 +330,8 @@ class MemoryRecord(_Record):
     """Counter that was read, e.g. "VmHWM - RssFile" or "torch.cuda.max_memory_allocated"."""
     reserved_bytes: int | None = None
     """Highest memory that the allocator held from the system or the device."""
+    outside_bytes: int | None = None
+    """On CUDA, what the process held beyond the allocator at the peak: context, kernels, libraries."""
     parts_bytes: dict[str, int] = {}
     """Bytes per part of the peak; they sum to `peak_bytes`."""
 
@@ -407,9 +404,8 @@ class Row(_Record):
     """Why the status is not ok: one sentence, with a remedy where there is one."""
     started: str | None = None
     gpu_index: int | None = None
-    """On CUDA, the N of `cuda:N`: where it ran, and no condition of the measurement."""
     gpu_uuid: str | None = None
-    """On CUDA, of the GPU or the slice of one (MIG) that ran it."""
+    """On CUDA, which GPU or slice of one (MIG) ran it, by torch's index and by UUID; no conditions."""
     size: SizeRecord | None = None
     count: CountRecord | None = None
     params: int | None = None
@@ -427,8 +423,7 @@ class Row(_Record):
     """Softmax attention kernels observed in one iteration without inference mode: `flash`, `efficient`,
     `cudnn`, `math` (torch's function, unfused), `unfused` (the model's own matrix products and softmax)."""
     numerics: dict[str, str] = {}
-    """torch settings and library versions that can change a number, read after the timing; empty in rows of
-    versions that did not record them."""
+    """torch settings and library versions that can change a number, after the timing; empty in older rows."""
     null_reasons: dict[str, str] = {}
     """Column or metric -> why it has no value."""
     notes: tuple[Note, ...] = ()
@@ -442,7 +437,6 @@ class Row(_Record):
     """Median latency of each repeat of this cell; never stored: `report/repeats.py` adds it after reading."""
     reference_yardstick_s: float | None = Field(None, exclude=True)
     """Fastest yardstick among the rows of the same machine in the report; never stored."""
-
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @classmethod

@@ -127,6 +127,11 @@ RESHAPED = Kind(
     "top1",
     "Fine-tune at this size (`longvis train --from`) to measure the accuracy that the model can reach.",
 )
+PLAIN_SCAN = Kind(
+    "plain_scan",
+    "latency_median_s",
+    "Install what `longvis doctor` names as absent (Triton, a C compiler, Python.h), then measure again.",
+)
 CHANGED_SETTINGS = Kind(
     "changed_settings",
     "latency_median_s",
@@ -157,6 +162,7 @@ KINDS: dict[str, Kind] = {
         RANDOM_TENSORS,
         RESTRICTED,
         RESHAPED,
+        PLAIN_SCAN,
         CHANGED_SETTINGS,
     )
 }
@@ -181,6 +187,7 @@ def of(row: Row) -> tuple[Note, ...]:
         *_weights(row),
         *_restricted(row),
         *_reshaped(row),
+        *_scan(row),
         *_changed_settings(row),
     )
 
@@ -364,6 +371,11 @@ def _reshaped(row: Row) -> Iterator[Note]:
         others = len(row.size.reshaped) - 1
         more = f", and {units.several(others, 'more tensor')}" if others else ""
         yield RESHAPED.note(f"for this size {name} was {done}{more}")
+
+
+def _scan(row: Row) -> Iterator[Note]:
+    if row.cell.device.startswith("cuda") and row.backends.get("scan") == "torch":
+        yield PLAIN_SCAN.note("the selective scan ran in plain torch, for want of a kernel for this GPU")
 
 
 def _changed_settings(row: Row) -> Iterator[Note]:

@@ -84,7 +84,7 @@ def seen_by_torch(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found[index])
-    monkeypatch.setattr(devices, "_may_have_accelerator", lambda: True)
+    monkeypatch.setattr(devices, "may_have_accelerator", lambda: True)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
 
 
@@ -185,3 +185,15 @@ def test_a_run_that_sees_two_kinds_says_which_one_it_measures_on(monkeypatch: py
     torch_gpus.cache_clear()
     seen_by_torch(monkeypatch, (H100, "b"), (H100, "d"))
     assert note_on_kinds("cuda") is None
+
+
+def test_the_quick_tour_on_cuda_has_models_with_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights ship for the large variants: without the nano ones its accuracy column is empty."""
+    seen_by_torch(monkeypatch, (H100, "b"))
+    registry = Registry()
+    models = SweepConfig(device="cuda").resolve(registry).models
+    cards = [found.card for found in registry.cards if found.origin == "built-in"]
+    weighted = {entry.variant for card in cards for entry in card.weights}
+    assert set(models) == {card.default_cuda for card in cards} | {card.nano for card in cards} & weighted
+    assert set(models) & weighted
+    assert len(models) == len(set(models))

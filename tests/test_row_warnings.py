@@ -55,6 +55,11 @@ def peaks(measured_mib: int, tensors_mib: int) -> dict[str, Any]:
     }
 
 
+def scanned(device: str, backend: str) -> dict[str, Any]:
+    cell = r.Cell(model="m", family="f", variant="v", implementation="native", resolution=512, device=device)
+    return {"cell": cell, "backends": {"scan": backend}}
+
+
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, values that warn, values that do not
     ("few_samples", timed(*[1.0] * 5), timed(*[1.0] * 6)),
@@ -94,6 +99,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         sized(reshaped={"pos_embed": "interpolated"}),
     ),
     ("over_tensors", peaks(200, 100), peaks(160, 100)),
+    ("plain_scan", scanned("cuda", "torch"), scanned("cuda", "triton")),
+    ("plain_scan", scanned("cuda", "torch"), scanned("cpu", "torch")),
     ("changed_settings", {"changed_settings": ("threads (2, now 1)",)}, {"changed_settings": ()}),
     ("random_tensors", sized(random_tensors=("head.weight",)), sized()),
 ]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,12 +19,12 @@ from longvis_bench import units
 from longvis_bench.devices import available_devices, gpu_of, machine_gpus
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, MissingDependency
+from longvis_bench.ops.c_toolchain import c_compiler, has_python_headers
 from longvis_bench.registry.discovery import built_in_cards
 from longvis_bench.registry.registry import Registry
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 1 << 30
-COMPILERS = ("cc", "gcc", "clang")
 OPTIONAL = {
     "fvcore": ("fvcore", "counts FLOPs a second time"),
     "torchvision": ("torchvision", "decodes large JPEGs faster"),
@@ -128,19 +126,19 @@ def _optional(module: str, package: str, use: str) -> Finding:
 
 
 def _compiling() -> Iterator[Finding]:
-    """What `--compile` needs beside torch."""
-    asked = os.environ.get("CXX") or os.environ.get("CC")
-    compiler = next(filter(None, map(shutil.which, filter(None, [asked, *COMPILERS]))), None)
+    """What `--compile` and Triton's scan need beside torch."""
+    compiler = c_compiler()
     if compiler is None:
-        yield Finding("absent", "a C compiler (for --compile)", "install gcc or clang, e.g. apt install g++")
+        what = "a C compiler (for --compile, and Triton on CUDA)"
+        yield Finding("absent", what, "install gcc or clang, e.g. apt install g++")
     else:
         yield Finding("ok", f"C compiler {Path(compiler).name}")
-    if (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+    if has_python_headers():
         yield Finding("ok", "Python.h")
     else:
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
         advice = f"install the headers, e.g. apt install python{minor}-dev"
-        yield Finding("absent", "Python.h (for --compile on CUDA)", advice)
+        yield Finding("absent", "Python.h (for --compile, and Triton on CUDA)", advice)
 
 
 def _models() -> Iterator[Finding]:

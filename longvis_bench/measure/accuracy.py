@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from longvis_bench.data.protocol import BROKEN_SHARE, ImageData, too_many_broken
 from longvis_bench.errors import DataError
-from longvis_bench.measure.validity.checks import check_logits
+from longvis_bench.measure.validity.checks import check_logits, no_recompiling
 from longvis_bench.records import AccuracyRecord
 from longvis_bench.runs.predictions import Predictions
 
@@ -192,7 +192,7 @@ def _answers(
         On the CPU: the classes of the largest logits (batch, up to 5), largest first; labels (batch); the
         indices of the images in the split.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), no_recompiling():
         for chunk in chunks:
             images, labels = data.batch("val", chunk, resolution, device=device, dtype=dtype)
             if not len(labels):  # every file of the chunk is broken

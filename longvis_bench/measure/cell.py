@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from longvis_bench import units
 from longvis_bench.data.protocol import ImageData, LoadableData, open_data
@@ -26,6 +25,7 @@ from longvis_bench.errors import (
     MissingDependency,
     Unsupported,
 )
+from longvis_bench.measure.device import take_device
 from longvis_bench.measure.exception_status import LIMIT_COUNTS, cause, classify, is_interrupt, is_ours
 from longvis_bench.measure.flops.counter import count_parameters, count_variant, variant_parameters
 from longvis_bench.measure.iteration import (
@@ -38,11 +38,14 @@ from longvis_bench.measure.iteration import (
 from longvis_bench.measure.latency.clock import Clock, CudaClock, clock_for, use_device
 from longvis_bench.measure.latency.conditions import steady_conditions
 from longvis_bench.measure.latency.counters import CounterWatch
+from longvis_bench.measure.latency.graph import time_graph
 from longvis_bench.measure.latency.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.latency.processes import disturbance
 from longvis_bench.measure.latency.timing import measure_latency
 from longvis_bench.measure.latency.yardstick import Yardstick
+from longvis_bench.measure.libraries import start_libraries
 from longvis_bench.measure.memory.allocator import tight_allocator
+from longvis_bench.measure.memory.outside import with_outside
 from longvis_bench.measure.memory.peak import PeakMemory, known_parts_bytes, with_parts
 from longvis_bench.measure.memory.tensor_peak import tensor_peak
 from longvis_bench.measure.memory.workspace import convolution_workspace
@@ -63,8 +66,6 @@ WATCH_LIMIT_S = 10.0
 """Longest iteration, in seconds, that is repeated to watch convolutions' workspace or the kernels."""
 PART_ITERATIONS = 5
 """Training steps whose parts are timed separately, at most."""
-RUNTIME_SIZE = 256
-"""Pixels per side of the image that initialises the kernel libraries; every data set supports it."""
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -109,12 +110,16 @@ def _measure(request: Request, builder: RowBuilder, publish: Callable[[Row], obj
     plan = variant.plan(cell.resolution)
     builder.size = SizeRecord(reach=plan.reach, padding_ratio=plan.padding_ratio, arguments=plan.arguments)
     if request.time_only:
+        take_device(request, builder)
         _time_again(request, variant, builder, settings)
         return
     if "count" in cell.metrics:
         with builder.timed("count"):
             _count(variant, cell, builder)
         publish(builder.row())
+    if set(cell.metrics) <= {"count"}:
+        return
+    take_device(request, builder)
     if "memory" in cell.metrics:
         with builder.timed("shapes"):
             _execute_shapes(variant, cell, builder)
@@ -162,14 +167,12 @@ def _measure_real(
 ) -> None:
     """Measure everything that needs the built model."""
     cell = request.cell
-    if set(cell.metrics) <= {"count"}:
-        return
     device, data = torch.device(cell.device), _open(request)
-    settings = _start_settings(cell, settings, builder)
-    _start_runtime(device, data)
+    settings = _start_settings(request, settings, builder)
+    start_libraries(cell, data)
     if builder.scans:
         with builder.timed(COMPILE):
-            warm_up_scan(device)
+            _warm_up_scan(cell, builder)
     images = _images(cell, data, cell.batch_size)
     memory = _start_memory(images, builder) if "memory" in cell.metrics else None
     with builder.timed(BUILD):
@@ -187,7 +190,7 @@ def _measure_real(
         with builder.timed("memory"):
             record = memory.read(lambda: outputs.append(iteration()))
             held = known_parts_bytes(model, images, optimizer)
-            builder.memory = _explain(builder, record, held, traced, memory)
+            builder.memory = with_outside(_explain(builder, record, held, traced, memory), builder)
     with builder.timed("kernels"):
         builder.backends |= _backends(model, cell, builder)
         _observe_kernels(traced, builder)
@@ -200,17 +203,21 @@ def _measure_real(
             check_step(iteration, images, builder)
     publish(builder.row())
     _measure_accuracy(request, model, data, builder)
+    if builder.timing is not None and device.type == "cuda":
+        publish(builder.row())
+        with builder.timed("graph"):
+            time_graph(iteration, images, builder)
 
 
-def _start_settings(cell: Cell, before: Snapshot, builder: RowBuilder) -> Snapshot:
+def _start_settings(request: Request, before: Snapshot, builder: RowBuilder) -> Snapshot:
     """Undo the changes of importing and counting, then set the cell's device and numerics.
 
     Returns:
         The settings that the model must be measured under.
     """
     _restore(before, builder)
-    use_device(torch.device(cell.device))
-    set_numerics(cell)
+    use_device(torch.device(request.device or request.cell.device))
+    set_numerics(request.cell)
     return Snapshot(seeds=True)
 
 
@@ -230,9 +237,9 @@ def _look_for_changes(settings: Snapshot, builder: RowBuilder) -> None:
 def _time_again(request: Request, variant: Variant, builder: RowBuilder, settings: Snapshot) -> None:
     """Measure latency alone, in a further process of a cell whose other numbers are known."""
     cell = request.cell
-    device, data = torch.device(cell.device), _open(request)
-    settings = _start_settings(cell, settings, builder)
-    _start_runtime(device, data)
+    data = _open(request)
+    settings = _start_settings(request, settings, builder)
+    start_libraries(cell, data)
     images = _images(cell, data, cell.batch_size)
     with builder.timed(BUILD):
         model = _build(request, variant, builder)
@@ -255,12 +262,11 @@ def _open(request: Request) -> LoadableData:
     return data
 
 
-def _start_runtime(device: torch.device, data: ImageData) -> None:
-    """Load the data, start threads and kernel libraries, so that none of it counts as the model's memory."""
-    images, _ = data.batch("val", [0], RUNTIME_SIZE, device=device)
-    with torch.inference_mode():
-        maps = F.conv2d(images, images.new_ones(8, 3, 3, 3))
-        F.linear(maps, images.new_ones(8, maps.shape[-1]))
+def _warm_up_scan(cell: Cell, builder: RowBuilder) -> None:
+    """Compile the kernels of the model's scans; without its shapes, those of a tiny scan."""
+    sizes = () if builder.tensor_peak is None else builder.tensor_peak.scan_sizes
+    dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
+    warm_up_scan(cell.device, sizes, dtype=dtype, backward=cell.mode == "train")
 
 
 def _explain(

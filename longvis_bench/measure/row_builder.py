@@ -52,6 +52,10 @@ class RowBuilder:
     null_reasons: dict[str, str] = field(default_factory=dict)
     changed_settings: tuple[str, ...] = ()
     overhead_s: dict[str, float] = field(default_factory=dict)
+    gpu_index: int | None = None
+    gpu_uuid: str | None = None
+    gpu_used_bytes: dict[str, int] = field(default_factory=dict)
+    """UUID -> bytes that all processes held on a GPU before this one started CUDA."""
     tensor_peak: TensorPeak | None = None
     """Source of the row's `tensors`, and of the largest tensor of an iteration."""
     largest_output: int | None = None
@@ -89,6 +93,8 @@ class RowBuilder:
             status=self.status,
             reason=self.reason,
             started=self.started,
+            gpu_index=self.gpu_index,
+            gpu_uuid=self.gpu_uuid,
             size=self.size,
             count=self.count,
             params=self.params,

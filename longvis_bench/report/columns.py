@@ -280,6 +280,10 @@ def _no_slowdowns(row: Row) -> str:
     return "it gave none" if watched else _no_sensor(row)
 
 
+def _cuda_alone(row: Row) -> str:
+    return NOT_RECORDED if kind_of(row.cell.device) == "cuda" else "CUDA devices alone have it"
+
+
 def _no_samples(row: Row) -> str:
     return "no samples were taken, or they are of length 0"
 
@@ -598,6 +602,22 @@ _MORE_TIME = (
         metric="time",
     ),
     _seconds(
+        "host_latency_s",
+        "On CUDA: median time until the host had handed an iteration's work over to the GPU. Where it is "
+        "near `latency_median_s`, the GPU waits for the host.",
+        _of("timing", lambda t: stats.median(t.host_s)),
+        metric="time",
+        why=_cuda_alone,
+    ),
+    _seconds(
+        "graph_latency_s",
+        "On CUDA: median duration of the same forward replayed as a CUDA graph, in which the GPU does not "
+        "wait for the host; of one process. No table ranks by it.",
+        _of("timing", lambda t: stats.median(t.graph_s)),
+        metric="time",
+        why=_cuda_alone,
+    ),
+    _seconds(
         "first_iteration_s",
         "First iteration, never counted: allocation, cuDNN's autotune or oneDNN's choice of kernels, caches; "
         "attention's kernels are watched in it.",
@@ -750,6 +770,13 @@ _MORE_MEMORY = (
         why="not recorded by this version",
     ),
     _bytes(
+        "outside_memory_bytes",
+        "On CUDA: what the process held on the GPU beyond torch's allocator (context, kernels, libraries). A "
+        "cell fits where `reserved_memory_bytes`, `baseline_memory_bytes` and this do together.",
+        _at("memory.outside_bytes"),
+        why=_cuda_alone,
+    ),
+    _bytes(
         "baseline_memory_bytes",
         "What the process held before the model was built; not part of the peak.",
         _at("memory.baseline_bytes"),
@@ -892,6 +919,8 @@ _CONDITIONS = (
         lambda r: _json(r.backends),
         why="there was no choice, or none ran",
     ),
+    _int("gpu_index", "The N of `cuda:N`; no condition.", _at("gpu_index"), why="not on CUDA"),
+    _text("gpu_uuid", "Which GPU, or slice of one, it ran on.", _at("gpu_uuid"), why="not on CUDA"),
     _text(
         "attention",
         "Kernels of softmax attention: flash, efficient, cudnn, math, or unfused (the model's own).",

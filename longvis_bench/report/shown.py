@@ -318,6 +318,11 @@ def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
     }
     there = [methods[shown.column] for shown in columns if shown.interval]
     lines = [f"[95 %]: interval {' and '.join(there)}."] if there else []
+    if any(row.timing is not None and row.timing.host_s for row in rows):
+        lines.append(
+            "Latency and rank are by time between two events on the GPU, waiting for the host included; "
+            "graph_latency_s in summary.csv is without that wait."
+        )
     if any(row.repeats_s for row in rows):
         lines.append(
             "A cell of several rounds is shown once, by the round of middle latency; "

@@ -232,8 +232,11 @@ class SweepConfig(BaseModel):
 
 
 def _quick_models(registry: Registry, kind: str) -> tuple[str, ...]:
-    cards = (found.card for found in registry.cards if found.origin == "built-in")
-    chosen = (card.nano if kind == "cpu" else card.default_cuda for card in cards)
+    """On a CPU the nano variants; on CUDA the larger defaults, then nano variants that have weights."""
+    cards = [found.card for found in registry.cards if found.origin == "built-in"]
+    chosen = [card.nano if kind == "cpu" else card.default_cuda for card in cards]
+    if kind == "cuda":
+        chosen += [card.nano for card in cards if card.nano in {entry.variant for entry in card.weights}]
     return tuple(name for name in chosen if name is not None)
 
 

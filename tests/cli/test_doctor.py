@@ -63,9 +63,9 @@ def test_what_a_gpu_needs_is_named(lack: Lack, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_a_compiler_and_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": "nowhere"})
+    monkeypatch.setattr(sysconfig, "get_paths", lambda **_: {"include": "nowhere"})
     text = "\n".join(lines())
-    assert "absent  a C compiler (for --compile); install gcc or clang" in text
+    assert "absent  a C compiler (for --compile, and Triton on CUDA); install gcc or clang" in text
     assert "absent  Python.h" in text
 
 

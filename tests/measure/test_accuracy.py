@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from longvis_bench.data.digits import Digits
 from longvis_bench.data.protocol import ImageData, open_data
 from longvis_bench.errors import DataError, InvalidOutput
 from longvis_bench.measure.accuracy import measure_accuracy
+from longvis_bench.measure.validity.checks import check_validity
 
 DATA = open_data("digits")
 
@@ -148,3 +150,28 @@ def test_indices_are_those_of_the_images_that_could_be_read() -> None:
     expected = [index for index in range(0, 1000, 5) if index != 250]
     assert result.indices.tolist() == expected
     assert result.labels.tolist() == [index % 10 for index in expected]
+
+
+@pytest.mark.parametrize("check", ["accuracy", "validity"])
+def test_a_compiled_model_is_not_compiled_anew_for_another_batch(check: str) -> None:
+    """Each shape would be compiled again, for minutes, though nobody reads how fast these batches are."""
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).eval()
+    model = cast(nn.Module, torch.compile(net, backend=backend))
+    images, _ = Digits().batch("val", [0, 1], 8)
+    with torch.inference_mode():
+        measured = model(images[:1])
+    assert len(compiled) == 1
+    if check == "accuracy":
+        measure_accuracy(model, Digits(), resolution=8, images=5, batch_size=3)
+    else:
+        checked = check_validity(model, images[:1], 10, measured=measured, other=images[1:])
+        assert checked.record.verdict == "ok"
+    assert len(compiled) == 1
+    torch.compiler.reset()

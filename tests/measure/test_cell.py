@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from longvis_bench.data.protocol import ImageData
+from longvis_bench.measure import cell as cell_module
 from longvis_bench.measure.cell import measure_cell, time_parts
+from longvis_bench.measure.memory.peak import PeakMemory
+from longvis_bench.ops.selective_scan.operator import ScanSize
 from longvis_bench.records import Cell, Request, Row, Settings
 from longvis_bench.report.columns import COLUMNS
 
@@ -484,3 +488,42 @@ def test_what_the_cell_s_dtype_asks_of_torch_outlives_the_building(measured: Mea
         assert not torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("infer", torch.bfloat16), ("train", torch.float32)])
+def test_libraries_and_the_models_own_scans_start_before_memory_is_watched(
+    mode: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled or allocated once would otherwise be a part of the model's peak."""
+    events: list[Any] = []
+
+    def watch(images: torch.Tensor) -> PeakMemory:
+        events.append("watched")
+        return PeakMemory(images)
+
+    def start(cell: Cell, data: ImageData) -> None:
+        events.append("libraries")
+
+    def warm_up(device: str, sizes: Iterable[ScanSize], **how: object) -> None:
+        events.append((set(sizes), how))
+
+    monkeypatch.setattr(cell_module, "PeakMemory", watch)
+    monkeypatch.setattr(cell_module, "start_libraries", start)
+    monkeypatch.setattr(cell_module, "warm_up_scan", warm_up)
+    row = measure_cell(
+        request(
+            model="mambavision-n",
+            family="mambavision",
+            variant="mambavision-n",
+            implementation="native",
+            mode=mode,
+            dtype="bf16",
+            metrics=("memory",),
+        )
+    )
+    assert row.status == "ok", row.reason
+    libraries, (sizes, how), watched = events
+    assert (libraries, watched) == ("libraries", "watched")
+    assert how == {"dtype": dtype, "backward": mode == "train"}
+    assert sizes
+    assert all(size.channels > 2 and size.states > 2 for size in sizes)

@@ -33,6 +33,8 @@ VALUES: dict[str, object] = {
     "backends": {"scan": "numba"},
     "null_reasons": {"memory": "a test"},
     "changed_settings": ("threads",),
+    "gpu_index": 1,
+    "gpu_uuid": "12-34",
 }
 
 

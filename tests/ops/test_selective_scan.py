@@ -5,15 +5,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from longvis_bench.errors import MissingDependency, UnknownName
+from longvis_bench.ops import c_toolchain
 from longvis_bench.ops.selective_scan import operator as scan
-from longvis_bench.ops.selective_scan.operator import backend_for, reference, selective_scan, use_backend
+from longvis_bench.ops.selective_scan.operator import (
+    ScanSize,
+    backend_for,
+    reference,
+    selective_scan,
+    use_backend,
+    warm_up_scan,
+)
 
 Shape = tuple[int, int, int, int]
 SHAPES: list[Shape] = [(1, 1, 1, 1), (2, 3, 7, 4), (3, 16, 49, 8), (1, 5, 33, 16)]
@@ -314,6 +324,57 @@ def test_triton_on_a_gpu(shape: Shape) -> None:
     assert backend_for("cuda") == "triton"
     for ours, theirs in zip(gradients(selective_scan, single), exact, strict=True):
         assert error(ours, theirs) <= 1e-5
+
+
+def test_without_a_compiler_the_scan_runs_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton compiles a launcher in C at its first kernel, against Python's headers."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mamba_ssm" else name)
+    for what, backend in ((None, "triton"), ("there is no C compiler", "torch")):
+        monkeypatch.setattr(c_toolchain, "missing", lambda what=what: what)
+        scan.is_installed.cache_clear()
+        try:
+            assert backend_for("cuda") == backend
+        finally:
+            scan.is_installed.cache_clear()
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 240, 241, 256, 257, 4096, 16129, 16384])
+def test_the_warm_up_compiles_what_the_model_will_run(length: int) -> None:
+    """Triton's kernels differ where a number is 1 or a multiple of 16: the length, and its spans of 16."""
+    size = ScanSize(channels=80, length=length, states=8)
+    short = size.shortest
+    assert (short.channels, short.states) == (80, 8)
+    assert short.length <= min(length, 256)
+    for ours, theirs in ((short.length, length), (-(-short.length // 16), -(-length // 16))):
+        assert (ours == 1, ours % 16 == 0) == (theirs == 1, theirs % 16 == 0)
+
+
+class Scans(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the scans that run: name, channels, length, states, dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[object, ...]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func._overloadpacket._qualified_op_name
+        if name.startswith("longvis::"):
+            x, rate = args[-7], args[-5]
+            self.seen.append((name.partition("::")[2], *x.shape[1:], rate.shape[1], x.dtype))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_warm_up_has_the_models_states_dtype_and_passes(backward: bool) -> None:
+    sizes = [ScanSize(6, 49, 8), ScanSize(6, 50, 8), ScanSize(4, 32, 16)]
+    with Scans() as scans:
+        warm_up_scan("cpu", sizes, dtype=torch.bfloat16, backward=backward)
+    forward = [("selective_scan", 6, 17, 8, torch.bfloat16), ("selective_scan", 4, 32, 16, torch.bfloat16)]
+    assert [seen for seen in scans.seen if seen[0] == "selective_scan"] == forward
+    assert any("backward" in str(seen[0]) for seen in scans.seen) is backward
 
 
 MAMBA_CALLS: list[dict[str, object]] = []

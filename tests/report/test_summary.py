@@ -79,6 +79,8 @@ def full_row() -> Row:
         },
         reason="a reason",
         started="2026-11-21T09:00:00+00:00",
+        gpu_index=1,
+        gpu_uuid="12-34",
         size=records.SizeRecord(
             reach="padded",
             padding_ratio=0.7,
@@ -94,6 +96,8 @@ def full_row() -> Row:
             warmup_s=(2.0,),
             verdict="noisy",
             parts_s={"forward": (0.3,), "backward": (0.5,), "optimizer": (0.2,)},
+            host_s=(0.7,),
+            graph_s=(0.6,),
             noise=records.NoiseRecord(
                 load_cores=0.2,
                 own_cores=1.9,
@@ -118,6 +122,7 @@ def full_row() -> Row:
             baseline_bytes=50,
             source="torch",
             reserved_bytes=120,
+            outside_bytes=400,
             parts_bytes=dict.fromkeys(MEMORY_PARTS, 10),
         ),
         settings=records.Settings(hours_for=records.TrainLength(images=10, epochs=3)),

@@ -30,6 +30,7 @@ from longvis_bench.measure.iteration import DTYPES, TrainStep, checkpoint_gradie
 from longvis_bench.measure.memory.peak import HELD
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.model_tensors import copy_with, is_dense, storages
+from longvis_bench.ops.selective_scan.operator import ScanSize
 from longvis_bench.records import Cell, TensorRecord
 from longvis_bench.registry.registry import Variant
 
@@ -45,8 +46,13 @@ class TensorPeak:
     """`signature` of a convolution -> most bytes alive right after it."""
     largest: int
     """Elements of the largest tensor; a view counts with all elements of its storage."""
-    scans: bool = False
-    """Whether a selective scan ran."""
+    scan_sizes: tuple[ScanSize, ...] = ()
+    """Of the selective scans that ran, each once."""
+
+    @property
+    def scans(self) -> bool:
+        """Whether a selective scan ran."""
+        return bool(self.scan_sizes)
 
     def to_record(self) -> TensorRecord:
         """The fields that a row stores."""
@@ -134,7 +140,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._peak = self._bytes.copy()
         self._convolutions: dict[str, int] = {}
         self._largest = 0
-        self._scans = False
+        self._scans: dict[ScanSize, None] = {}
         for parameter in model.parameters():
             self._take(parameter, "weights")
         for buffer in model.buffers():
@@ -155,7 +161,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def peak(self) -> TensorPeak:
         """The peak over all operators so far."""
         return TensorPeak(
-            self._peak.total(), dict(self._peak), self._convolutions, self._largest, self._scans
+            self._peak.total(), dict(self._peak), self._convolutions, self._largest, tuple(self._scans)
         )
 
     def __torch_dispatch__(
@@ -171,7 +177,8 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_convolution(func):
             name = signature(func, args)
             self._convolutions[name] = max(total, self._convolutions.get(name, 0))
-        self._scans |= func._overloadpacket._qualified_op_name == SCAN
+        if func._overloadpacket._qualified_op_name == SCAN:
+            self._scans[_scan_size(args[0], args[2])] = None
         return result
 
     def _take(self, tensor: Tensor, part: str | None = None) -> None:
@@ -196,6 +203,11 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reference = known[0] if known is not None else weakref.ref(storage, gone)
         self._alive[key] = (reference, booked, size)
         self._bytes[booked] += size
+
+
+def _scan_size(x: Tensor, rate: Tensor) -> ScanSize:
+    """Of a scan of x (batch, channels, length) with rate (channels, states)."""
+    return ScanSize(channels=x.shape[1], length=x.shape[2], states=rate.shape[1])
 
 
 def is_convolution(func: Any) -> bool:

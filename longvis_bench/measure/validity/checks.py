@@ -123,7 +123,7 @@ def canary(dtype: torch.dtype, limit: int = INT32_ELEMENTS) -> Iterator[None]:
         InvalidOutput: an operator is wrong there.
         Unsupported: an operator cannot be looked at there.
     """
-    samples = Samples(_higher(dtype), limit=limit, everything=False)
+    samples = Samples(reference_dtype(dtype), limit=limit, everything=False)
     with samples:
         yield
     if samples.error > TOLERANCE[dtype]:
@@ -134,7 +134,19 @@ def canary(dtype: torch.dtype, limit: int = INT32_ELEMENTS) -> Iterator[None]:
     refuse_unchecked(samples.unchecked)
 
 
+@contextmanager
+def no_recompiling() -> Iterator[None]:
+    """Inside, a compiled model runs what was compiled for it, and eagerly where that would be compiled anew.
+
+    A batch of another size, as checks and accuracy have, would cost minutes of compiling that nobody reads.
+    """
+    stance: Any = torch.compiler.set_stance("eager_on_recompile")
+    with stance:
+        yield
+
+
 @torch.inference_mode()
+@no_recompiling()
 def check_validity(
     model: nn.Module,
     images: Tensor,
@@ -218,7 +230,7 @@ def _with_reference(
     model: nn.Module, image: Tensor, alone: Tensor, skip: str | None
 ) -> tuple[str, float | None]:
     """What an image's logits were compared with, or why with nothing, and how far they are from it."""
-    dtype = _higher(image.dtype)
+    dtype = reference_dtype(image.dtype)
     if skip is not None:
         return skip, None
     try:
@@ -244,7 +256,7 @@ class _Look(NamedTuple):
 def _look(model: nn.Module, images: Tensor, limit: int) -> _Look:
     """Run a forward and compare its operators at sampled indices."""
     try:
-        samples, logits = sample_operators(model, images, _higher(images.dtype), limit=limit)
+        samples, logits = sample_operators(model, images, reference_dtype(images.dtype), limit=limit)
     except (RuntimeError, NotImplementedError, TypeError) as problem:
         return _Look(f"operators cannot be sampled: {message_of(problem)}")
     if not samples.kinds:
@@ -264,7 +276,8 @@ def _no_autocast(device: str) -> Any:
     return make(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
 
 
-def _higher(dtype: torch.dtype) -> torch.dtype:
+def reference_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the reference of a cell in this dtype."""
     return torch.float64 if dtype == torch.float32 else torch.float32
 
 

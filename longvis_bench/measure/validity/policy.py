@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from longvis_bench import units
 from longvis_bench.measure.iteration import DTYPES, Step
+from longvis_bench.measure.latency.clock import clock_for
 from longvis_bench.measure.row_builder import RowBuilder
-from longvis_bench.measure.validity.checks import canary, check_logits, check_validity, refuse_unchecked
+from longvis_bench.measure.validity.checks import (
+    canary,
+    check_logits,
+    check_validity,
+    reference_dtype,
+    refuse_unchecked,
+)
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.records import ValidityRecord
 
@@ -26,6 +33,8 @@ REFERENCE_COST = 10
 """Iterations' time of the float64 reference on a CPU, whose convolutions have no fast kernels."""
 REFERENCE_TENSORS = 3
 """How many of its largest tensors, attention scores, the reference holds at once."""
+PRODUCT_SIDE = 2048
+"""Rows of the matrix whose product tells the rate of a dtype: 0.1 s in float64 on the slowest GPUs."""
 PAIR_COST = 2
 """Iterations' time of a batch of two."""
 CHECK_COST = 3
@@ -138,4 +147,25 @@ def why_no_reference(builder: RowBuilder) -> str | None:
         available = torch.cuda.mem_get_info(torch.device(cell.device))[0]
     if needed > available:
         return f"not run: it would take about {units.size(needed)} of memory"
+    if cell.device.startswith("cuda"):
+        dtype = DTYPES[cell.dtype]
+        slower = slowdown(torch.device(cell.device), dtype, reference_dtype(dtype))
+        seconds = slower * builder.latency_s / cell.batch_size  # it is of one image
+        if seconds > limit:
+            return f"not run: it would take about {units.seconds(seconds)}"
     return None
+
+
+def slowdown(device: torch.device, dtype: torch.dtype, higher: torch.dtype) -> float:
+    """How many times longer a matrix product takes in a higher dtype: 2 to 64 in float64, by the GPU.
+
+    Measured, as no driver tells the rate; at least 1.
+    """
+    clock = clock_for(device)
+
+    def seconds(of: torch.dtype) -> float:
+        matrix = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=of)
+        return min(clock.time(lambda: matrix @ matrix) for _ in range(3))  # the first starts the library
+
+    fast, slow = seconds(dtype), seconds(higher)
+    return max(1.0, slow / fast) if fast else 1.0

@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from math import prod
@@ -40,10 +41,39 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from longvis_bench.errors import MissingDependency, UnknownName
+from longvis_bench.ops import c_toolchain
 from longvis_bench.ops.kernel_trace import SCAN, note
 
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Those of x, delta, A, B, C, D, delta_bias."""
+
+SPAN = 16
+"""Steps between the states that the backward in Triton keeps."""
+
+
+class ScanSize(NamedTuple):
+    """What a scan's kernels are compiled for."""
+
+    channels: int
+    length: int
+    states: int
+
+    @property
+    def shortest(self) -> ScanSize:
+        """The shortest sequence that runs the same compiled kernels.
+
+        Triton compiles a kernel anew for whole numbers that are 1, and for those that 16 divides: here the
+        length, and in the backward the number of spans.
+        """
+
+        def kinds(length: int) -> list[bool]:
+            numbers = length, -(-length // SPAN)
+            return [kind for number in numbers for kind in (number == 1, number % 16 == 0)]
+
+        lengths = 1, 2, SPAN, SPAN + 1, 2 * SPAN, 15 * SPAN + 1, 16 * SPAN
+        same = [length for length in lengths if kinds(length) == kinds(self.length)]
+        return self._replace(length=same[0])
+
 
 _INPUTS = "Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor delta_bias"
 
@@ -72,11 +102,12 @@ class Source(NamedTuple):
 
 
 MAMBA_SSM = "mamba_ssm"
+TRITON = "triton"
 
 SOURCES = {
     "numba": Source("longvis_bench.ops.selective_scan.numba_backend", "numba", frozenset({"cpu"})),
     "mamba-ssm": Source("longvis_bench.ops.selective_scan.mamba_ssm_backend", MAMBA_SSM, frozenset({"cuda"})),
-    "triton": Source("longvis_bench.ops.selective_scan.triton_backend", "triton", frozenset({"cuda"})),
+    "triton": Source("longvis_bench.ops.selective_scan.triton_backend", TRITON, frozenset({"cuda"})),
     "torch": Source("longvis_bench.ops.selective_scan.torch_backend", "torch", frozenset()),
 }
 """Backends by name, for a device the first that is installed; `torch` runs on every device."""
@@ -121,9 +152,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 @cache
 def is_installed(package: str) -> bool:
-    """Whether it can be had; a package of compiled code counts only if it loads on this machine."""
+    """Whether it can be had; a package counts only if its compiled code loads on this machine, and one that
+    compiles only if there is something to compile with.
+    """
     if importlib.util.find_spec(package) is None:
         return False
+    if package == TRITON:
+        return os.environ.get("TRITON_INTERPRET") == "1" or c_toolchain.missing() is None
     if package != MAMBA_SSM:
         return True
     try:
@@ -218,11 +253,29 @@ def reference(
     return torch.stack(outputs, dim=2)
 
 
-def warm_up_scan(device: torch.device | str) -> None:
-    """Run a tiny scan forward and backward, so that a backend's compiler is done before memory is watched."""
-    x, delta = (torch.zeros(1, 2, 4, device=device, requires_grad=True) for _ in range(2))
-    states = torch.zeros(1, 2, 4, device=device)
-    y = selective_scan(
-        x, delta, -torch.ones(2, 2, device=device), states, states, *torch.zeros(2, 2, device=device)
-    )
-    y.sum().backward()  # type: ignore[no-untyped-call]
+def warm_up_scan(
+    device: torch.device | str,
+    sizes: Iterable[ScanSize] = (),
+    *,
+    dtype: torch.dtype = torch.float32,
+    backward: bool = True,
+) -> None:
+    """Run short scans, so that a backend's compiler is done before memory is watched.
+
+    Arguments:
+        device: where they run.
+        sizes: those of a model's scans, whose kernels are compiled; without any, those of a tiny scan.
+        dtype: of the inputs.
+        backward: compile the kernels of the backward, too.
+    """
+    for channels, length, states in dict.fromkeys(
+        size.shortest for size in tuple(sizes) or (ScanSize(2, 4, 2),)
+    ):
+        x, delta = (torch.zeros(1, channels, length, device=device, dtype=dtype) for _ in range(2))
+        inner = torch.zeros(1, states, length, device=device, dtype=dtype)
+        rate = -torch.ones(channels, states, device=device)
+        y = selective_scan(
+            x.requires_grad_(backward), delta, rate, inner, inner, *torch.zeros(2, channels, device=device)
+        )
+        if backward:
+            torch.autograd.backward(y.sum())

@@ -20,12 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longvis_bench.ops.selective_scan.operator import Backend, Gradients
+from longvis_bench.ops.selective_scan.operator import SPAN, Backend, Gradients
 
 LANES = 32
 """Channels of a program."""
-SPAN = 16
-"""Steps between the states that the backward keeps."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
