@@ -50,7 +50,7 @@ NUMBERS = (
     Shown("params", "params"),
     Shown("top1", "top-1 [95 %]", ("top1_low", "top1_high"), "top-1"),
     Shown("latency_median_s", "latency [95 %]", ("latency_low_s", "latency_high_s"), "latency"),
-    Shown("round_spread", "between rounds"),
+    Shown("round_spread", "between repeats"),
     Shown("train_hours", "training"),
     Shown("verdict", "verdict"),
     Shown("samples", "samples"),
@@ -84,7 +84,7 @@ ORDER = (
     "img/s",
     "latency",
     "latency [95 %]",
-    "between rounds",
+    "between repeats",
     "p90",
     "training",
     "verdict",
@@ -103,7 +103,7 @@ SUMMARY = (
     "top-1 [95 %]",
     "img/s",
     "latency [95 %]",
-    "between rounds",
+    "between repeats",
     "training",
     "verdict",
     "memory",
@@ -113,7 +113,7 @@ SUMMARY = (
     "MFU",
 )
 OPTIONAL = {
-    *("training", "between rounds", "scan FLOPs", "MFU", "p90", "padding", "FLOP coverage"),
+    *("training", "between repeats", "scan FLOPs", "MFU", "p90", "padding", "FLOP coverage"),
     *("top-5", "top-5 [95 %]", "images", "trained at", "weights"),
 }
 """Columns that are shown only if some row has an informative value."""
@@ -325,8 +325,8 @@ def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
         )
     if any(row.repeats_s for row in rows):
         lines.append(
-            "A cell of several rounds is shown once, by the round of middle latency; "
-            "between rounds: (largest - smallest) / median of their latencies."
+            "A cell measured several times is shown once, by the repeat of median latency; "
+            "between repeats: (largest - smallest) / median of their latencies."
         )
     return " ".join(lines)
 

@@ -82,8 +82,8 @@ def test_the_csv_has_every_round_and_the_tables_one(row: Row) -> None:
     assert len(list(csv.DictReader(io.StringIO(tables.summary_csv(rows))))) == 3
     text = tables.summary_markdown(rows)
     assert text.count("| moody-fine |") == 1
-    assert "| between rounds (%) |" in text
-    assert "shown once, by the round of middle latency" in text
+    assert "| between repeats (%) |" in text
+    assert "shown once, by the repeat of median latency" in text
     assert "| round |" not in text
 
 

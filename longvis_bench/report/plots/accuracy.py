@@ -20,7 +20,7 @@ from longvis_bench.report.plots.layout import Box, best_place
 from longvis_bench.report.plots.style import GREY, MOST, WIDTH, Cast, Look, note, printable, short
 
 PANEL_MARGIN = 1.0
-"""Inches of a panel that are not axes."""
+"""Inches of a panel outside its axes."""
 MOST_PANELS = 8
 """Sizes of a figure, the largest ones."""
 
@@ -34,7 +34,7 @@ class Panel:
     front: list[str]
     """Labels on the Pareto front, by rising cost."""
     named: set[str]
-    """Labels that are drawn in their look and called by name; the others are grey dots."""
+    """Labels drawn in their style and with their name; all others are grey dots."""
     lost: dict[str, Row]
     """Series at this size that have no accuracy."""
 
@@ -89,7 +89,7 @@ def _panel(size: int, at_size: dict[str, Point], lost: dict[str, Row], cost: Cos
 
 
 def _evenly(labels: Sequence[str], most: int) -> list[str]:
-    """At most so many, spread evenly over all of them, the first and the last included."""
+    """At most `count` of them, evenly spaced, with the first and the last."""
     if len(labels) <= most:
         return list(labels)
     return [labels[round(n * (len(labels) - 1) / (most - 1))] for n in range(most)]
@@ -135,7 +135,7 @@ def _name_lost(axes: Axes, cast: Cast, lost: dict[str, Row]) -> None:
 
 
 def _draw_front(axes: Axes, best: Sequence[Point], cost: Cost) -> None:
-    """Steps, for what lies between two models is reached by neither."""
+    """Draw the front as steps: no model reaches the points between two models."""
     ordered = sorted(best)
     steps = "steps-pre" if cost.better_up else "steps-post"
     axes.plot(
@@ -150,7 +150,7 @@ def _draw_front(axes: Axes, best: Sequence[Point], cost: Cost) -> None:
 
 
 def _draw_others(axes: Axes, others: Sequence[Point]) -> None:
-    """Points that nobody could tell apart, as grey dots."""
+    """Points that readers could not tell apart, as grey dots."""
     if others:
         axes.plot(
             [point.cost for point in others],
@@ -163,7 +163,7 @@ def _draw_others(axes: Axes, others: Sequence[Point]) -> None:
 
 
 def _draw_point(axes: Axes, point: Point, look: Look, *, on_front: bool) -> None:
-    """A point and its interval, which lies above the boxes of names so that none hides it."""
+    """A point and its interval, drawn above the label boxes so that no box hides it."""
     axes.vlines([point.cost], point.low, point.high, color=look.colour, linewidth=1.1, alpha=0.6, zorder=2.7)
     axes.plot(
         [point.cost],
@@ -187,7 +187,7 @@ def _top1_axis(axes: Axes, every: Sequence[Point]) -> None:
 
 
 def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> None:
-    """A name beside each point, where it covers least of points, intervals, names and the frame."""
+    """Put a label beside each point, where it covers least of points, intervals, labels and the frame."""
     shown = {label: point for label, point in panel.points.items() if label in panel.named}
     half = 6 * axes.figure.dpi / 72
     centres = [axes.transData.transform((p.cost, p.top1)) for p in shown.values()]
@@ -249,4 +249,4 @@ def _point_label(axes: Axes, point: Point, name: str, place: tuple[float, float]
 
 
 _AROUND = ((8, 0), (-8, 0), (0, 7), (0, -7), (6, 5), (6, -5), (-6, 5), (-6, -5))
-"""Places around a point, in points; the first that is free is taken."""
+"""Label positions around a point, in points; the first free one is used."""

@@ -1,4 +1,4 @@
-"""Which series a figure shows where there are more than readers can tell apart."""
+"""Which series a figure shows if there are more than readers can tell apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from longvis_bench.report.plots.style import MOST
 
 
 class Point(NamedTuple):
-    """One model's accuracy at what cost."""
+    """Accuracy and cost of one model."""
 
     cost: float
     top1: float
@@ -26,7 +26,7 @@ class Choice(NamedTuple):
     labels: list[str]
     """In the order of all series."""
     note: str
-    """What was left out and why; empty where nothing was."""
+    """What was left out and why; empty if nothing was."""
 
 
 def points(rows: Sequence[Row], column: str) -> dict[int, Point]:
@@ -41,14 +41,14 @@ def points(rows: Sequence[Row], column: str) -> dict[int, Point]:
 
 
 def front(found: dict[str, Point], *, better_up: bool) -> list[str]:
-    """Labels of the points that no other beats, by rising cost."""
+    """Labels of the points on the Pareto front, by rising cost."""
     labels, sign = list(found), -1 if better_up else 1
     order = stats.pareto_front([(sign * point.cost, point.top1) for point in found.values()])
     return [labels[index] for index in order]
 
 
 def choose(rows: Grouped, column: str, *, better_up: bool, most: int = MOST) -> Choice:
-    """All series where they can be told apart; else the Pareto fronts, then the best at the largest size.
+    """All series if readers can tell them apart; else the Pareto fronts, then the best at the largest size.
 
     Arguments:
         rows: of all series.
@@ -96,6 +96,6 @@ def _ranked(rows: Grouped, column: str, *, better_up: bool) -> tuple[int | None,
 
 
 def _failed(rows: Grouped, shown: Collection[str]) -> int:
-    """Series left out of which some row is not ok."""
+    """Series left out that have a row which is not ok."""
     others = (one for label, one in rows.series.items() if label not in shown)
     return sum(any(row.status != "ok" for row in one) for one in others)

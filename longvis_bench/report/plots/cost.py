@@ -1,4 +1,4 @@
-"""Figures of cost against resolution, or ranked where there is one size.
+"""Figures of cost against resolution, or a ranking if there is one size.
 
 Each series carries its name, and the exponent it grows with, where its line ends; there are no legends.  What
 failed or was not measured is a mark with a word, never a gap.
@@ -34,7 +34,7 @@ class Cost:
     column: str
     title: str
     axis: str
-    """With its unit where the ticks do not carry it."""
+    """With its unit if the ticks do not show it."""
     against: str
     format: Callable[[float | None], str]
     better_up: bool = False
@@ -43,9 +43,9 @@ class Cost:
 LINE_HEIGHT = 0.19
 """Inches from one line of small text to the next."""
 BACKED = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
-"""Behind words that lie on the grid."""
+"""Background of text that lies on the grid."""
 MOST_FAILURES = 24
-"""Failures that a figure names above its axes; further ones are counted."""
+"""Failures that a figure names above its axes; it counts further ones."""
 
 COSTS = {
     "throughput": Cost(
@@ -89,7 +89,7 @@ class Failure(NamedTuple):
 
 
 def cost_figure(cast: Cast, cost: Cost) -> Figure:
-    """A cost against the resolution; ranked where there is one size, and in words where there is no value."""
+    """A cost against the resolution; a ranking if there is one size, a sentence if there is no value."""
     rows = cast.rows
     labels, left_out = choose(rows, cost.column, better_up=cost.better_up)
     left_out = cast.note(left_out)
@@ -170,7 +170,7 @@ def word(row: Row) -> str:
 
 
 def _right_half(sizes: Sequence[int]) -> list[int]:
-    """Sizes whose failures have their words on the left, where there is room."""
+    """Sizes whose failure labels stand on the left, where there is room."""
     return [size for size in sizes if size**2 > sizes[0] * sizes[-1]]
 
 
@@ -179,7 +179,7 @@ def _failed(cast: Cast, failure: Failure) -> str:
 
 
 def _failure_rows(cast: Cast, failures: Sequence[Failure], sizes: Sequence[int], width: float) -> list[int]:
-    """A row above the axes for each failure, so that no words overlap; `width` of the axes in inches."""
+    """A row above the axes for each failure, so that no labels overlap; `width` of the axes in inches."""
     spans = []
     right = set(_right_half(sizes))
     for failure in failures:
@@ -190,7 +190,7 @@ def _failure_rows(cast: Cast, failures: Sequence[Failure], sizes: Sequence[int],
 
 
 def _draw_failure(axes: Axes, cast: Cast, failure: Failure, place: int, *, to_the_left: bool) -> None:
-    """A cross above the axes, at its size, and the word for it."""
+    """A cross above the axes, at its size, and its label."""
     y = 1.02 + (place + 0.5) * LINE_HEIGHT / inches(axes)[1]
     cross(axes, failure.size, y, cast.looks[failure.label], axes.get_xaxis_transform())
     axes.annotate(
@@ -207,7 +207,7 @@ def _draw_failure(axes: Axes, cast: Cast, failure: Failure, place: int, *, to_th
 
 
 def cross(axes: Axes, x: float, y: float, look: Look, transform: Transform) -> None:
-    """The mark of what is not there."""
+    """The marker of a missing value."""
     axes.plot(
         [x],
         [y],
@@ -230,7 +230,7 @@ def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
-    """The sizes whose labels have room, the largest always."""
+    """The sizes whose labels have room, always with the largest."""
     kept = [sizes[-1]]
     for size in reversed(sizes[:-1]):
         if math.log(kept[-1] / size) > 0.22 * math.log(sizes[-1] / sizes[0]):
@@ -264,7 +264,7 @@ def cost_axis(axes: Axes, which: str, cost: Cost, values: Sequence[float], margi
 
 
 def _tick(text: str) -> str:
-    """A round number needs no decimals: "10.0 ms" -> "10 ms", "1.50 s" -> "1.5 s"."""
+    """Drop the decimals of a round number: "10.0 ms" -> "10 ms", "1.50 s" -> "1.5 s"."""
     return re.sub(r"\.0+(?=\s|$)|(\.\d*[1-9])0+(?=\s|$)", r"\1", text)
 
 
@@ -288,7 +288,7 @@ def _end_labels(
 
 
 def _leader(axes: Axes, x: list[float], y: list[float], look: Look) -> None:
-    """From where a series ends to its name; dotted, so that nobody takes it for data."""
+    """A line from the end of a series to its name; dotted, so that it does not look like data."""
     axes.plot(
         x,
         y,
@@ -318,7 +318,7 @@ def _dot(axes: Axes, x: float, y: float, look: Look) -> None:
 
 
 def _ranking(cast: Cast, cost: Cost, values: dict[str, float | None], left_out: str) -> Figure:
-    """Series ranked by their value at the only size; those without one at the end, with a cross."""
+    """Series ranked by their value at the only size; those without a value last, with a cross."""
     lost = {f.label: f.word for f in _failures(cast, cost.column, {label: {} for label in values})}
     sign, series = -1 if cost.better_up else 1, list(cast.rows.series)
     place_of = {label: place for place, label in enumerate(series)}
@@ -381,7 +381,7 @@ def inches(axes: Axes) -> tuple[float, float]:
 
 
 def in_words(cast: Cast, title: str, column: str) -> Figure:
-    """A figure that says why no value can be shown."""
+    """A figure that states why it shows no value."""
     figure = cast.figure(2.0, title)
     text = textwrap.fill(printable(_why_nothing(cast.rows.rows, column)), 74, max_lines=6)
     figure.text(0.1 / WIDTH, 0.6, text, fontsize=9.5, va="top", linespacing=1.3)
@@ -389,7 +389,7 @@ def in_words(cast: Cast, title: str, column: str) -> Figure:
 
 
 def _why_nothing(rows: Sequence[Row], column: str) -> str:
-    """Words for a figure without a single value."""
+    """The sentence on a figure without a value."""
     if not rows:
         return "Nothing to show: there are no rows yet."
     reasons = [template(null_reason(BY_NAME[column], row) or row.status, row) for row in rows]

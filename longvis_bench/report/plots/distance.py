@@ -1,4 +1,4 @@
-"""Figures of accuracy against distance: one panel per model, so that seven of them stay readable.
+"""Figures of accuracy against distance: one panel per model, so that seven models stay readable.
 
 Behind each model's curve those of the others are drawn in grey.
 """
@@ -32,21 +32,21 @@ from longvis_bench.stats import wilson
 
 COLUMNS = 3
 MOST_PANELS = 24
-"""Models of a figure; of more it shows the most accurate."""
+"""Models per figure; a figure of more shows the most accurate ones."""
 LEFT, RIGHT, TOP, BOTTOM = 0.6, 0.15, 0.9, 0.78
 """Inches around all panels."""
 PANEL, ACROSS, DOWN = 1.2, 0.16, 0.34
 """Inches of a panel's height, and between panels."""
 LIMIT = local_limit(len(KINDS))
 LINES = ((CHANCE, (0, (1, 2))), (LIMIT, (0, (4, 2))))
-"""Of chance, and of a sum of local scores; with their dashes."""
+"""Accuracy by chance and of a sum of local scores, with their line styles."""
 LINES_IN_WORDS = (
     f"dots: chance; dashes: the most of a sum of local scores, {units.percent(LIMIT)}; bars: 95 % intervals"
 )
 
 
 def distance_figures(rows: Sequence[Row] | Grouped, curves: Sequence[DistanceCurve]) -> dict[str, Figure]:
-    """A figure for each size, by name; none where there are no curves.
+    """A figure per size, by name; none if there are no curves.
 
     Arguments:
         rows: all that are shown; they decide how a model is called and looks.

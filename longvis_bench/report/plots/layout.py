@@ -1,4 +1,4 @@
-"""Where labels and ticks go: arithmetic for `plots.py`, which does the drawing."""
+"""Positions of labels and ticks; the other modules draw them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Box(NamedTuple):
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least `gap` apart within low..high, as near to those wanted as possible (least squares).
+    """Positions at least `gap` apart within low..high, as near as possible to those wanted (least squares).
 
     With y_i the i-th smallest place, the numbers y_i - i x gap must not decrease: an isotonic regression,
     solved by pooling neighbours that are out of order.  Where there is no room the gap shrinks.
@@ -79,7 +79,7 @@ def round_numbers(low: float, high: float, *, binary: bool = False, apart: float
 
 
 def _thinned(ticks: Sequence[float], distance: float) -> list[float]:
-    """Those that are far enough from the one before, in logarithms."""
+    """The values far enough from the previous one, on a logarithmic scale."""
     kept: list[float] = []
     for tick in ticks:
         if not kept or math.log(tick / kept[-1]) >= distance:
@@ -115,7 +115,7 @@ def pack(spans: Iterable[tuple[float, float]]) -> list[int]:
 
 
 def best_place(candidates: Sequence[Box], frame: Box, solid: Sequence[Box], thin: Sequence[Box]) -> int:
-    """Index of the place that covers least: solid boxes above all, thin ones a little; in the frame."""
+    """Index of the position that covers least: solid boxes above all, thin ones a little; in the frame."""
 
     def cost(box: Box) -> float:
         outside = box.area - box.overlap(frame)

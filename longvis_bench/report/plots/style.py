@@ -1,4 +1,4 @@
-"""What all figures share: width and style, the title, and how each series looks and is called.
+"""Shared by all figures: width, style, title, and the look and label of each series.
 
 The first variant of a family has the family's colour and marker in every figure; the others differ from it in
 shade, marker and line.  Figures are made without pyplot, so nothing global changes.
@@ -56,11 +56,11 @@ STYLE = {
 
 
 MOST = 36
-"""Series that readers can tell apart in one figure; of more it shows the best and says what it left out."""
+"""Series that readers can tell apart in one figure; a figure of more shows the best and names the rest."""
 
 
 class Look(NamedTuple):
-    """How a series is drawn."""
+    """Style of a series."""
 
     colour: str
     marker: str
@@ -68,14 +68,14 @@ class Look(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """How a family is drawn, whichever of its variants."""
+    """Style of a family, for all its variants."""
 
     colour: str
     marker: str
 
 
 def family_marks() -> dict[str, Mark]:
-    """Family -> colour and marker, of every card in reach that names them.
+    """Family -> colour and marker, of every card found that names them.
 
     A user's card that cannot be read takes away the colours of users' families only: figures of a run that is
     finished never fail for a card.
@@ -90,7 +90,7 @@ def family_marks() -> dict[str, Mark]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw with these settings alone, whatever a matplotlibrc says."""
+    """Draw with these settings alone and ignore any matplotlibrc."""
     with matplotlib.style.context(["default", STYLE]):
         yield
 
@@ -120,7 +120,7 @@ def looks(rows: Sequence[Row] | Grouped) -> dict[str, Look]:
 
 
 def _family_looks(families: Iterable[str], marks: Mapping[str, Mark]) -> dict[str, Look]:
-    """How the first variant of each family looks."""
+    """Look of the first variant of each family."""
     found = {family: Look(*mark, LINES[0]) for family, mark in marks.items()}
     for number, family in enumerate(sorted(set(families) - set(marks))):
         colour = OTHER_COLOURS[number % len(OTHER_COLOURS)]
@@ -142,7 +142,7 @@ _BEGINNINGS = re.compile(r".*(?:\[|:|/|, )")
 
 
 def shortened(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What three labels and more all begin with, and each label without it.
+    """The common prefix of three or more labels, and each label without it.
 
     `net.py:build[w=12]` and its like are called `w=12`; the beginning is left alone where it is under five
     characters long.
@@ -160,7 +160,7 @@ def shortened(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 
 class Cast:
-    """The series of all figures of some rows: how each looks and what it is called.
+    """The series of all figures of some rows: look and label of each.
 
     Arguments:
         rows: of one or many models and sizes; failed ones too.
@@ -172,16 +172,16 @@ class Cast:
         self.beginning, self._names = shortened(list(self.rows.series))
 
     def name(self, label: str) -> str:
-        """What a series is called in a figure."""
+        """Label of a series in a figure."""
         return self._names[label]
 
     def note(self, left_out: str = "") -> str:
-        """What a figure says at its lower edge: what it left out, and how all names begin; often nothing."""
+        """The line at a figure's lower edge: what it leaves out and the prefix of all names; often empty."""
         begin = f"all names begin with {self.beginning}" if self.beginning else ""
         return "; ".join(filter(None, [begin, left_out]))
 
     def figure(self, height: float, title: str, rows: Grouped | None = None) -> Figure:
-        """A figure with its title and, smaller, what all rows have in common.
+        """A figure with its title and, in smaller type, the conditions that all rows share.
 
         Arguments:
             height: in inches.
@@ -198,7 +198,7 @@ class Cast:
 
 
 def short(label: str, most: int = 26) -> str:
-    """A long name without its middle."""
+    """A long name, shortened in the middle."""
     half = (most - 1) // 2
     return label if len(label) <= most else f"{label[:half]}…{label[-half:]}"
 
@@ -210,7 +210,7 @@ def printable(text: str) -> str:
 
 
 def note(figure: Figure, text: str) -> None:
-    """A small line at the lower edge: what the figure leaves out."""
+    """A line in small type at the lower edge: what the figure leaves out."""
     shown = figure.text(0.1 / WIDTH, 0.05 / figure.get_figheight(), printable(text), fontsize=8.5, color=GREY)
     fit(shown, WIDTH - 0.2)
 

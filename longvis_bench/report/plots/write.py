@@ -26,7 +26,7 @@ NAMES = (*COSTS, *(f"accuracy-{name}" for name in AGAINST))
 
 
 def figures(rows: Sequence[Row] | Grouped) -> dict[str, Figure]:
-    """The figures of what was asked for, by name; one without any value says why, in words.
+    """The figures of the metrics asked for, by name; one without any value states why.
 
     Arguments:
         rows: of one or many models and sizes; failed ones too.
