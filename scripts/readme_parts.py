@@ -260,8 +260,12 @@ def _accuracy(entry: WeightsEntry) -> str:
 
 def _models() -> str:
     lines = ["| family | variants | code that runs | licence | weights that ship |", "|---|---|---|---|---|"]
+    further = []
     for found in Registry(working_dir=ROOT).cards:
         card = found.card
+        if not card.weights:
+            further.append(f"[{card.family}](models/{card.family}/README.md)")
+            continue
         variants = ", ".join(name.removeprefix(f"{card.family}-") for name in card.variants)
         shipped = "; ".join(
             f"{model}, {data}: {', '.join(str(size) for size in sizes)} px"
@@ -272,6 +276,8 @@ def _models() -> str:
             licence += "; the authors' package and weights are non-commercial"
         name = f"[{card.family}](models/{card.family}/README.md)"
         lines.append(f"| {name} | {variants} | {card.implementation} | {licence} | {shipped} |")
+    if further:
+        lines += ["", f"Without weights: {', '.join(further)}."]
     return "\n".join(lines)
 
 

@@ -192,7 +192,9 @@ class Card(_Strict):
     requires: tuple[Dependency, ...] = ()
     default_cuda: Name | None = None
     nano: Name | None = None
-    """The variant that the quick default measures on a CPU."""
+    """The variant for a CPU: the smallest, 0.2-0.5 M parameters."""
+    tour: bool = False
+    """Whether `longvis bench` without models runs the family; its nano variant ships weights then."""
     colour: str | None = Field(None, pattern=r"^#[0-9A-Fa-f]{6}$")
     """Colour of the family in figures; by default the figure chooses one."""
     marker: str | None = Field(None, pattern=r"^[os^v<>DdPXph*]$")

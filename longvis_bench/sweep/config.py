@@ -233,7 +233,7 @@ class SweepConfig(BaseModel):
 
 def _quick_models(registry: Registry, kind: str) -> tuple[str, ...]:
     """On a CPU the nano variants; on CUDA the larger defaults, then nano variants that have weights."""
-    cards = [found.card for found in registry.cards if found.origin == "built-in"]
+    cards = [found.card for found in registry.cards if found.origin == "built-in" and found.card.tour]
     chosen = [card.nano if kind == "cpu" else card.default_cuda for card in cards]
     if kind == "cuda":
         chosen += [card.nano for card in cards if card.nano in {entry.variant for entry in card.weights}]

@@ -23,7 +23,13 @@ from longvis_bench.registry.registry import Registry
 
 REGISTRY = Registry()
 CARDS = {found.card.family: found for found in REGISTRY.cards if found.origin == "built-in"}
-VARIANTS = [name for found in CARDS.values() for name in found.card.variants]
+VARIANTS = [
+    name if found.card.tour or name == found.card.nano else pytest.param(name, marks=pytest.mark.slow)
+    for found in CARDS.values()
+    for name in found.card.variants
+]
+"""Those of the families that `longvis bench` runs without models, and of the others the nano variants;
+`make deep` has them all."""
 NANO = [found.card.nano or "" for found in CARDS.values()]
 FAMILIES = {
     "atlas": "n s b",
@@ -79,8 +85,21 @@ def test_each_card_says_what_a_user_must_know(family: str) -> None:
     assert (CARDS[family].folder / "README.md").is_file()
 
 
+@pytest.mark.parametrize("family", [family for family, found in CARDS.items() if not found.card.tour])
+def test_each_further_card_says_what_a_user_must_know(family: str) -> None:
+    of = card(family)
+    assert of.nano == f"{family}-n"
+    assert of.default_cuda in of.variants
+    assert re.fullmatch(r"arXiv:\d{4}\.\d{5}", of.paper or "")
+    assert of.notes
+    assert of.resolution.note
+    assert of.licences.upstream
+    assert of.growth is not None
+    assert (CARDS[family].folder / "README.md").is_file()
+
+
 def test_what_is_not_for_commercial_use_is_marked() -> None:
-    assert {family for family in FAMILIES if card(family).licences.non_commercial} == {
+    assert {family for family in CARDS if card(family).licences.non_commercial} == {
         "fastervit",
         "mambavision",
     }
@@ -89,7 +108,7 @@ def test_what_is_not_for_commercial_use_is_marked() -> None:
         assert "on-commercial" in (CARDS[family].folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CARDS)
 def test_published_numbers_carry_source_and_place(family: str) -> None:
     for entry in card(family).published:
         assert re.match(r"arXiv:\d{4}\.\d{5}|github\.com/[\w-]+/[\w-]+ \S+\.md$", entry.source)
@@ -187,11 +206,11 @@ def test_the_readmes_table_is_what_is_counted(name: str) -> None:
     assert row.groups() == (f"{here.params:.2f}", f"{here.macs:.2f}")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CARDS)
 def test_models_named_in_prose_exist(family: str) -> None:
     """Every `name[key=value]` of README and notes can be built."""
     text = (CARDS[family].folder / "README.md").read_text() + json.dumps(card(family).notes)
-    for name in set(re.findall(rf"({family}-\w+\[[^\]]+=[^\]]+\])", text)):
+    for name in set(re.findall(rf"({family}-[\w-]+\[[^\]]+=[^\]]+\])", text)):
         with torch.device("meta"):
             assert isinstance(REGISTRY.find(name).build(resolution=2048, num_classes=10), nn.Module)
     for name in set(re.findall(r"--models (\S+)", text)):

@@ -9,7 +9,10 @@ from longvis_bench.registry.card import COUNTED_AT
 from longvis_bench.registry.registry import Registry
 
 BUILT_IN = [name for name in Registry().variants() if Registry().find(name).origin == "built-in"]
-QUICK = [name for name in BUILT_IN if name.endswith(("-n", "-0", "-t", "-s"))]
+TOUR = [name for name in BUILT_IN if (card := Registry().find(name).card) is not None and card.tour]
+QUICK = [
+    name for name in BUILT_IN if name.endswith("-n") or (name in TOUR and name.endswith(("-0", "-t", "-s")))
+]
 
 
 def stated_and_counted(name: str) -> tuple[tuple[int | None, int | None], tuple[int, int]]:

@@ -20,6 +20,7 @@ summary = "Patches, averaged."
 factory = "longvis_bench.backbones.mosaic:build"
 implementation = "native"
 nano = "mosaic-n"
+tour = true
 colour = "#123456"
 marker = "p"
 

@@ -15,6 +15,7 @@ from longvis_bench.registry.card import read_card
 from longvis_bench.registry.discovery import built_in_folder
 from longvis_bench.registry.names import split_names
 from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.config import SweepConfig
 
 HERE = Path(__file__).parents[1]
 
@@ -45,9 +46,15 @@ def write_card(folder: Path, family: str = "own", factory: str = "own.py:build",
     return path
 
 
-def test_all_seven_families_are_there() -> None:
-    families = {found.card.family for found in Registry().cards}
-    assert families == {"atlas", "convnext", "fastervit", "longvit", "mambavision", "vit", "swin"}
+SEVEN = {"atlas", "convnext", "fastervit", "longvit", "mambavision", "vit", "swin"}
+
+
+def test_a_bench_without_models_runs_the_seven_families_that_ship_weights() -> None:
+    cards = [found.card for found in Registry().cards]
+    assert {card.family for card in cards if card.tour} == SEVEN
+    assert {card.family for card in cards if any(entry.file for entry in card.weights)} == SEVEN
+    config = SweepConfig(device="cpu").resolve(Registry())
+    assert config.models == tuple(f"{family}-n" for family in sorted(SEVEN))
 
 
 def test_near_misses_are_named() -> None:
