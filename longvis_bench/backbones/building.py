@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from longvis_bench.errors import IllegalArgument
+
 
 class LinspaceOnCpu(TorchFunctionMode):
     """Create the result of `torch.linspace` on the CPU, whatever the default device is.
@@ -29,3 +31,13 @@ class LinspaceOnCpu(TorchFunctionMode):
         if func is torch.linspace:
             pinned.setdefault("device", "cpu")
         return func(*args, **pinned)
+
+
+def require_fixed(family: str, given: Mapping[str, object], legal: Mapping[str, tuple[object, ...]]) -> None:
+    """Raise IllegalArgument unless arguments of the authors' code have a value that is implemented here."""
+    for name, value in given.items():
+        if name not in legal:
+            raise IllegalArgument(f"{family} has no argument {name}.")
+        if value not in legal[name]:
+            values = " or ".join(repr(one) for one in legal[name])
+            raise IllegalArgument(f"{name} of {family} must be {values}, not {value!r}.")

@@ -193,9 +193,9 @@ class CrossScaleAttention(nn.Module):
         scales = [x, self.downsample_1(x), self.downsample_2(x)]
         keys = [project(y) for project, y in zip(self._each(self.k), scales, strict=True)]
         values = [project(y) for project, y in zip(self._each(self.v), scales, strict=True)]
-        tokens = [self._heads(maps) for maps in ([self.q(x)], keys, values)]
-        mixed = attend(*tokens, scale=self.head_dim**-0.5)
-        grid = mixed.mT.flatten(1, 2).unflatten(2, x.shape[2:])
+        q, k, v = (self._heads(maps) for maps in ([self.q(x)], keys, values))
+        mixed = attend(q, k, v, scale=self.head_dim**-0.5)
+        grid = mixed.mT.reshape(len(x), -1, *x.shape[2:])
         out: Tensor = self.proj(F.hardswish(self.attn_norm(grid + self.v_conv(values[0]))))
         return out
 
@@ -204,7 +204,7 @@ class CrossScaleAttention(nn.Module):
 
     def _heads(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (batch, heads x width, height, side) -> all their tokens (batch, heads, tokens, width)."""
-        return torch.cat([m.flatten(2).unflatten(1, (self.heads, -1)).mT for m in maps], dim=2)
+        return torch.cat([torch.unflatten(m.flatten(2), 1, (self.heads, -1)).mT for m in maps], dim=2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -239,7 +239,7 @@ class _IntraFFN(nn.Module):
         self.pipelines = nn.ModuleList([_ffn(width, ratio) for width in widths])
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = zip(self.pipelines, x.split(self.widths, dim=1), strict=True)
+        parts = zip(self.pipelines, torch.split(x, self.widths, dim=1), strict=True)
         return torch.cat([pipeline(part) for pipeline, part in parts], dim=1)
 
 

@@ -1,7 +1,8 @@
-"""ConvNeXt, ViT and Swin from timm, built for the requested resolution, and any other timm model by name.
+"""Families from timm, built for the asked size, and any other timm model by name.
 
-The three families are built from timm's classes with the arguments of their cards, which so document the
-architecture; the result equals `timm.create_model` of the published name (tests/backbones/test_timm.py).
+ConvNeXt, ViT, Swin and FocalNet are built from timm's classes with the arguments that stand in their cards,
+so that what runs can be read there; the result equals `timm.create_model` of the published name
+(tests/backbones/test_timm.py).
 Always built with random weights; `weights/` loads pretrained ones and the row records it.
 
 Stochastic depth is 0 by default in every family, because the published rates belong to recipes.
@@ -15,7 +16,9 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, interleave_blocks
 from timm.models.convnext import ConvNeXt
+from timm.models.focalnet import FocalNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -102,6 +105,104 @@ def swin(
     return model
 
 
+def maxvit(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    name: str,
+    windows: int | str = "fixed",
+    drop_path: float = 0.0,
+    **arguments: Any,
+) -> nn.Module:
+    """MaxViT (arXiv:2204.01697), with the windows and grids that `sizes.timm.maxvit` gives for the size.
+
+    Arguments:
+        resolution: pixels per side.
+        num_classes: logits.
+        in_chans: channels of the image.
+        name: timm's, which says depths and widths.
+        windows: tokens per side of a window, and windows per side of a grid; "image": timm's own rule, by
+            which both are the size over 32.
+        drop_path: stochastic depth.
+        arguments: passed to timm.
+    """
+    given = {**arguments, "num_classes": num_classes, "in_chans": in_chans, "drop_path_rate": drop_path}
+    if windows != "image":
+        given["transformer_window_size"] = given["transformer_grid_size"] = (windows, windows)
+    return _create(name, resolution, given)
+
+
+def focalnet(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    dim: int,
+    depths: Sequence[int],
+    focal_levels: Sequence[int],
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """FocalNet (arXiv:2203.11926) of four stages from `dim` channels with `focal_levels` contexts each."""
+    with LinspaceOnCpu():
+        model: nn.Module = FocalNet(
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=dim,
+            depths=tuple(depths),
+            focal_levels=tuple(focal_levels),
+            drop_path_rate=drop_path,
+        )
+    return model
+
+
+def halonet(
+    *,
+    resolution: int,
+    num_classes: int,
+    in_chans: int = 3,
+    name: str | None = None,
+    widths: Sequence[int] = (),
+    stem: int = 16,
+    **arguments: Any,
+) -> nn.Module:
+    """HaloNet (arXiv:2103.12731): one of timm by its name, or one laid out as its halonet26t.
+
+    Arguments:
+        resolution: pixels per side.
+        num_classes: logits.
+        in_chans: channels of the image.
+        name: timm's; None: laid out here.
+        widths: channels of the four stages of two blocks each, with attention from the second half of the
+            third on.
+        stem: channels of the stem.
+        arguments: passed to timm with a name.
+    """
+    given = {**arguments, "num_classes": num_classes, "in_chans": in_chans}
+    if name is not None:
+        return _create(name, resolution, given)
+    with LinspaceOnCpu():
+        model: nn.Module = ByobNet(_halo_config(widths, stem), img_size=resolution, **given)
+    return model
+
+
+def _halo_config(widths: Sequence[int], stem: int) -> ByoModelCfg:
+    first, second, third, fourth = widths
+    return ByoModelCfg(
+        blocks=(
+            ByoBlockCfg(type="bottle", d=2, c=first, s=1, gs=0, br=0.25),
+            ByoBlockCfg(type="bottle", d=2, c=second, s=2, gs=0, br=0.25),
+            interleave_blocks(types=("bottle", "self_attn"), d=2, c=third, s=2, gs=0, br=0.25),
+            ByoBlockCfg(type="self_attn", d=2, c=fourth, s=2, gs=0, br=0.25),
+        ),
+        stem_chs=stem,
+        stem_type="tiered",
+        stem_pool="maxpool",
+        self_attn_layer="halo",
+        self_attn_kwargs={"block_size": 8, "halo_size": 2},
+    )
+
+
 def build_any(
     *, resolution: int, num_classes: int, in_chans: int = 3, name: str, **arguments: Any
 ) -> nn.Module:
@@ -184,8 +285,9 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
     timm's models check their input in the forward pass, not in the constructor, and a plain ViT silently
     drops pixels that do not fill a patch.
     """
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    for side in patch if isinstance(patch, tuple) else ():
+    embed = getattr(model, "patch_embed", None)
+    patch, stride = getattr(embed, "patch_size", None), getattr(getattr(embed, "proj", None), "stride", None)
+    for side in patch if isinstance(patch, tuple) and stride in (None, patch) else ():  # else they overlap
         if resolution % side:
             return f"patches of {side} px do not fill {resolution} px"
     parameter = next(model.parameters(), None)

@@ -29,6 +29,7 @@ from longvis_bench.registry.discovery import FoundCard, built_in_cards, find_car
 from longvis_bench.registry.global_state import preserved
 from longvis_bench.registry.names import expand, respelled, split_names, unknown_model
 from longvis_bench.sizes.plan import SizePlan, require_multiple
+from longvis_bench.sizes.timm import named as timm_plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,6 +73,8 @@ class Variant:
             IllegalArgument: the arguments do not fit together.
             CardError: the card's plan function failed or returned another type.
         """
+        if self.card is None and self.origin == "timm":
+            return timm_plan(self.variant, resolution, self.arguments)
         if self.card is None:
             return SizePlan(reach="built for the size")
         rule = self.card.resolution

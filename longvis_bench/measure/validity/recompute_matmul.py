@@ -178,11 +178,21 @@ def _scan(call: Call) -> list[Pair]:
     steps = slice(None if is_past(call.out, call.limit) else MOST_STEPS)
     for batch in call.along(0, call.out):
         x, delta = (call.wide(call[name][batch : batch + 1, rows, steps]) for name in ("x", "delta"))
-        B, C = (call.wide(call[name][batch : batch + 1, :, steps]) for name in ("B", "C"))
+        B, C = (
+            call.wide(_of_channels(call[name], batch, rows, call.out.shape[1], steps)) for name in ("B", "C")
+        )
         A, D, bias = (call.wide(call[name][rows]) for name in ("A", "D", "delta_bias"))
         right = selective_scan.reference(x, delta, A, B, C, D, bias)
         pairs.append((call.out[batch : batch + 1, rows, steps], right))
     return pairs
+
+
+def _of_channels(t: Any, batch: int, rows: Any, channels: int, steps: slice) -> Any:
+    """B or C of one sequence for these channels: where channels have groups, each with that of its own."""
+    if t.ndim == 3:
+        return t[batch : batch + 1, :, steps]
+    groups = [row * t.shape[1] // channels for row in rows]
+    return t[batch, groups][None, ..., steps]
 
 
 _ATTENTIONS = (

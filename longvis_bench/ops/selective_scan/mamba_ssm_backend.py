@@ -59,7 +59,7 @@ def _kernel(
 
 
 def _token_major(t: Tensor) -> Tensor:
-    """(batch, channels, length), token after token in memory; never its argument."""
+    """(..., channels, length), token after token in memory; never its argument."""
     return t.mT.clone(memory_format=torch.contiguous_format).mT
 
 

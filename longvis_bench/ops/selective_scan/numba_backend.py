@@ -1,10 +1,11 @@
 """Selective scan on the CPU, compiled by numba: no compiler is needed, its wheel carries LLVM.
 
-Shapes and equations are in `selective_scan.py`.  The work is cut into tasks of one image and at most `WIDTH`
-channels.  Within a task, every innermost loop runs over channels: the recurrence couples steps of one channel
-only, so these loops become vector instructions.  What takes the time is one exponential a step, channel and
-state; LLVM knows no vector form of libm's, so `_exp2` is one.  Softplus and D x are part of the loop over
-steps, and inputs are read where they lie, whatever their strides: nothing as large as x is made but outputs.
+Shapes and equations are in `operator.py`.  The work is cut into tasks of one image and at most `WIDTH`
+channels of one group.  Within a task, every innermost loop runs over channels: the recurrence couples steps
+of one channel only, so these loops become vector instructions.  What takes the time is one exponential a
+step, channel and state; LLVM knows no vector form of libm's, so `_exp2` is one.  Softplus and D x are part of
+the loop over steps, and inputs are read where they lie, whatever their strides: nothing as large as x is made
+but outputs.
 
 Tasks are shared among as many threads as torch uses.  They are plain Python threads (the kernels release the
 GIL): numba's own threading layers do not survive a fork, ours are made in the process that first needs them.
@@ -29,7 +30,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longvis_bench.ops.selective_scan.operator import Backend, Gradients
+from longvis_bench.ops.selective_scan.operator import Backend, Gradients, grouped, like_given
 
 WIDTH = 64
 """Channels of a task: fills vector registers often, and keeps a task's states in the L2 cache."""
@@ -185,23 +186,27 @@ def _begin(rows: Any, state: Any, rate: Any, skip: Any, bias: Any, start: int, l
 def _forward(first, last, sizes, x, xs, delta, ds, rate, b, bs, c, cs, skip, bias, y):  # type: ignore[no-untyped-def]
     """Tasks first ... last - 1 of the scan.
 
-    sizes: channels, length, states.  All arrays are flat; x, delta, b and c are followed by their strides for
-    (batch, channels or states, length); rate: (channels, states); y: (batch, length, channels).
+    sizes: channels, length, states, groups.  All arrays are flat; x and delta are followed by their strides
+    for (batch, channels, length), b and c for (batch, groups, states, length); rate: (channels, states);
+    y: (batch, length, channels).
     """
-    channels, length, states = sizes
-    chunks = -(-channels // WIDTH)
+    channels, length, states, groups = sizes
+    width = channels // groups
+    chunks = -(-width // WIDTH)
     rows, state = np.zeros(_ROWS * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
     for task in range(first, last):
-        image, start = task // chunks, task % chunks * WIDTH
-        lanes = min(WIDTH, channels - start)
+        image, group = task // chunks // groups, task // chunks % groups
+        start = group * width + task % chunks * WIDTH
+        lanes = min(WIDTH, (group + 1) * width - start)
+        first_b, first_c = image * bs[0] + group * bs[1], image * cs[0] + group * cs[1]
         _begin(rows, state, rate, skip, bias, start, lanes)
         for t in range(length):
             _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
             for i in range(lanes):
                 rows[_Y + i] = rows[_SKIP + i] * rows[_X + i]
             for n in range(states):
-                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
-                cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
+                bn = b[first_b + n * bs[2] + t * bs[3]]
+                cn = c[first_c + n * cs[2] + t * cs[3]]
                 s = state[n]
                 for i in range(lanes):
                     s[i] = _exp2(rows[_STEP + i] * s[WIDTH + i]) * s[i] + rows[_DRIVE + i] * bn
@@ -256,21 +261,24 @@ def _backward(  # type: ignore[no-untyped-def]
     """Tasks first ... last - 1 of the gradients; states are made anew, and kept with their decays.
 
     Arrays are those of `_forward`, with g, the gradient of y, laid out as x; d_x, d_delta: as y; d_shared:
-    (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, tasks of an image, length,
-    states).  What has no length or image is summed by the caller.
+    (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, groups, tasks of a group,
+    length, states).  What has no length or image is summed by the caller.
     """
-    channels, length, states = sizes
-    chunks = -(-channels // WIDTH)
+    channels, length, states, groups = sizes
+    width = channels // groups
+    chunks = -(-width // WIDTH)
     rows, state = np.zeros(_ROWS * WIDTH, np.float32), np.zeros((states, 3 * WIDTH), np.float32)
     kept = np.zeros((length, states, 2 * WIDTH), np.float32)
     for task in range(first, last):
-        image, start = task // chunks, task % chunks * WIDTH
-        lanes = min(WIDTH, channels - start)
+        image, group = task // chunks // groups, task // chunks % groups
+        start = group * width + task % chunks * WIDTH
+        lanes = min(WIDTH, (group + 1) * width - start)
+        first_b, first_c = image * bs[0] + group * bs[1], image * cs[0] + group * cs[1]
         _begin(rows, state, rate, skip, bias, start, lanes)
         for t in range(length):
             _read_step(rows, x, xs, delta, ds, image, start, t, lanes)
             for n in range(states):
-                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
+                bn = b[first_b + n * bs[2] + t * bs[3]]
                 s, k = state[n], kept[t, n]
                 for i in range(lanes):
                     decay = _exp2(rows[_STEP + i] * s[WIDTH + i])
@@ -285,8 +293,8 @@ def _backward(  # type: ignore[no-untyped-def]
             for i in range(lanes):
                 rows[_DRIVEN + i] = rows[_D_STEP + i] = np.float32(0)
             for n in range(states):
-                bn = b[image * bs[0] + n * bs[1] + t * bs[2]]
-                cn = c[image * cs[0] + n * cs[1] + t * cs[2]]
+                bn = b[first_b + n * bs[2] + t * bs[3]]
+                cn = c[first_c + n * cs[2] + t * cs[3]]
                 s, k = state[n], kept[t, n]
                 offset = (task * length + t) * states + n
                 d_b[offset], d_c[offset] = _step_back(rows, s, k, bn, cn, lanes)
@@ -316,7 +324,7 @@ def forward(
     """Run the scan: (batch, channels, length)."""
     batch, channels, length = x.shape
     y = x.new_empty(batch, length, channels, dtype=torch.float32)
-    _run(_forward, x, A, *_inputs(x, delta, A, B, C, D, delta_bias), _flat(y))
+    _run(_forward, x, A, B, *_inputs(x, delta, A, B, C, D, delta_bias), _flat(y))
     return y.to(x.dtype).mT
 
 
@@ -324,20 +332,21 @@ def backward(
     grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Gradients:
     """Gradients of all seven inputs."""
-    (batch, channels, length), states = x.shape, A.shape[1]
+    (batch, channels, length), states, groups = x.shape, A.shape[1], grouped(B).shape[1]
     empty = partial(torch.empty, dtype=torch.float32)
     d_x, d_delta = empty(batch, length, channels), empty(batch, length, channels)
-    d_b, d_c = (empty(batch, -(-channels // WIDTH), length, states) for _ in range(2))
+    chunks = -(-channels // groups // WIDTH)
+    d_b, d_c = (empty(batch, groups, chunks, length, states) for _ in range(2))
     d_shared = empty(batch, states + 2, channels)
     given = (*_strided(grad), *_inputs(x, delta, A, B, C, D, delta_bias))
-    _run(_backward, x, A, *given, *map(_flat, (d_x, d_delta, d_shared, d_b, d_c)))
+    _run(_backward, x, A, B, *given, *map(_flat, (d_x, d_delta, d_shared, d_b, d_c)))
     shared = d_shared.sum(0)
     return (
         d_x.to(x.dtype).mT,
         d_delta.to(delta.dtype).mT,
         shared[:states].mT.to(A.dtype, copy=True, memory_format=torch.contiguous_format),
-        d_b.sum(1).to(B.dtype).mT,
-        d_c.sum(1).to(C.dtype).mT,
+        like_given(d_b.sum(2).to(B.dtype).mT, B),
+        like_given(d_c.sum(2).to(C.dtype).mT, C),
         shared[states].to(D.dtype, copy=True),
         shared[states + 1].to(delta_bias.dtype, copy=True),
     )
@@ -347,7 +356,7 @@ def _inputs(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> tuple[Any, ...]:
     """The seven inputs as the kernels take them."""
-    sequences = (*_strided(x), *_strided(delta), _flat(A), *_strided(B), *_strided(C))
+    sequences = (*_strided(x), *_strided(delta), _flat(A), *_strided(grouped(B)), *_strided(grouped(C)))
     return (*sequences, _flat(D), _flat(delta_bias))
 
 
@@ -364,14 +373,14 @@ def _flat(t: Tensor) -> NDArray[np.float32]:
     return t.detach().float().contiguous().view(-1).numpy()
 
 
-def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, *arrays: Any) -> None:
+def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, B: Tensor, *arrays: Any) -> None:
     """Share the tasks among the threads; the caller is one of them."""
-    batch, channels, length = x.shape
-    tasks = batch * -(-channels // WIDTH)
+    (batch, channels, length), groups = x.shape, grouped(B).shape[1]
+    tasks = batch * groups * -(-channels // groups // WIDTH)
     threads = min(torch.get_num_threads(), tasks)
     if tasks == 0:
         return
-    sizes = (channels, length, A.shape[1])
+    sizes = (channels, length, A.shape[1], groups)
     # one iterator for all threads: each takes the next piece, under the GIL
     pieces = min(tasks, PIECES * threads if threads > 1 else 1)
     bounds = pairwise([tasks * i // pieces for i in range(pieces + 1)])

@@ -10,10 +10,13 @@ Shapes, here and in every backend:
 
     x, delta, y   (batch, channels, length)
     A             (channels, states), negative
-    B, C          (batch, states, length)
+    B, C          (batch, states, length), or (batch, groups, states, length)
     D, delta_bias (channels,)
 
-In memory, outputs of three dimensions lie token after token, whatever the inputs do: as a Linear wants them.
+With groups, each has its own B and C and as many channels, which lie side by side: several directions of one
+image are so many groups of one scan.
+
+In memory, outputs that have a length lie token after token, whatever the inputs do: as a Linear wants them.
 
 The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
 shape), autograd (the backward is an operator too and computes the states anew instead of keeping them),
@@ -211,11 +214,21 @@ def _fake_scan(x: Tensor, *parameters: Tensor) -> Tensor:
 
 @_scan_backward.register_fake
 def _fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return tuple(_token_major(t) if t.ndim == 3 else t.new_empty(t.shape) for t in inputs)
+    return tuple(_token_major(t) if t.ndim >= 3 else t.new_empty(t.shape) for t in inputs)
 
 
 def _token_major(t: Tensor) -> Tensor:
-    return t.new_empty(t.shape[0], t.shape[2], t.shape[1]).mT
+    return t.new_empty(t.mT.shape).mT
+
+
+def grouped(t: Tensor) -> Tensor:
+    """B or C with its groups, of which there is one where none are given: (batch, groups, states, length)."""
+    return t if t.ndim == 4 else t.unsqueeze(1)
+
+
+def like_given(t: Tensor, given: Tensor) -> Tensor:
+    """Undo `grouped`: a gradient in the dimensions of what it is of."""
+    return t if given.ndim == 4 else t.squeeze(1)
 
 
 def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -244,12 +257,13 @@ def reference(
 ) -> Tensor:
     """The definition, one step at a time, in plain torch that autograd can follow (quadratic: for tests)."""
     dt = F.softplus(delta + delta_bias[:, None])
+    B, C = (grouped(t).repeat_interleave(x.shape[1] // grouped(t).shape[1], dim=1) for t in (B, C))
     state = x.new_zeros(x.shape[0], x.shape[1], A.shape[1])
     outputs = []
     for t in range(x.shape[2]):
         decay = torch.exp(dt[:, :, t, None] * A)
-        state = decay * state + dt[:, :, t, None] * B[:, None, :, t] * x[:, :, t, None]
-        outputs.append((state * C[:, None, :, t]).sum(-1) + D * x[:, :, t])
+        state = decay * state + dt[:, :, t, None] * B[..., t] * x[:, :, t, None]
+        outputs.append((state * C[..., t]).sum(-1) + D * x[:, :, t])
     return torch.stack(outputs, dim=2)
 
 

@@ -1,6 +1,6 @@
 """Selective scan on CUDA, in Triton.
 
-Shapes and equations are in `selective_scan.py`.  One program runs one image and `LANES` channels along
+Shapes and equations are in `operator.py`.  One program runs one image and `LANES` channels of a group along
 the whole sequence, with its states (LANES, states) in registers; channels lie side by side in memory, so its
 loads are contiguous.  The backward keeps the state at the start of every `SPAN` steps only, and makes those
 in between anew, span by span from the last, into scratch memory that stays in the cache.
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longvis_bench.ops.selective_scan.operator import SPAN, Backend, Gradients
+from longvis_bench.ops.selective_scan.operator import SPAN, Backend, Gradients, grouped, like_given
 
 LANES = 32
 """Channels of a program."""
@@ -28,19 +28,20 @@ LANES = 32
 
 @triton.jit  # type: ignore[untyped-decorator]
 def forward_kernel(  # type: ignore[no-untyped-def]
-    u, step, rate, b, c, y, length, channels, states, LANES: tl.constexpr, STATES: tl.constexpr
+    u, step, rate, b, c, y, length, channels, states, groups, LANES: tl.constexpr, STATES: tl.constexpr
 ):
     """Scan without D x.
 
-    u, step, y: (batch, length, channels); rate: (channels, states); b, c: (batch, length, states).
+    u, step, y: (batch, length, channels); rate: (channels, states); b, c: (batch, groups, length, states).
     """
     image = tl.program_id(0).to(tl.int64)
-    lane, state = tl.program_id(1) * LANES + tl.arange(0, LANES), tl.arange(0, STATES)
-    is_lane, is_state = lane < channels, state < states
+    group, lane, is_lane = _lanes(channels, groups, LANES)
+    state = tl.arange(0, STATES)
+    is_state = state < states
     is_both = is_lane[:, None] & is_state[None, :]
     a = tl.load(rate + lane[:, None] * states + state[None, :], mask=is_both, other=0.0)
     h = tl.zeros((LANES, STATES), tl.float32)
-    row, column = image * length * channels + lane, image * length * states + state
+    row, column = image * length * channels + lane, (image * groups + group) * length * states + state
     for _ in range(length):
         dt = tl.load(step + row, mask=is_lane, other=0.0)
         ut = tl.load(u + row, mask=is_lane, other=0.0)
@@ -50,6 +51,16 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         tl.store(y + row, tl.sum(h * ct[None, :], axis=1), mask=is_lane)
         row += channels
         column += states
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _lanes(channels, groups, LANES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The program's group, its channels, and which of them the group has."""
+    width = channels // groups
+    blocks = tl.cdiv(width, LANES)
+    group, block = tl.program_id(1) // blocks, tl.program_id(1) % blocks
+    lane = group * width + block * LANES + tl.arange(0, LANES)
+    return group, lane, lane < (group + 1) * width
 
 
 @triton.jit
@@ -79,6 +90,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     length,
     channels,
     states,
+    groups,
     spans,
     LANES: tl.constexpr,
     STATES: tl.constexpr,
@@ -92,8 +104,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     """
     image, block, blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     origin = image * 0  # 64-bit: steps are counted from it, so that their products with channels are too
-    lane, state = block * LANES + tl.arange(0, LANES), tl.arange(0, STATES)
-    is_lane, is_state = lane < channels, state < states
+    group, lane, is_lane = _lanes(channels, groups, LANES)
+    state = tl.arange(0, STATES)
+    is_state = state < states
     is_both = is_lane[:, None] & is_state[None, :]
     offset = lane[:, None] * states + state[None, :]
     tile = tl.arange(0, LANES)[:, None] * STATES + state[None, :]
@@ -101,7 +114,8 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     starts += (image * blocks + block) * spans * size
     scratch += (image * blocks + block) * SPAN * size
     partial = (image * blocks + block) * length * states + state
-    first_row, first_column = image * length * channels + lane, image * length * states + state
+    first_row = image * length * channels + lane
+    first_column = (image * groups + group) * length * states + state
     a = tl.load(rate + offset, mask=is_both, other=0.0)
 
     h = tl.zeros((LANES, STATES), tl.float32)
@@ -153,10 +167,10 @@ def forward(
     """Run the scan: (batch, channels, length)."""
     u, step = _steps(x), F.softplus(_steps(delta) + delta_bias.float())
     y = torch.empty_like(u)
-    arrays = (u, step, A.float().contiguous(), _steps(B), _steps(C), y)
+    arrays, groups = (u, step, A.float().contiguous(), _steps(B), _steps(C), y), grouped(B).shape[1]
     with _on(x):
-        forward_kernel[_programs(u)](
-            *arrays, *u.shape[1:], A.shape[1], LANES, _power(A.shape[1]), num_warps=1
+        forward_kernel[_programs(u, groups)](
+            *arrays, *u.shape[1:], A.shape[1], groups, LANES, _power(A.shape[1]), num_warps=1
         )
     return torch.addcmul(y, u, D.float()).to(x.dtype).mT
 
@@ -166,7 +180,8 @@ def backward(
 ) -> Gradients:
     """Gradients of all seven inputs."""
     g, u, shifted = _steps(grad), _steps(x), _steps(delta) + delta_bias.float()
-    (batch, blocks), spans, lanes = _programs(u), triton.cdiv(u.shape[1], SPAN), (LANES, _power(A.shape[1]))
+    groups, spans, lanes = grouped(B).shape[1], triton.cdiv(u.shape[1], SPAN), (LANES, _power(A.shape[1]))
+    batch, blocks = _programs(u, groups)
     d_u, d_step = torch.empty_like(u), torch.empty_like(u)
     d_rate = u.new_empty(batch, *A.shape)
     d_b, d_c = (u.new_empty(batch, blocks, u.shape[1], A.shape[1]) for _ in range(2))
@@ -174,24 +189,24 @@ def backward(
     inputs = (g, u, F.softplus(shifted), A.float().contiguous(), _steps(B), _steps(C))
     outputs = (d_u, d_step, d_rate, d_b, d_c, starts, scratch)
     with _on(x):
-        backward_kernel[_programs(u)](
-            *inputs, *outputs, *u.shape[1:], A.shape[1], spans, *lanes, SPAN, num_warps=1
+        backward_kernel[batch, blocks](
+            *inputs, *outputs, *u.shape[1:], A.shape[1], groups, spans, *lanes, SPAN, num_warps=1
         )
     d_delta = d_step * torch.sigmoid(shifted)
     return (
         torch.addcmul(d_u, g, D.float()).to(x.dtype).mT,
         d_delta.to(delta.dtype).mT,
         d_rate.sum(0).to(A.dtype),
-        d_b.sum(1).to(B.dtype).mT,
-        d_c.sum(1).to(C.dtype).mT,
+        like_given(torch.unflatten(d_b, 1, (groups, -1)).sum(2).to(B.dtype).mT, B),
+        like_given(torch.unflatten(d_c, 1, (groups, -1)).sum(2).to(C.dtype).mT, C),
         (g * u).sum((0, 1)).to(D.dtype),
         d_delta.sum((0, 1)).to(delta_bias.dtype),
     )
 
 
-def _programs(u: Tensor) -> tuple[int, int]:
-    """Programs for (batch, length, channels): one an image and LANES channels."""
-    return u.shape[0], triton.cdiv(u.shape[2], LANES)
+def _programs(u: Tensor, groups: int) -> tuple[int, int]:
+    """Programs for (batch, length, channels): one an image and LANES channels of a group."""
+    return u.shape[0], groups * triton.cdiv(u.shape[2] // groups, LANES)
 
 
 def _power(states: int) -> int:
@@ -206,7 +221,7 @@ def _on(x: Tensor) -> AbstractContextManager[object]:
 
 
 def _steps(t: Tensor) -> Tensor:
-    """(batch, channels, length) -> float32 (batch, length, channels), contiguous."""
+    """(..., channels, length) -> float32 (..., length, channels), contiguous."""
     return t.float().mT.contiguous()
 
 

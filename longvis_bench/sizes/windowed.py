@@ -1,0 +1,96 @@
+"""Families in Swin's layout whose windows span a stage's map: legal sizes, and the windows of a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.sizes.plan import (
+    is_number,
+    is_whole,
+    near_multiples,
+    require_divisor,
+    require_fraction,
+    require_multiple,
+    require_whole,
+    require_whole_numbers,
+)
+
+STAGES = 4
+SOFTMAX_WINDOWS = (7, 8, 6, 9, 10, 5, 11, 12, 13, 14)
+"""Windows tried for stages of softmax attention, which is quadratic in them."""
+
+
+def sides_of(resolution: int) -> list[int]:
+    """Tokens per side of each stage."""
+    return [resolution // (4 * 2**stage) for stage in range(STAGES)]
+
+
+def windows_of(
+    resolution: int, family: str, attn_type: str, window_size: int | Sequence[int] | None, whole: str
+) -> list[int]:
+    """Tokens per side of each stage's windows.
+
+    Arguments:
+        resolution: pixels per side.
+        family: for messages.
+        attn_type: a letter per stage.
+        window_size: asked for, of all stages or of each; None: the map in stages of linear attention, and 7
+            or the next that divides the map in stages of softmax attention.
+        whole: the letter of linear attention.
+
+    Raises:
+        IllegalSize: windows do not fill the map of a stage.
+    """
+    require_multiple(resolution, 32, family)
+    sides = sides_of(resolution)
+    if window_size is None:
+        pairs = zip(sides, attn_type, strict=True)
+        return [side if kind == whole else _softmax_window(side) for side, kind in pairs]
+    asked = [window_size] * STAGES if isinstance(window_size, int) else list(window_size)
+    for side, window in zip(sides, asked, strict=True):
+        if side > window and side % window:
+            stride = resolution // side
+            legal = near_multiples(resolution, window * 32)
+            raise IllegalSize(
+                resolution, f"{family}'s windows of {window} do not fill the map at stride {stride}", legal
+            )
+    return [min(side, window) for side, window in zip(sides, asked, strict=True)]
+
+
+def _softmax_window(side: int) -> int:
+    if side <= max(SOFTMAX_WINDOWS[:2]):
+        return side
+    return next((window for window in SOFTMAX_WINDOWS if side % window == 0), side)
+
+
+def check_windowed(
+    *,
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    attn_type: str,
+    letters: str,
+    window_size: object = None,
+    mlp_ratio: float = 4.0,
+    drop_path_rate: float = 0.0,
+    **_: object,
+) -> None:
+    """Raise IllegalArgument unless these make such a pyramid."""
+    require_whole(embed_dim=embed_dim)
+    for name, values in (("depths", depths), ("num_heads", num_heads)):
+        require_whole_numbers(name, values, "(2, 2, 6, 2)")
+        if len(values) != STAGES:
+            raise IllegalArgument(f"{name} must be {STAGES} numbers, one per stage, not {list(values)}.")
+    if not isinstance(attn_type, str) or len(attn_type) != STAGES or set(attn_type) - set(letters):
+        raise IllegalArgument(
+            f"attn_type must be {STAGES} letters of {letters}, one per stage, not {attn_type!r}."
+        )
+    if window_size is not None and not is_whole(window_size):
+        require_whole_numbers("window_size", window_size, "(56, 28, 14, 7)")
+    for stage, heads in enumerate(num_heads):
+        width = embed_dim * 2**stage
+        require_divisor(f"num_heads of stage {stage + 1}", heads, f"its width of {width}", width)
+    if not is_number(mlp_ratio) or mlp_ratio <= 0:
+        raise IllegalArgument(f"mlp_ratio must be a positive number, not {mlp_ratio!r}.")
+    require_fraction("drop_path_rate", drop_path_rate)
