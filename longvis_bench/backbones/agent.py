@@ -62,7 +62,8 @@ class AgentSwin(nn.Module):
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
         num_heads: attention heads of each stage.
-        window_size: tokens per side of a window, of all stages or of each; no more than the map's.
+        window_size: tokens per side of a window, of all stages or of each; no more than the map's, and 0 for
+            the map's.
         agent_num: agents of each stage, square numbers; those of stages without agents are ignored.
         attn_type: a letter per stage: A agent attention, B softmax attention.
         mlp_ratio: hidden width of the MLPs over the block's width.

@@ -68,7 +68,8 @@ class InLineSwin(nn.Module):
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
         num_heads: attention heads of each stage.
-        window_size: tokens per side of a window, of all stages or of each; no more than the map's.
+        window_size: tokens per side of a window, of all stages or of each; no more than the map's, and 0 for
+            the map's.
         attn_type: a letter per stage: I InLine attention, S softmax attention.
         mlp_ratio: hidden width of the MLPs over the block's width.
         in_chans: channels of the image.

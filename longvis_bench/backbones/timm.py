@@ -1,4 +1,4 @@
-"""Families from timm, built for the asked size, and any other timm model by name.
+"""Families from timm, built for the requested resolution, and any other timm model by name.
 
 ConvNeXt, ViT, Swin and FocalNet are built from timm's classes with the arguments that stand in their cards,
 so that what runs can be read there; the result equals `timm.create_model` of the published name

@@ -36,8 +36,8 @@ class Frame(NamedTuple):
 
 
 def frames(side: int, window: int, depth: int) -> list[Frame]:
-    """Of a stage's blocks: windows no larger than the map, and shifted in turns where there are several."""
-    inside = min(window, side)
+    """Of a stage's blocks: windows no larger than the map, or as large (0), shifted in turns if several."""
+    inside = min(window, side) or side
     return [Frame(side, inside, inside // 2 if i % 2 and inside < side else 0) for i in range(depth)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from longvis_bench.errors import IllegalArgument
 from longvis_bench.sizes.plan import SizePlan, require_whole_numbers
-from longvis_bench.sizes.windowed import STAGES, check_windowed, windows_of
+from longvis_bench.sizes.windowed import STAGES, check_windowed, described, windows_of
 
 
 def plan(
@@ -23,9 +23,8 @@ def plan(
     check_agent(attn_type=attn_type, window_size=window_size, agent_num=agent_num, **others)
     windows = windows_of(resolution, "agent", attn_type, window_size, "A")
     agents = ", ".join(str(n) for n, kind in zip(agent_num, attn_type, strict=True) if kind == "A")
-    sides = ", ".join(map(str, windows))
     return SizePlan(
-        reach=f"windows of {sides} tokens per side; {agents or 'no'} agents per window and head",
+        reach=f"{described(resolution, windows)}; {agents or 'no'} agents per window and head",
         arguments={"window_size": windows},
     )
 

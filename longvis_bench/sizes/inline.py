@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from longvis_bench.sizes.plan import SizePlan
-from longvis_bench.sizes.windowed import check_windowed, windows_of
+from longvis_bench.sizes.windowed import check_windowed, described, windows_of
 
 
 def plan(
@@ -19,8 +19,7 @@ def plan(
     """InLine-Swin: multiples of 32; stages of it are one window, others have windows of 7 or 8."""
     check_inline(attn_type=attn_type, window_size=window_size, **others)
     windows = windows_of(resolution, "inline", attn_type, window_size, "I")
-    sides = ", ".join(map(str, windows))
-    return SizePlan(reach=f"windows of {sides} tokens per side", arguments={"window_size": windows})
+    return SizePlan(reach=described(resolution, windows), arguments={"window_size": windows})
 
 
 def check_inline(*, attn_type: str = "IIII", **others: Any) -> None:

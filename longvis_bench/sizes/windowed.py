@@ -17,6 +17,8 @@ from longvis_bench.sizes.plan import (
 )
 
 STAGES = 4
+WHOLE = 0
+"""A window that is the map, whatever its size."""
 SOFTMAX_WINDOWS = (7, 8, 6, 9, 10, 5, 11, 12, 13, 14)
 """Windows tried for stages of softmax attention, which is quadratic in them."""
 
@@ -29,7 +31,7 @@ def sides_of(resolution: int) -> list[int]:
 def windows_of(
     resolution: int, family: str, attn_type: str, window_size: int | Sequence[int] | None, whole: str
 ) -> list[int]:
-    """Tokens per side of each stage's windows.
+    """Tokens per side of each stage's windows; `WHOLE` where they are to be the map.
 
     Arguments:
         resolution: pixels per side.
@@ -46,16 +48,23 @@ def windows_of(
     sides = sides_of(resolution)
     if window_size is None:
         pairs = zip(sides, attn_type, strict=True)
-        return [side if kind == whole else _softmax_window(side) for side, kind in pairs]
+        return [WHOLE if kind == whole else _softmax_window(side) for side, kind in pairs]
     asked = [window_size] * STAGES if isinstance(window_size, int) else list(window_size)
     for side, window in zip(sides, asked, strict=True):
-        if side > window and side % window:
+        if window != WHOLE and side > window and side % window:
             stride = resolution // side
             legal = near_multiples(resolution, window * 32)
             raise IllegalSize(
                 resolution, f"{family}'s windows of {window} do not fill the map at stride {stride}", legal
             )
     return [min(side, window) for side, window in zip(sides, asked, strict=True)]
+
+
+def described(resolution: int, windows: Sequence[int]) -> str:
+    """Windows of all stages in words."""
+    pairs = zip(sides_of(resolution), windows, strict=True)
+    sides = ", ".join(str(side if window == WHOLE else window) for side, window in pairs)
+    return f"windows of {sides} tokens per side"
 
 
 def _softmax_window(side: int) -> int:
@@ -87,7 +96,8 @@ def check_windowed(
             f"attn_type must be {STAGES} letters of {letters}, one per stage, not {attn_type!r}."
         )
     if window_size is not None and not is_whole(window_size):
-        require_whole_numbers("window_size", window_size, "(56, 28, 14, 7)")
+        given = [window or 1 for window in window_size] if isinstance(window_size, list) else window_size
+        require_whole_numbers("window_size", given, "(56, 28, 14, 7)")
     for stage, heads in enumerate(num_heads):
         width = embed_dim * 2**stage
         require_divisor(f"num_heads of stage {stage + 1}", heads, f"its width of {width}", width)
