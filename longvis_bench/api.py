@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longvis_bench import units
+from longvis_bench.errors import LongvisError
+from longvis_bench.records import Dtype, Mode
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.reporter import Reporter, Silent
 
@@ -115,6 +118,63 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     return count_flops(model, resolution, in_chans=in_chans)
 
 
+def fit(
+    models: Sequence[str],
+    resolutions: Sequence[int] = (1024, 2048, 4096),
+    *,
+    memory: str | int | None = None,
+    gpu: str | None = None,
+    modes: Sequence[Mode] = ("infer",),
+    batch_sizes: Sequence[int] = (1,),
+    dtype: Dtype | None = None,
+    device: str = "cuda",
+    grad_checkpointing: bool = False,
+    num_classes: int = 1000,
+    models_dirs: Sequence[Path] = (),
+) -> pd.DataFrame:
+    """Predict what fits into a memory, without the device and without allocating anything.
+
+    Arguments:
+        models: names or patterns as on the command line.
+        resolutions: pixels per side.
+        memory: to fit into, e.g. "24GiB", or bytes; by default that of `gpu`.
+        gpu: a GPU by its short name, e.g. "rtx4090"; decides the attention kernels, too.
+        modes: "infer", "train" or both.
+        batch_sizes: those to answer for; the largest that fits is found besides.
+        dtype: "fp32", "tf32", "bf16" or "fp16"; by default bf16 on cuda and fp32 on the CPU.
+        device: "cuda" or "cpu".
+        grad_checkpointing: also answer for training with gradient checkpointing.
+        num_classes: width of the logits.
+        models_dirs: further folders of cards.
+
+    Returns:
+        One row per model, size, mode and batch, with the columns of `advice.fit.FitRow.columns`: `fits` is
+        "yes", "tight", "no", or None where it is not known, for the `reason` given.
+
+    Raises:
+        LongvisError: a name, size or option is wrong, or no row has an answer.
+    """
+    import pandas as pd
+
+    from longvis_bench.advice.fit import Question, make_device, refuse_hopeless
+    from longvis_bench.advice.fit import fit as find
+
+    target = make_device(device, gpu, _bytes(memory))
+    question = Question(
+        target,
+        resolutions=resolutions,
+        modes=modes,
+        batch_sizes=batch_sizes,
+        dtype=dtype or ("bf16" if device == "cuda" else "fp32"),
+        grad_checkpointing=grad_checkpointing,
+        num_classes=num_classes,
+    )
+    rows = list(find(models, question, Registry(models_dirs)))
+    refuse_hopeless(rows)
+    frame = pd.DataFrame([row.columns for row in rows])
+    return frame.assign(fits=pd.Series([row.fits for row in rows], dtype=object))
+
+
 def load_results(path: str | Path) -> pd.DataFrame:
     """The rows of a run directory, one row per cell.
 
@@ -136,6 +196,20 @@ def load_results(path: str | Path) -> pd.DataFrame:
 def list_models(models_dirs: Sequence[Path] = ()) -> list[str]:
     """Names of all registered models, including alternative implementations."""
     return Registry(models_dirs).names()
+
+
+def _bytes(memory: str | int | None) -> int | None:
+    """A memory in bytes.
+
+    Raises:
+        LongvisError: it is no size.
+    """
+    if memory is None or isinstance(memory, int):
+        return memory
+    try:
+        return units.read_size(memory)
+    except ValueError as error:
+        raise LongvisError(f"memory takes {error}, not {memory[:80]!r}.") from error
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -43,6 +43,9 @@ def parts() -> dict[str, Callable[[], str]]:
             "bench --models vit-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
         ),
         "memory": _memory,
+        "fit": lambda: _commands(
+            "fit --models atlas-s,vit-s --res 2048,4096 --gpu rtx4090 --mode infer,train"
+        ),
         "flops": lambda: _first(_commands("flops vit-s --res 1024 --depth 1 --no-second-opinion"), 2),
         "classes": _classes,
         "check": _check,

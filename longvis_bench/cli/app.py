@@ -9,8 +9,10 @@ import typer
 
 from longvis_bench.cli.bench import bench
 from longvis_bench.cli.check import check
+from longvis_bench.cli.choose import choose
 from longvis_bench.cli.doctor import doctor
 from longvis_bench.cli.evaluate import evaluate
+from longvis_bench.cli.fit import fit
 from longvis_bench.cli.flops import flops
 from longvis_bench.cli.group import Command, Group
 from longvis_bench.cli.guard import guarded
@@ -32,6 +34,8 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "models": models,
+    "fit": fit,
+    "choose": choose,
     "flops": flops,
     "train": train,
     "eval": evaluate,

@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longvis_bench.ops.kernel_trace import ATTENTION, note
+from longvis_bench.ops.planned_gpu import planned_kernel
 
 aten = torch.ops.aten
 
@@ -334,6 +335,10 @@ def kernel_for(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = 
     if query.device.type in ("cpu", "meta"):
         return "flash-cpu"
     if query.device.type == "cuda" and bias is None:
+        planned = planned_kernel(query, key, value, padded=False)
+        if planned is not None:
+            note(ATTENTION, planned)
+            return planned
         params = torch.backends.cuda.SDPAParams(query, key, value, None, 0.0, False, False)
         if query.shape[-1] % FLASH_CHANNELS == 0 and torch.backends.cuda.can_use_flash_attention(params):
             return "flash"

@@ -8,13 +8,17 @@ this includes what autograd saves for the backward pass, gradients, and the opti
 Memory that a kernel takes internally or an allocator keeps is not in tensors.  `peak.py` measures it, too, so
 the difference between the two peaks is workspace, allocator and threads' caches.  As nothing is allocated,
 the tensor peak is also known where the cell itself runs out of memory.
+
+`planned_trace` does the same for an NVIDIA GPU that is not there (`planned_device.py`), and gives the trace
+of all storages: when each came and went, and its size.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,8 +32,17 @@ from torch.utils._pytree import tree_leaves
 from longvis_bench.measure.flops.formulas import SCAN
 from longvis_bench.measure.iteration import DTYPES, TrainStep, checkpoint_gradients, make_optimizer
 from longvis_bench.measure.memory.peak import HELD
+from longvis_bench.measure.memory.planned_device import (
+    give_state,
+    inner_bytes,
+    planned_device,
+    planned_step,
+    step_temporaries,
+)
+from longvis_bench.measure.memory.trace import Trace, TraceBuilder
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.model_tensors import copy_with, is_dense, storages
+from longvis_bench.ops.planned_gpu import Capability
 from longvis_bench.ops.selective_scan.operator import ScanSize
 from longvis_bench.records import Cell, TensorRecord
 from longvis_bench.registry.registry import Variant
@@ -70,6 +83,45 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
     Raises:
         Exception: any error of a model that cannot run without data.
     """
+    return _execute(variant, cell, in_chans, _train).peak()
+
+
+def planned_trace(
+    variant: Variant, cell: Cell, capability: Capability | None = None, in_chans: int = 3
+) -> Trace:
+    """The storages of one iteration of a cell on a device that need not be there.
+
+    Arguments:
+        variant: what the cell would measure.
+        cell: as for `tensor_peak`; its device is "cpu" or "cuda".
+        capability: of the NVIDIA GPU; None on the CPU.
+        in_chans: channels of the images.
+
+    Raises:
+        Exception: whatever a model raises that cannot run without data.
+    """
+    if capability is None:
+        return _execute(variant, cell, in_chans, partial(_train_planned, planned=False)).trace.build()
+    train = partial(_train_planned, planned=True)
+    return _execute(variant, cell, in_chans, train, lambda: planned_device(capability)).trace.build()
+
+
+def _execute(
+    variant: Variant,
+    cell: Cell,
+    in_chans: int,
+    train: Callable[[Cell, nn.Module, Tensor, _Storages], None],
+    on: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> _Storages:
+    """One iteration by shape.
+
+    Arguments:
+        variant: what is executed.
+        cell: under which condition.
+        in_chans: channels of the images.
+        train: executes a training step.
+        on: stands for the device while the model runs.
+    """
     with torch.device("meta"):
         model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
     model.train(cell.mode == "train")
@@ -77,25 +129,25 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
         fold_batch_norms(model, cell.resolution)
     if cell.grad_checkpointing:
         checkpoint_gradients(model, cell.model)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), on():
         shadow = _on_device(model, cell)
         shape = (cell.batch_size, in_chans, cell.resolution, cell.resolution)
         images = _like(torch.empty(shape, device="meta"), cell)
         storages = _Storages(shadow, images)
         if cell.mode == "train":
-            _train(cell, shadow, images, storages)
+            train(cell, shadow, images, storages)
         else:
             with torch.no_grad(), storages:  # inference mode would hide inner operators
                 shadow(images)
-    return storages.peak()
+    return storages
 
 
 def _train(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages) -> None:
     """One training step of the steady state, whose optimizer has its state from an earlier step."""
     optimizer = make_optimizer(model)
+    storages.watch_gradients(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(storages.take_gradient)  # type: ignore[no-untyped-call]
             parameter.grad = torch.empty_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
@@ -105,6 +157,30 @@ def _train(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages) ->
         step.forward()
         step.backward()
         optimizer.step()
+
+
+def _train_planned(cell: Cell, model: nn.Module, images: Tensor, storages: _Storages, planned: bool) -> None:
+    """The same with what AdamW takes in place of what it does, which is most of the operators.
+
+    Arguments:
+        cell: the condition.
+        model: in train mode.
+        images: one batch.
+        storages: adds up.
+        planned: whether the device is not there, so that autograd's engine cannot run.
+    """
+    optimizer = make_optimizer(model)
+    storages.watch_gradients(model)
+    give_state(optimizer)
+    storages.take_state(optimizer)
+    with storages:
+        step = TrainStep(cell, model, images, optimizer)
+        if planned:
+            planned_step(step)
+        else:
+            step.forward()
+            step.backward()
+        step_temporaries(model, together=planned)
 
 
 def _on_device(model: nn.Module, cell: Cell) -> nn.Module:
@@ -141,11 +217,18 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._convolutions: dict[str, int] = {}
         self._largest = 0
         self._scans: dict[ScanSize, None] = {}
+        self.trace = TraceBuilder()
         for parameter in model.parameters():
             self._take(parameter, "weights")
         for buffer in model.buffers():
             self._take(buffer, "buffers")
         self._take(images, "input")
+
+    def watch_gradients(self, model: nn.Module) -> None:
+        """Book gradients as such once they are a parameter's."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self.take_gradient)  # type: ignore[no-untyped-call]
 
     def take_gradient(self, parameter: Tensor) -> None:
         """Assign the storage of a parameter's gradient to the gradients."""
@@ -171,6 +254,9 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._take(tensor)
+        inside = inner_bytes(func, args)
+        if inside:
+            self.trace.pass_through(inside)
         total = self._bytes.total()
         if total > self._peak.total():
             self._peak = self._bytes.copy()
@@ -199,7 +285,9 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def gone(_: object, key: int = key) -> None:
             _, part, size = self._alive.pop(key)
             self._bytes[part] -= size
+            self.trace.free(key)
 
+        self.trace.take(key, booked, size)
         reference = known[0] if known is not None else weakref.ref(storage, gone)
         self._alive[key] = (reference, booked, size)
         self._bytes[booked] += size
