@@ -100,7 +100,7 @@ def _line(pair: Pair) -> str:
 
 def main(runs: Sequence[str]) -> None:
     """Write the page."""
-    rows = side_by_side(read_runs([Path(run) for run in runs], one_a_cell=True))
+    rows = side_by_side(read_runs([Path(run) for run in runs], one_per_cell=True))
     found = list(pairs(rows))
     left_out = [row for row in in_order(rows) if row.status != "ok"]
     PAGE.write_text(page(found, left_out), encoding="utf-8")

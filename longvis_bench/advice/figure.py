@@ -49,12 +49,22 @@ def draw_fit(rows: Sequence[FitRow], file: Path) -> None:
     Raises:
         LongvisError: the ending is another one, or nothing is known.
     """
-    kind = file.suffix.lower().removeprefix(".")
-    if kind not in KINDS:
-        raise LongvisError(f"--plot takes a file that ends in .png, .svg or .pdf, not {str(file)[:80]!r}.")
+    kind = kind_of(file)
     with style():
         figure = fit_figure(rows)
         write_whole(file, partial(_write, figure, kind))
+
+
+def kind_of(file: Path) -> str:
+    """The format that a file's ending names.
+
+    Raises:
+        LongvisError: it names none of those there are.
+    """
+    kind = file.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise LongvisError(f"--plot takes a file that ends in .png, .svg or .pdf, not {str(file)[:80]!r}.")
+    return kind
 
 
 def _write(figure: Figure, kind: str, file: object) -> None:

@@ -159,6 +159,10 @@ def fit(
     """Predict which sizes and batches fit into a memory, for inference and training, without the device."""
     from longvis_bench.advice.fit import Question, fit, make_device, refuse_hopeless
 
+    if plot is not None:
+        from longvis_bench.advice.figure import draw_fit, kind_of
+
+        kind_of(plot)
     target = make_device(device, gpu, memory)
     chosen: Any = {"dtype": dtype or ("bf16" if device == "cuda" else "fp32")}
     question = Question(
@@ -178,8 +182,6 @@ def fit(
                 typer.echo(json.dumps(row.columns))
     refuse_hopeless(rows)
     if plot is not None:
-        from longvis_bench.advice.figure import draw_fit
-
         draw_fit(rows, plot)
     if not as_json:
         show(Console(highlight=False), rows, gpu)

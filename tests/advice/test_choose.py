@@ -32,7 +32,7 @@ CPU = Device("cpu", 1 << 40)
 def row(
     model: str, latency: float = 0.1, peak_mib: int = 50, correct: int | None = None, **more: object
 ) -> Row:
-    """A row at 256 px: three processes of ten samples within 1 %."""
+    """A row at 256 px: three processes of ten samples, 1 % apart."""
     variant = Registry().find(model)
     cell = Cell(
         model=model,
@@ -41,7 +41,9 @@ def row(
         implementation=variant.implementation,
         resolution=256,
     ).model_copy(update={key: value for key, value in more.items() if key in Cell.model_fields})
-    samples = tuple(latency * (1 + 0.002 * (number % 5)) for number in range(30))
+    samples = tuple(
+        latency * (1 + 0.01 * (number // 10 - 1) + 0.001 * (number % 5 - 2)) for number in range(30)
+    )
     done = Row.of(
         Request(cell=cell, key=f"{model}{more}", machine=str(more.get("machine", "here"))), "ok", ""
     )
@@ -161,7 +163,7 @@ def test_the_command(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     rows = [row("vit-n", 0.1, correct=200), row("swin-n", 0.3, correct=390)]
-    (run / "cells.jsonl").write_text("".join(one.model_dump_json() + "\n" for one in rows))
+    (run / "cells.jsonl").write_text("".join(one.model_dump_json(by_alias=True) + "\n" for one in rows))
     asked = ["choose", str(run), "--res", "256"]
     for width in (80, 120):
         result = CliRunner(env={"COLUMNS": str(width)}).invoke(app, [*asked, "--latency", "200ms"])

@@ -63,7 +63,7 @@ def test_on_a_cpu_the_trace_peaks_where_the_tensor_peak_of_rows_does(family: str
 @pytest.mark.parametrize("mode", ["infer", "train"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_that_was_worked_out_equals_one_that_is_executed(family: str, mode: Mode) -> None:
-    (row,) = rows(f"{family}-n", modes=(mode,), batch_sizes=(5,), gpu="a100-40")
+    (row,) = rows(f"{family}-n", modes=(mode,), batch_sizes=(5,), gpu="a100-40", memory=64 << 20)
     asked = cell(f"{family}-n", 256, 5, mode, device="cuda", dtype="bf16", num_classes=1000)
     direct = planned_trace(Registry().find(f"{family}-n"), asked, (8, 0))
     need = need_of(direct, Device("cuda", GIB, (8, 0)), train=mode == "train")
