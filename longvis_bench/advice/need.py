@@ -50,7 +50,7 @@ class Need:
     """Bytes that a cell takes."""
 
     peak_bytes: int
-    """What `peak_memory_bytes` of a row would be: tensors and libraries, above an empty process."""
+    """What `peak_memory_bytes` of a row would be, above a process that has started its libraries."""
     low_bytes: int
     """What the device needs at least."""
     high_bytes: int
@@ -85,7 +85,7 @@ def _on_cuda(trace: Trace, device: Device, train: bool) -> Need:
     kept = reserved - peak + int(MARGIN * reserved)
     parts |= {"library": library, "allocator": kept, "context": CONTEXT_MIB[1] * MIB}
     low = peak + library + CONTEXT_MIB[0] * MIB
-    return Need(peak + library, low, sum(parts.values()), parts)
+    return Need(peak, low, sum(parts.values()), parts)  # rows start cuBLAS before they watch memory
 
 
 def _on_cpu(trace: Trace, train: bool) -> Need:
