@@ -7,7 +7,8 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.numerics`, `Environment.cpu` and `gpus`,
         `TimingRecord.host_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index` and `gpu_uuid`,
-        `TimingRecord.graph_s`, `MemoryRecord.outside_bytes`, `Row.attention` (which `migrations.py` fills)
+        `TimingRecord.graph_s`, `MemoryRecord.outside_bytes`, `Row.attention` (which `migrations.py` fills),
+        `Row.cached`
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -162,6 +163,10 @@ class Request(_Record):
     code: str | None = None
     device: str = ""
     """Where it runs, in torch's words with an index; empty for the cell's."""
+    environment: str = ""
+    """`Environment.hash`."""
+    cache_dir: Path | None = None
+    """Folder of `measure/cache.py`; None computes everything."""
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
     source: DataSpec | None = None
@@ -429,6 +434,8 @@ class Row(_Record):
     notes: tuple[Note, ...] = ()
     changed_settings: tuple[str, ...] = ()
     """Global settings that the model's code changed while it was timed, or that could not be restored."""
+    cached: tuple[str, ...] = ()
+    """What was not computed for this row but read from the cache: "count", "shapes", "accuracy"."""
     overhead_s: dict[str, float] = {}
     """Phase (`phases.py`) -> seconds; the sum is the time from sending the request to the process's end."""
     log_tail: str = ""
@@ -483,18 +490,3 @@ class Environment(_Record):
     def hash(self) -> str:
         """Eight hexadecimal characters of the SHA-256 of all fields."""
         return digest(self.model_dump(mode="json"))[:8]
-
-
-def cell_key(cell: Cell, code: str, environment: str) -> str:
-    """The key that identifies a measurement: the cell, the measuring code and the environment.
-
-    Arguments:
-        cell: the condition, including the hash of the weights.
-        code: `code_hash` of the sources that can change a row of this model.
-        environment: `Environment.hash`.
-
-    Returns:
-        Sixteen hexadecimal characters.
-    """
-    content = {"cell": cell.model_dump(mode="json"), "code": code, "environment": environment}
-    return digest(content)[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -41,6 +42,23 @@ class Net(nn.Module):
 def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs in a folder of its own, so that `./models` and `results/` are its own too."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures of a session have a cache of their own; `_own_cache` gives every test one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGVIS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every test starts with an empty cache: its folder is made by the first entry."""
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGVIS_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / name))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from longvis_bench.cli.options import (
     DATA,
     HOW,
     MODELS_HELP,
+    NO_CACHE_HELP,
     OUTPUT,
     RES_HELP,
     RUN,
@@ -307,6 +308,7 @@ def bench(
             rich_help_panel=RUN,
         ),
     ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP, rich_help_panel=RUN)] = False,
     no_skip: Annotated[
         bool,
         typer.Option(
@@ -369,6 +371,7 @@ def bench(
     from longvis_bench.sweep.session import start
 
     options = _given(ctx.params) | ({"skip_after_oom": False} if no_skip else {})
+    options |= {"cache": False} if no_cache else {}
     if quick and repeats not in (None, 1):
         raise LongvisError(
             f"--quick times each cell in one process, and --repeats asks for {repeats}: give one."

@@ -19,6 +19,7 @@ from longvis_bench import units
 from longvis_bench.devices import available_devices, gpu_of, machine_gpus
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import LongvisError, MissingDependency
+from longvis_bench.measure.cache import VARIABLE, cache_folder
 from longvis_bench.ops.c_toolchain import c_compiler, has_python_headers
 from longvis_bench.registry.discovery import built_in_cards
 from longvis_bench.registry.registry import Registry
@@ -63,6 +64,7 @@ def examine() -> Iterator[Finding]:
     yield from _compiling()
     yield from _models()
     yield from _measuring()
+    yield _cache()
 
 
 def _system() -> Iterator[Finding]:
@@ -179,3 +181,13 @@ def _shared_memory(folder: Path) -> Finding:
         advice = "train with --workers 0, or give the container more, e.g. docker run --shm-size 8g"
         return Finding("absent", f"{folder} has {units.size(free)} free only (for loader processes)", advice)
     return Finding("ok", f"{folder}, {units.size(free)} free")
+
+
+def _cache() -> Finding:
+    """Where counts, shape runs and accuracies are kept between runs."""
+    folder = cache_folder()
+    if folder is None:
+        return Finding("ok", f"cache off ({VARIABLE} is empty)")
+    sizes = [path.stat().st_size for path in folder.rglob("*.json")]
+    held = f"{len(sizes)} entries, {units.size(sum(sizes))}" if sizes else "empty"
+    return Finding("ok", f"cache {folder}, {held}")

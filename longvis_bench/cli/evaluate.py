@@ -17,6 +17,7 @@ from longvis_bench import units
 from longvis_bench.cli.options import (
     DATA,
     MODELS_HELP,
+    NO_CACHE_HELP,
     OUTPUT,
     RES_HELP,
     WHAT,
@@ -121,6 +122,7 @@ def evaluate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again, into a new directory.", rich_help_panel=OUTPUT)
     ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Measure the top-1 and top-5 accuracy of weights, with 95 % intervals and the worst classes."""
     from longvis_bench.cli.progress import Progress
@@ -142,6 +144,7 @@ def evaluate(
         "metrics": ("accuracy",),
         "dtypes": ("fp32",),
         "timeout_s": NO_TIMEOUT_S,
+        "cache": not no_cache,
     }
     session = start(options, out=out, fresh=fresh, command=" ".join(["longvis", *sys.argv[1:]]))
     if classes is None and class_order is None:

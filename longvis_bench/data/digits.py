@@ -16,6 +16,7 @@ scikit-learn: that takes as long as importing torch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -55,6 +56,12 @@ def read_scans() -> NDArray[np.float64]:
 
     values, labels = load_digits(return_X_y=True)
     return np.column_stack([values, labels])
+
+
+@cache
+def scans_hash() -> str:
+    """SHA-256 of the scans, in hexadecimal: what all images of `digits` and `pairs` are made from."""
+    return hashlib.sha256(read_scans().tobytes()).hexdigest()
 
 
 @cache

@@ -12,12 +12,13 @@ plotted against properties of the images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from longvis_bench.data.protocol import BROKEN_SHARE, ImageData, too_many_broken
@@ -82,6 +83,50 @@ class Accuracy:
         return Predictions(
             labels=self.labels, predictions=self.predictions, indices=self.indices, classes=self.classes
         )
+
+
+class StoredAccuracy(BaseModel):
+    """An accuracy in plain types, as the cache keeps it; one that contradicts itself is refused.
+
+    Raises:
+        ValidationError: lengths differ, an index is negative, or the predictions give other counts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str
+    labels: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    predictions: tuple[NonNegativeInt, ...]
+    indices: tuple[NonNegativeInt, ...]
+    correct_top1: int
+    correct_top5: int | None
+    classes: tuple[str, ...]
+    restricted: bool
+    broken: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> StoredAccuracy:
+        pairs = list(zip(self.labels, self.predictions, strict=True))
+        if len(self.indices) != len(pairs) or sum(a == b for a, b in pairs) != self.correct_top1:
+            raise ValueError("the predictions do not give the counts")
+        if self.correct_top5 is not None and not self.correct_top1 <= self.correct_top5 <= len(pairs):
+            raise ValueError("top-5 is below top-1, or more than all images")
+        return self
+
+    @classmethod
+    def of(cls, accuracy: Accuracy) -> StoredAccuracy:
+        """The same in plain types."""
+        return cls(**{field.name: _plain(getattr(accuracy, field.name)) for field in fields(accuracy)})
+
+    def restore(self) -> Accuracy:
+        """The same with arrays."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        arrays = ("labels", "predictions", "indices")
+        return Accuracy(**values | {name: np.array(values[name], dtype=np.int64) for name in arrays})
+
+
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def batch_for(resolution: int) -> int:

@@ -51,6 +51,7 @@ class RowBuilder:
     backends: dict[str, str] = field(default_factory=dict)
     null_reasons: dict[str, str] = field(default_factory=dict)
     changed_settings: tuple[str, ...] = ()
+    cached: list[str] = field(default_factory=list)
     overhead_s: dict[str, float] = field(default_factory=dict)
     gpu_index: int | None = None
     gpu_uuid: str | None = None
@@ -108,6 +109,7 @@ class RowBuilder:
             backends=self.backends,
             null_reasons=self.null_reasons,
             changed_settings=self.changed_settings,
+            cached=tuple(self.cached),
             overhead_s=self.overhead_s,
         )
 

@@ -962,6 +962,13 @@ _RECORD = (
         lambda r: measuring(r.overhead_s),
         why="it never ran",
     ),
+    _text(
+        "cached",
+        "What was not computed for this row but read from the cache of earlier runs: `count`, `shapes`, "
+        "`accuracy`.",
+        lambda r: " ".join(r.cached) or None,
+        why="everything was computed",
+    ),
     _text("notes", "Codes of the row's warnings.", note_codes, why="no warnings"),
     _text(
         "null_reasons",

@@ -1,4 +1,4 @@
-"""Which of our sources can change a number: their hash is part of every cell's key."""
+"""A cell's key, and which sources of this package can change a number: their hash is part of every key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longvis_bench.files import PACKAGE
 from longvis_bench.hashing import digest
+from longvis_bench.records import Cell
 from longvis_bench.registry.registry import Variant
 
 _MEASURING = (
@@ -45,6 +46,21 @@ def code_hash(variant: Variant, package: Path = PACKAGE) -> str:
         files.append(source)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return digest(hashes)[:16]
+
+
+def cell_key(cell: Cell, code: str, environment: str) -> str:
+    """The key that identifies a measurement: the cell, the measuring code and the environment.
+
+    Arguments:
+        cell: the condition, including the hash of the weights.
+        code: `code_hash` of the sources that can change a row of this model.
+        environment: `Environment.hash`.
+
+    Returns:
+        Sixteen hexadecimal characters.
+    """
+    content = {"cell": cell.model_dump(mode="json"), "code": code, "environment": environment}
+    return digest(content)[:16]
 
 
 def _sources(path: Path) -> list[Path]:

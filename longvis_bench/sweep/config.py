@@ -33,7 +33,7 @@ from longvis_bench.registry.registry import Registry
 
 _NOT_IN_THE_NAME = {
     *("repeats", "budget_s", "precision", "timeout_s"),
-    *("memory_limit_bytes", "skip_after_oom", "hours_for"),
+    *("memory_limit_bytes", "skip_after_oom", "hours_for", "cache"),
 }
 """Changing these continues the same run."""
 
@@ -72,6 +72,7 @@ FLAGS = {
     "seed": "--seed",
     "models_dirs": "--models-dir",
     "skip_after_oom": "--no-skip",
+    "cache": "--no-cache",
 }
 """Field -> the option of `longvis bench` that sets it, for messages."""
 
@@ -173,6 +174,8 @@ class SweepConfig(BaseModel):
     """Seed of the random weights."""
     models_dirs: tuple[Path, ...] = ()
     """Further folders of model cards."""
+    cache: bool = True
+    """Read counts, shape runs and accuracies of earlier runs from the cache; False computes them anew."""
     skip_after_oom: bool = True
     """Skip sizes above one that ran out of memory."""
 

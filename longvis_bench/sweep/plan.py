@@ -21,6 +21,7 @@ from longvis_bench.errors import (
     MissingDependency,
     Unsupported,
 )
+from longvis_bench.measure.cache import cache_folder
 from longvis_bench.records import (
     Cell,
     Environment,
@@ -28,10 +29,9 @@ from longvis_bench.records import (
     Row,
     Settings,
     Status,
-    cell_key,
 )
 from longvis_bench.registry.registry import Registry, Variant
-from longvis_bench.sweep.code_hash import code_hash
+from longvis_bench.sweep.code_hash import cell_key, code_hash
 from longvis_bench.sweep.config import CPU_IMAGES, QUICK_BUDGET_S, SweepConfig
 from longvis_bench.sweep.estimate import cell_seconds
 from longvis_bench.text import without_paths
@@ -163,6 +163,8 @@ def _plan_cell(
         machine=environment.machine,
         code=code,
         device=config.device,
+        environment=environment.hash,
+        cache_dir=cache_folder() if config.cache else None,
         models_dirs=tuple(path.resolve() for path in registry.models_dirs),
         working_dir=registry.working_dir,
         source=replace(config.source, normalisation=cell.normalisation),

@@ -52,7 +52,7 @@ def test_batches_and_windows() -> None:
 def test_every_field_of_a_configuration_is_an_option_of_its_name() -> None:
     command = typer.main.get_command(app).commands["bench"]  # type: ignore[attr-defined]
     options = {param.name: param.opts for param in command.params}
-    options["skip_after_oom"] = options["no_skip"]
+    options |= {"skip_after_oom": options["no_skip"], "cache": options["no_cache"]}
     assert set(FLAGS) == set(SweepConfig.model_fields)
     for field, flag in FLAGS.items():
         assert flag in options[field]

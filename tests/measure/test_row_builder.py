@@ -35,6 +35,7 @@ VALUES: dict[str, object] = {
     "changed_settings": ("threads",),
     "gpu_index": 1,
     "gpu_uuid": "12-34",
+    "cached": ("count",),
 }
 
 

@@ -78,6 +78,7 @@ def full_row() -> Row:
             "compile": True,
         },
         reason="a reason",
+        cached=("count", "accuracy"),
         started="2026-11-21T09:00:00+00:00",
         gpu_index=1,
         gpu_uuid="12-34",

@@ -17,9 +17,9 @@ from longvis_bench.errors import (
     MissingDependency,
     UnknownName,
 )
-from longvis_bench.records import Cell, cell_key
+from longvis_bench.records import Cell
 from longvis_bench.registry.registry import Registry
-from longvis_bench.sweep.code_hash import code_hash
+from longvis_bench.sweep.code_hash import cell_key, code_hash
 from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.sweep.session import start

@@ -73,6 +73,10 @@ class Count:
         """A part of all MACs, 0-1; None for a model that does none."""
         return macs / self.macs if self.macs else None
 
+    def summary(self) -> CountSummary:
+        """The part of it that a cell keeps."""
+        return CountSummary(self.to_record(), self.largest_output)
+
     def to_record(self) -> CountRecord:
         """The part of it that a row stores."""
         return CountRecord(
@@ -83,6 +87,15 @@ class Count:
             coverage=self.coverage,
             unknown=dict(self.ledger.unknown),
         )
+
+
+@dataclass(frozen=True)
+class CountSummary:
+    """What the row of a cell needs of a count."""
+
+    record: CountRecord
+    largest_output: int
+    """See `Count`."""
 
 
 @dataclass(frozen=True)
