@@ -2,7 +2,7 @@
 PYTHON ?= python
 PYTEST ?= pytest -n 2
 
-.PHONY: check format lint types docs test chaos deep fake-cuda
+.PHONY: check format lint types docs test chaos deep fake-cuda gpu
 
 check: lint types docs test
 
@@ -43,3 +43,9 @@ deep:
 # The CUDA paths without a GPU, as far as tests/fake_cuda/README.md says: needs gcc and torch's CUDA build.
 fake-cuda:
 	$(PYTHON) -m pytest -m fake_cuda tests/fake_cuda
+
+# Acceptance run on a machine with an NVIDIA GPU: one JSON report, which a second run completes.
+# Some checks only: make gpu ONLY=clock,scan
+ONLY ?=
+gpu:
+	$(PYTHON) scripts/gpu_check.py gpu_check/report.json --only "$(ONLY)"

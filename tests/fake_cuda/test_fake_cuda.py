@@ -17,6 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.fake_cuda
 BUILD = Path(__file__).with_name("build.py")
+ROOT = Path(__file__).parents[2]
 NANO = "atlas-n,convnext-n,fastervit-n,longvit-n,mambavision-n,swin-n,vit-n"
 
 
@@ -49,7 +50,9 @@ def run(driver: Path, code: str, **settings: str) -> Any:
 def bench(driver: Path, out: Path, *arguments: str, **settings: str) -> list[dict[str, Any]]:
     """The rows of `longvis bench` on the driver's device."""
     device = () if "--device" in arguments else ("--device", "cuda")
-    done = under(driver, "-m", "longvis_bench", "bench", "--out", str(out), *arguments, *device, **settings)
+    done = under(
+        driver, "-m", "longvis_bench", "bench", "--quick", "--out", str(out), *arguments, *device, **settings
+    )
     assert (out / "cells.jsonl").exists(), done.stderr[-2000:]
     return [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
 
@@ -184,6 +187,19 @@ def test_every_family_runs_and_trains_at_1024_px(driver: Path, tmp_path: Path) -
     assert {row["backends"]["scan"] for row in rows if row["cell"]["family"] == "mambavision"} == {"triton"}
 
 
+def test_every_family_is_valid_where_the_cpu_computes(driver: Path, tmp_path: Path) -> None:
+    """The CPU computes what the device would, through every step that torch takes for a GPU."""
+    rows = bench(
+        driver,
+        tmp_path / "run",
+        *("--models", NANO, "--res", "256", "--dtype", "bf16", "--budget", "0.1", "--images", "16"),
+        FAKE_COMPUTE=str(1 << 40),
+    )
+    assert {row["cell"]["model"]: row["reason"] for row in rows if row["status"] != "ok"} == {}
+    assert [row["validity"]["verdict"] for row in rows] == ["ok"] * 7
+    assert [row["accuracy"]["images"] for row in rows] == [16] * 7
+
+
 @pytest.mark.parametrize("capability", ["75", "90"])
 def test_fp32_is_strict_and_tf32_needs_its_tensor_cores(
     driver: Path, tmp_path: Path, capability: str
@@ -212,3 +228,25 @@ def test_a_compiled_model_runs(driver: Path, tmp_path: Path) -> None:
     )
     assert row["status"] == "ok", row["reason"]
     assert row["attention"] == "flash"
+
+
+def test_acceptance_run_as_far_as_it_can_tell(driver: Path, tmp_path: Path) -> None:
+    """`make gpu`: checks that need no values and no speed pass; a second run repeats only what is not ok."""
+    report, script = tmp_path / "report.json", str(ROOT / "scripts" / "gpu_check.py")
+    names = ["fork_after_imports", "attention_names", "strict_fp32", "out_of_memory"]
+    first = under(driver, script, str(report), "--only", ",".join(names))
+    checks = json.loads(report.read_text())["checks"]
+    assert {name: checks[name]["verdict"] for name in checks} == dict.fromkeys(names, "ok"), first.stderr[
+        -2000:
+    ]
+    assert all(check["criterion"] and check["seconds"] >= 0 for check in checks.values())
+    under(driver, script, str(report), "--only", "packages")
+    again = json.loads(report.read_text())["checks"]
+    assert {name: again[name] for name in names} == checks
+    assert "packages" in again
+
+
+def test_the_reference_runs_are_accepted(driver: Path, tmp_path: Path) -> None:
+    script = str(ROOT / "scripts" / "gpu_reference.py")
+    done = under(driver, script, "--dry-run", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,12 +1,17 @@
-"""Values of small CUDA tensors, computed on the CPU: under the driver their memory is the host's.
+"""Values of CUDA tensors, computed on the CPU: under the driver their memory is the host's.
 
-So logits are finite, losses are numbers and `.item()` returns something; larger tensors keep whatever their
-memory held.  cuDNN is disabled, because the driver cannot answer its checks of the device.
+Every operator runs on the device first, where torch checks it, allocates, and launches kernels that compute
+nothing.  Then it runs on the CPU in the same memory, unless its tensors have more than FAKE_COMPUTE elements
+together (20,000).
+cuDNN is disabled, because the driver cannot answer its checks of the device.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,83 +19,133 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-LIMIT = 20_000
-"""Elements of all tensors of a call that is computed."""
-_NOT_ARITHMETIC = (
-    "empty",
-    "attention",
-    "_copy",
-    "copy_",
-    "set_",
-    "resize_",
-    "_local_scalar",
-    "record_stream",
+LIMIT = int(os.environ.get("FAKE_COMPUTE", "20000"))
+_ONLY_ON_THE_DEVICE = (
+    *("empty", "set_", "resize_", "record_stream", "pin_memory"),
+    *("_local_scalar_dense", "_fused_sdp_choice"),
 )
+"""Parts of the names of operators that read or arrange memory, or choose a kernel."""
 
 torch.backends.cudnn.enabled = False
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-class SmallArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs operators on small CUDA tensors on the CPU, in place where they are in place."""
+class HostArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs operators on the device, then on the CPU in the same memory."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not _is_computed(func, args, kwargs):
-            return func(*args, **kwargs)
-        hosts: list[tuple[Tensor, Tensor]] = []
-
-        def to_host(value: Any) -> Any:
-            if isinstance(value, torch.device):
-                return torch.device("cpu")
-            if not isinstance(value, Tensor) or not value.is_cuda:
-                return value
-            hosts.append((_on_host(value), value))
-            return hosts[-1][0]
-
-        def to_device(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            same = next((there for here, there in hosts if here is value), None)
-            if same is not None:
-                return same
-            made = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device=hosts[0][1].device
-            )
-            if made.numel():
-                _on_host(made).copy_(value)
-            return made
-
-        try:
-            host_args, host_kwargs = tree_map(to_host, (args, kwargs))
-            with torch.inference_mode(False), torch.no_grad():
-                result = func(*host_args, **host_kwargs)
-        except (RuntimeError, NotImplementedError, TypeError):  # no such kernel on the CPU
-            return func(*args, **kwargs)
-        return tree_map(to_device, result)
+        result = func(*args, **kwargs)
+        if not _is_computed(func, (args, kwargs), result):
+            return result
+        host_args, host_kwargs = tree_map(_on_host, (args, kwargs))
+        try:  # in a thread without this mode, autocast, or whatever else is active
+            computed = _thread().submit(_compute, func, host_args, host_kwargs).result()
+        except (
+            RuntimeError,
+            NotImplementedError,
+            TypeError,
+            IndexError,
+        ):  # not on the CPU, or uncomputed input
+            return result
+        leaves = tree_leaves(result)
+        for there, value in zip(leaves, tree_leaves(computed), strict=False):
+            if isinstance(there, Tensor) and isinstance(value, Tensor):
+                _write(there, value)
+        return result if any(isinstance(leaf, Tensor) for leaf in leaves) or result is None else computed
 
 
-def _is_computed(func: Any, args: Any, kwargs: Any) -> bool:
+def _is_computed(func: Any, inputs: Any, result: Any) -> bool:
     name = func.overloadpacket.__name__
-    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-    on_cuda = [t for t in tensors if t.is_cuda and type(t) in (Tensor, torch.nn.Parameter)]
-    return bool(
-        on_cuda
-        and func.namespace == "aten"
-        and not func.is_view
-        and all(t.is_cuda or (t.device.type == "cpu" and t.ndim == 0) for t in tensors)
-        and len(on_cuda) == sum(t.is_cuda for t in tensors)
-        and torch.device(kwargs.get("device") or "cuda").type == "cuda"
-        and sum(t.numel() for t in on_cuda) <= LIMIT
-        and not any(word in name for word in _NOT_ARITHMETIC)
+    read, made = ([t for t in tree_leaves(values) if isinstance(t, Tensor)] for values in (inputs, result))
+    tensors = [*read, *made]
+    return (
+        any(t.is_cuda for t in tensors)
+        and all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type in ("cuda", "cpu") for t in tensors)
+        and sum(t.numel() for t in tensors) <= LIMIT
+        and not any(part in name for part in _ONLY_ON_THE_DEVICE)
+        and (func._schema.is_mutable or not _storages(made) & _storages(read))  # views hold it already
     )
 
 
-def _on_host(t: Tensor) -> Tensor:
-    """The same memory as a CPU tensor."""
-    storage = t.untyped_storage()
-    if storage.nbytes() < t.element_size():
-        return torch.empty(t.shape, dtype=t.dtype)
-    whole = storage.nbytes() // t.element_size() * t.element_size()
-    memory = (ctypes.c_char * whole).from_address(storage.data_ptr())
-    return torch.frombuffer(memory, dtype=t.dtype).as_strided(t.shape, t.stride(), t.storage_offset())
+def _storages(tensors: list[Tensor]) -> set[int]:
+    return {t.untyped_storage().data_ptr() for t in tensors}
+
+
+@cache
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
+def _compute(func: Any, args: Any, kwargs: Any) -> Any:
+    name = func.overloadpacket.__name__
+    with torch.no_grad():
+        if not name.startswith(("_scaled_dot_product_flash", "_scaled_dot_product_efficient")):
+            return func(*args, **kwargs)
+        named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
+        return _attention_backward(**named, **kwargs) if "backward" in name else _attention(**named, **kwargs)
+
+
+def _scores(query: Tensor, key: Tensor, scale: float | None, bias: Tensor | None) -> Tensor:
+    scores = query.float() @ key.float().mT * (scale or query.shape[-1] ** -0.5)
+    return scores if bias is None else scores + bias.float()
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, Tensor]:
+    """The output and the logarithm of the softmax's denominator, of flash and efficient attention."""
+    assert not others.get("is_causal")
+    assert not others.get("dropout_p")
+    scores = _scores(query, key, scale, attn_bias)
+    return scores.softmax(-1) @ value.float(), scores.logsumexp(-1)
+
+
+def _attention_backward(
+    *,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    attn_bias: Tensor | None = None,
+    scale: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, ...]:
+    """Gradients of query, key, value and bias, from the output and denominator that the caller gives."""
+    grad = (others.get("grad_out") if "grad_out" in others else others["grad_out_"]).float()
+    scores = _scores(query, key, scale, attn_bias)
+    weights = torch.exp(scores - logsumexp[..., : query.shape[-2], None])
+    d_scores = weights * (grad @ value.float().mT - (grad * out.float()).sum(-1, keepdim=True))
+    scaled = d_scores * (scale or query.shape[-1] ** -0.5)
+    return scaled @ key.float(), scaled.mT @ query.float(), weights.mT @ grad, d_scores
+
+
+def _on_host(value: Any) -> Any:
+    """The same memory as a CPU tensor; the CPU for a CUDA device."""
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
+    if not isinstance(value, Tensor) or not value.is_cuda:
+        return value
+    storage = value.untyped_storage()
+    if not storage.nbytes() or not value.numel():
+        return torch.empty(value.shape, dtype=value.dtype)
+    memory = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())
+    with torch.inference_mode(False):
+        whole = torch.frombuffer(memory, dtype=value.dtype, count=storage.nbytes() // value.element_size())
+        return whole.as_strided(value.shape, value.stride(), value.storage_offset())
+
+
+def _write(result: Tensor, computed: Tensor) -> None:
+    """Put what the CPU computed where the device would have put it."""
+    if result.numel() < computed.numel():  # left out, as denominators that no gradient needs
+        return
+    there = _on_host(result)
+    with torch.inference_mode(False), torch.no_grad():  # denominators of the efficient kernel are padded
+        (there if there.shape == computed.shape else there[..., : computed.shape[-1]]).copy_(computed)

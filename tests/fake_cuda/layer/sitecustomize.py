@@ -29,9 +29,9 @@ class _Finder(importlib.abc.MetaPathFinder):
             measure = module.measure_cell
 
             def measure_with_arithmetic(*args: Any, **kwargs: Any) -> Any:
-                from arithmetic import SmallArithmetic
+                from arithmetic import HostArithmetic
 
-                with SmallArithmetic():  # type: ignore[no-untyped-call]
+                with HostArithmetic():  # type: ignore[no-untyped-call]
                     return measure(*args, **kwargs)
 
             module.measure_cell = measure_with_arithmetic  # type: ignore[attr-defined]

@@ -1,0 +1,87 @@
+"""The scan's Triton kernels compile to machine code without a GPU, and keep their states in registers."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+CAPABILITIES = (75, 80, 90, 100, 120)
+OPTIONS = {"num_warps": 1, "enable_fp_fusion": True}
+"""The launch's, and Triton's default of today, said aloud because it warns that it will change."""
+REGISTERS = {
+    ("forward", 8): (53, 53, 53, 52, 60),
+    ("forward", 16): (86, 72, 72, 72, 80),
+    ("backward", 8): (121, 124, 120, 123, 96),
+    ("backward", 16): (229, 232, 222, 220, 244),
+}
+"""By kernel and states: registers per thread on each of the capabilities, of 255 at most."""
+
+
+def compiled(kernel: Any, capability: int, **constants: int) -> Any:
+    """Machine code of a kernel as `triton_backend` launches it, on float32 arrays at aligned addresses."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    integers = {"length", "channels", "states", "spans"}
+    kinds = {
+        name: "constexpr" if name in constants else "i32" if name in integers else "*fp32"
+        for name in kernel.arg_names
+    }
+    aligned = [
+        (at,) for at, name in enumerate(kernel.arg_names) if kinds[name] == "*fp32" or name == "channels"
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=kinds,
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        attrs={place: [["tt.divisibility", 16]] for place in aligned},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=OPTIONS)
+
+
+def usage(code: bytes, folder: Path) -> dict[str, int]:
+    """Registers and bytes of stack and local memory per thread; the last two hold what registers do not."""
+    import triton
+
+    dump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not dump.exists():
+        pytest.skip("this triton comes without cuobjdump")
+    file = folder / "kernel.cubin"
+    file.write_bytes(code)
+    told = subprocess.run([dump, "-res-usage", file], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", told)
+    assert found is not None, told
+    return dict(zip(("registers", "stack", "local"), map(int, found.groups()), strict=True))
+
+
+@pytest.mark.parametrize("states", [8, 16])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_kernels_compile_without_spills(
+    direction: str, states: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    from longvis_bench.ops.selective_scan import triton_backend as backend
+
+    constants = {"LANES": backend.LANES, "STATES": states}
+    if direction == "backward":
+        constants["SPAN"] = backend.SPAN
+    kernel = getattr(backend, f"{direction}_kernel")
+    used = {
+        capability: usage(compiled(kernel, capability, **constants).asm["cubin"], tmp_path)
+        for capability in CAPABILITIES
+    }
+    spilled = {each: (used[each]["stack"], used[each]["local"]) for each in CAPABILITIES}
+    assert spilled == dict.fromkeys(CAPABILITIES, (0, 0))
+    more = {
+        each: (used[each]["registers"], stated)
+        for each, stated in zip(CAPABILITIES, REGISTERS[direction, states], strict=True)
+        if used[each]["registers"] > stated
+    }
+    assert more == {}, "more registers than stated: fewer programs run at once on a multiprocessor"
