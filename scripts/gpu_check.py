@@ -298,8 +298,8 @@ def dilated_attention(context: Context) -> tuple[bool, Figures]:
             inputs = [torch.randn(2, tokens, heads, channels, device=context.device).to(dtype) for _ in "qkv"]
             with observe() as seen:
                 found = worst_gradient_error(
-                    lambda *t, s=segments, r=ratios, f=flags: dilated.dilated_attention(*t, s, r, **f),  # type: ignore[misc]
-                    lambda *t, s=segments, r=ratios, f=flags: dilated.reference(*t, s, r, **f),  # type: ignore[misc]
+                    lambda *t, s=segments, r=ratios, f=flags: dilated.dilated_attention(*t, s, r, **f),  # type: ignore[call-arg]
+                    lambda *t, s=segments, r=ratios, f=flags: dilated.reference(*t, s, r, **f),  # type: ignore[call-arg]
                     inputs,
                 )
             kernels |= seen.get(ATTENTION, set())

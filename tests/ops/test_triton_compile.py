@@ -67,11 +67,12 @@ def test_kernels_compile_without_spills(
     direction: str, states: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    from longvis_bench.ops.selective_scan import operator
     from longvis_bench.ops.selective_scan import triton_backend as backend
 
     constants = {"LANES": backend.LANES, "STATES": states}
     if direction == "backward":
-        constants["SPAN"] = backend.SPAN
+        constants["SPAN"] = operator.SPAN
     kernel = getattr(backend, f"{direction}_kernel")
     used = {
         capability: usage(compiled(kernel, capability, **constants).asm["cubin"], tmp_path)

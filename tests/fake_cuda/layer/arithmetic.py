@@ -119,7 +119,7 @@ def _attention_backward(
     **others: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key, value and bias, from the output and denominator that the caller gives."""
-    grad = (others.get("grad_out") if "grad_out" in others else others["grad_out_"]).float()
+    grad = others["grad_out" if "grad_out" in others else "grad_out_"].float()
     scores = _scores(query, key, scale, attn_bias)
     weights = torch.exp(scores - logsumexp[..., : query.shape[-2], None])
     d_scores = weights * (grad @ value.float().mT - (grad * out.float()).sum(-1, keepdim=True))
