@@ -5,10 +5,9 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
-        `SizeRecord.reshaped`, `AccuracyRecord.classes`, `Row.numerics`, `Environment.cpu` and `gpus`,
-        `TimingRecord.host_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index` and `gpu_uuid`,
-        `TimingRecord.graph_s`, `MemoryRecord.outside_bytes`, `Row.attention` (which `migrations.py` fills),
-        `Row.cached`
+        `SizeRecord.reshaped`, `AccuracyRecord.classes` and `class_doubt`, `Row.numerics`, `Environment.cpu`
+        and `gpus`, `TimingRecord.host_s` and `graph_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index`
+        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.attention` (`migrations.py` fills it)
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -176,6 +175,8 @@ class Request(_Record):
     """Logit index of each dataset class; None if the model's classes are the dataset's, in the same order."""
     trained_resolution: int | None = None
     """Resolution the weights were trained at, if the weight file does not state it."""
+    class_doubt: str | None = None
+    """Why the order of the dataset's classes may differ from that of the logits; a clause."""
     time_only: bool = False
     """Measure latency only: a further process of a cell whose other numbers are already measured."""
     process_budget_s: float | None = Field(None, gt=0)
@@ -365,6 +366,8 @@ class AccuracyRecord(_Record):
     """Held-out files that could not be read and do not count, relative to the dataset's folder."""
     classes: int | None = None
     """Number of dataset classes that predictions were restricted to, if the model has more; else None."""
+    class_doubt: str | None = None
+    """Why the order of the dataset's classes may differ from that of the logits; None without such a doubt."""
 
 
 Verdict = Literal["ok", "invalid", "not checked"]

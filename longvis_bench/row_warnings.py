@@ -127,6 +127,11 @@ RESHAPED = Kind(
     "top1",
     "Fine-tune at this size (`longvis train --from`) to measure the accuracy that the model can reach.",
 )
+CLASS_ORDER = Kind(
+    "class_order",
+    "top1",
+    "Say the order of the logits with --class-order natural or sorted, or with --classes FILE.",
+)
 PLAIN_SCAN = Kind(
     "plain_scan",
     "latency_median_s",
@@ -162,6 +167,7 @@ KINDS: dict[str, Kind] = {
         RANDOM_TENSORS,
         RESTRICTED,
         RESHAPED,
+        CLASS_ORDER,
         PLAIN_SCAN,
         CHANGED_SETTINGS,
     )
@@ -187,6 +193,7 @@ def of(row: Row) -> tuple[Note, ...]:
         *_weights(row),
         *_restricted(row),
         *_reshaped(row),
+        *_class_order(row),
         *_scan(row),
         *_changed_settings(row),
     )
@@ -376,6 +383,11 @@ def _reshaped(row: Row) -> Iterator[Note]:
 def _scan(row: Row) -> Iterator[Note]:
     if row.cell.device.startswith("cuda") and row.backends.get("scan") == "torch":
         yield PLAIN_SCAN.note("the selective scan ran in plain torch, for want of a kernel for this GPU")
+
+
+def _class_order(row: Row) -> Iterator[Note]:
+    if row.accuracy is not None and row.accuracy.class_doubt is not None:
+        yield CLASS_ORDER.note(row.accuracy.class_doubt)
 
 
 def _changed_settings(row: Row) -> Iterator[Note]:

@@ -19,9 +19,11 @@ from longvis_bench.cli.options import (
     OUTPUT,
     RES_HELP,
     RUN,
+    WEIGHTS_HELP,
     WHAT,
     Classes,
     ClassOrderOption,
+    Ema,
     HoursFor,
     ModelsDirs,
     Pretrained,
@@ -35,9 +37,10 @@ from longvis_bench.cli.options import (
     names,
     reader,
     several,
+    with_ema,
 )
 from longvis_bench.cli.options import shard as read_shard
-from longvis_bench.cli.running import run_session, show_ending
+from longvis_bench.cli.running import note_class_order, run_session, show_ending
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 
@@ -265,11 +268,12 @@ def bench(
         typer.Option(
             "--weights",
             metavar="FILE",
-            help="Weight file to use.",
+            help=WEIGHTS_HELP,
             show_default="the shipped one",
             rich_help_panel=DATA,
         ),
     ] = None,
+    ema: Ema = False,
     pretrained: Pretrained = False,
     models_dirs: ModelsDirs = None,
     config: Annotated[
@@ -379,6 +383,8 @@ def bench(
     options |= {"repeats": 1} if quick else {}
     if config is not None:
         options = read_config_file(config, options) | options
+    if ema:
+        options["weights"] = with_ema(Path(options["weights"]) if "weights" in options else None, "--weights")
     if save_config is not None:
         write_config_file(save_config, options)
         typer.echo(f"wrote {save_config}")
@@ -394,6 +400,7 @@ def bench(
     if dry_run:
         show_plan(session, as_json=as_json)
         return
+    note_class_order(session)
     run_session(
         session,
         Progress(quiet_output=as_json),

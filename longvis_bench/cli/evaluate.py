@@ -20,11 +20,13 @@ from longvis_bench.cli.options import (
     NO_CACHE_HELP,
     OUTPUT,
     RES_HELP,
+    WEIGHTS_HELP,
     WHAT,
     Classes,
     ClassOrderOption,
     Data,
     Device,
+    Ema,
     ModelsDirs,
     Pretrained,
     Threads,
@@ -34,12 +36,11 @@ from longvis_bench.cli.options import (
     names,
     reader,
     several,
+    with_ema,
 )
-from longvis_bench.cli.running import run_session, show_ending
-from longvis_bench.errors import LongvisError
+from longvis_bench.cli.running import note_class_order, run_session, show_ending
 
 if TYPE_CHECKING:
-    from longvis_bench.sweep.config import SweepConfig
     from longvis_bench.sweep.execute import Outcome
 
 NO_TIMEOUT_S = 1e7
@@ -75,20 +76,12 @@ def evaluate(
         typer.Option(
             "--weights",
             metavar="FILE",
-            help="Weight file: safetensors, or written by torch.save; FILE#KEY where it holds several sets; "
-            "an index of shards; or a folder of save_pretrained.",
+            help=WEIGHTS_HELP,
             show_default="the shipped one",
             rich_help_panel=DATA,
         ),
     ] = None,
-    ema: Annotated[
-        bool,
-        typer.Option(
-            "--ema",
-            help="Of the sets of weights in the file, use the moving average.",
-            rich_help_panel=DATA,
-        ),
-    ] = False,
+    ema: Ema = False,
     pretrained: Pretrained = False,
     data: Data = "digits",
     classes: Classes = None,
@@ -131,11 +124,11 @@ def evaluate(
     options = {
         "models": joined(models),
         "resolutions": joined(res),
-        "weights": _ema(weights) if ema else weights,
+        "weights": with_ema(weights, "--weights") if ema else weights,
         "pretrained": pretrained,
         "data": data,
         "classes": classes,
-        "class_order": class_order or "sorted",
+        "class_order": class_order,
         "window": window,
         "images": images,
         "device": device,
@@ -147,29 +140,8 @@ def evaluate(
         "cache": not no_cache,
     }
     session = start(options, out=out, fresh=fresh, command=" ".join(["longvis", *sys.argv[1:]]))
-    if classes is None and class_order is None:
-        _note_order(session.plan.config, weights)
+    note_class_order(session)
     run_session(session, Progress(), _show)
-
-
-def _ema(weights: Path | None) -> Path:
-    """The file with the key of its moving average."""
-    from longvis_bench.weights.files import split_key
-
-    if weights is None or split_key(weights)[1]:
-        raise LongvisError("--ema chooses among the sets of weights in a file: give it with --weights FILE.")
-    return weights.with_name(f"{weights.name}#ema")
-
-
-def _note_order(config: SweepConfig, weights: Path | None) -> None:
-    """Say where the order of class folders is in doubt, unless the weights name their classes."""
-    from longvis_bench.data.folder import order_note
-    from longvis_bench.data.protocol import open_data
-    from longvis_bench.weights.header import read_header
-
-    note = order_note(open_data(config.source).classes)
-    if note is not None and not (weights and read_header(weights).metadata.get("classes")):
-        Console(stderr=True, highlight=False).print(f"note: {note}", markup=False)
 
 
 def _show(outcome: Outcome) -> None:

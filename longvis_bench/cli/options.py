@@ -167,6 +167,10 @@ def complete_families(incomplete: str) -> list[str]:
 MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
 NO_CACHE_HELP = "Compute counts, shapes and accuracies anew instead of reading them from the cache."
 RES_HELP = "Pixels per side, e.g. 1024,2048 or 1k,2k."
+WEIGHTS_HELP = (
+    "Weight file: safetensors, or written by torch.save; FILE#KEY where it holds several sets; "
+    "an index of shards; or a folder of save_pretrained."
+)
 
 Model = Annotated[
     str,
@@ -241,6 +245,14 @@ Pretrained = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Ema = Annotated[
+    bool,
+    typer.Option(
+        "--ema",
+        help="Of the sets of weights in the file, use the moving average; FILE#KEY takes any other.",
+        rich_help_panel=DATA,
+    ),
+]
 Window = Annotated[
     Any,
     typer.Option(
@@ -263,6 +275,24 @@ HoursFor = Annotated[
 ]
 
 
-def data_spec(data: str, classes: str | None, window: tuple[float, float] | None) -> DataSpec:
+def with_ema(weights: Path | None, flag: str) -> Path:
+    """The file with the key of its moving average.
+
+    Raises:
+        LongvisError: no file is given, or one of its sets is chosen already.
+    """
+    from longvis_bench.weights.files import split_key
+
+    if weights is None or split_key(weights)[1]:
+        raise LongvisError(f"--ema chooses among the sets of weights in a file: give it with {flag} FILE.")
+    return weights.with_name(f"{weights.name}#ema")
+
+
+def data_spec(
+    data: str,
+    classes: str | None,
+    window: tuple[float, float] | None,
+    class_order: ClassOrder | None = None,
+) -> DataSpec:
     """What a user says about the data."""
-    return DataSpec(data, classes, window)
+    return DataSpec(data, classes, window, class_order=class_order or "sorted")

@@ -57,6 +57,20 @@ def run_session(
     raise typer.Exit(outcome.exit_code)
 
 
+def note_class_order(session: Session) -> None:
+    """Say before anything runs where the order of class folders is in doubt; their rows have a warning."""
+    doubts = {planned.request.class_doubt for planned in session.plan.cells}
+    for doubt in sorted(filter(None, doubts)):
+        note(f"{doubt}, and need --class-order natural")
+
+
+def note(text: str) -> None:
+    """A sentence on standard error."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(f"note: {text}.", markup=False, soft_wrap=True)
+
+
 def show_ending(console: Console, outcome: Outcome) -> None:
     """Where everything went, and how to go on."""
     if outcome.was_complete:

@@ -23,8 +23,10 @@ from longvis_bench.cli.options import (
     OUTPUT,
     WHAT,
     Classes,
+    ClassOrderOption,
     Data,
     Device,
+    Ema,
     ModelsDirs,
     OneRes,
     Threads,
@@ -34,7 +36,9 @@ from longvis_bench.cli.options import (
     joined,
     names,
     reader,
+    with_ema,
 )
+from longvis_bench.cli.running import note
 from longvis_bench.registry.registry import Registry
 from longvis_bench.stats import wilson
 
@@ -63,17 +67,19 @@ def train(
     res: OneRes,
     data: Data = "digits",
     classes: Classes = None,
+    class_order: ClassOrderOption = None,
     window: Window = None,
     initial: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Initial weights: a file, or the size of shipped ones, e.g. 256.",
+            help="Initial weights: a file as for `eval --weights`, or the size of shipped ones, e.g. 256.",
             show_default="random",
             rich_help_panel=DATA,
         ),
     ] = None,
+    ema: Ema = False,
     recipe: Annotated[
         str,
         typer.Option(
@@ -165,7 +171,14 @@ def train(
     ] = False,
 ) -> None:
     """Train models by one recipe and keep their weights; the same command resumes."""
-    from longvis_bench.training.jobs import Options, end_processes, is_main_process, keep, start_training
+    from longvis_bench.training.jobs import (
+        Options,
+        class_doubt,
+        end_processes,
+        is_main_process,
+        keep,
+        start_training,
+    )
     from longvis_bench.training.loop import train as train_one
     from longvis_bench.training.recipe import read_recipe
 
@@ -175,14 +188,18 @@ def train(
         seed=seed,
         device=device,
         threads=threads,
-        initial=initial,
+        initial=str(with_ema(Path(initial) if initial else None, "--from")) if ema else initial,
         micro_batch=micro_batch,
         workers=workers,
         store=store,
         checkpoint_s=60 * checkpoint_minutes,
     )
     plan = read_recipe(recipe, epochs=epochs).with_batch(batch)
-    jobs = start_training(variants, data_spec(data, classes, window), res, plan, options)
+    spec = data_spec(data, classes, window, class_order)
+    jobs = start_training(variants, spec, res, plan, options)
+    if classes is None and class_order is None:
+        for doubt in filter(None, {class_doubt(job) for job in jobs}):
+            note(f"{doubt}, and need --class-order natural")
     console = Console(highlight=False, quiet=not is_main_process())
     if not quiet:
         console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)

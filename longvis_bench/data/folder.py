@@ -205,14 +205,18 @@ def in_order(names: Iterable[str], order: ClassOrder) -> list[str]:
     return sorted(names, key=_natural if order == "natural" else None)
 
 
-def order_note(classes: Sequence[str]) -> str | None:
-    """What to say where alphabetical class names with numbers in them have another order as numbers."""
+def order_doubt(classes: Sequence[str]) -> str | None:
+    """Why the order of classes is in doubt: their names hold numbers, which have another order.
+
+    Returns:
+        A clause; None where the names are not in alphabetical order, or that is the numbers' order too.
+    """
     natural = in_order(classes, "natural")
     if list(classes) != in_order(classes, "sorted") or list(classes) == natural:
         return None
     return (
         f"the class folders are numbered alphabetically ({_few(classes, 3)}), as torchvision does; weights "
-        f"trained in the order of the numbers ({_few(natural, 3)}), as with timm, need --class-order natural."
+        f"trained with timm have the order of the numbers ({_few(natural, 3)})"
     )
 
 

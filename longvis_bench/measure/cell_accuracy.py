@@ -43,7 +43,7 @@ def add_accuracy(
     result = stored.restore()
     builder.accuracy = result.to_record(
         weights=cell.weights or "", trained_resolution=_trained_resolution(request)
-    )
+    ).model_copy(update={"class_doubt": request.class_doubt})
     if request.predictions_path is not None:
         result.to_predictions().save(request.predictions_path)
 

@@ -150,8 +150,9 @@ class SweepConfig(BaseModel):
     """Labelled images: "digits", "pairs" or "folder:PATH"."""
     classes: str | None = None
     """For folder:PATH: a shipped list of classes, or a file with one class per line, in the logits' order."""
-    class_order: ClassOrder = "sorted"
-    """For folder:PATH without `classes`: number the folders "sorted" (1, 10, 2) or "natural" (1, 2, 10)."""
+    class_order: ClassOrder | None = None
+    """For folder:PATH without `classes`: number the folders "sorted" (1, 10, 2) or "natural" (1, 2, 10); by
+    default sorted, with a warning where the two differ."""
     window: tuple[float, float] | None = None
     """For folder:PATH with more than 8 bits per pixel: the values shown as black and white."""
     images: Positive | None = None
@@ -182,10 +183,11 @@ class SweepConfig(BaseModel):
     @property
     def source(self) -> DataSpec:
         """The data, as `open_data` finds it."""
+        order: ClassOrder = self.class_order or "sorted"
         if not self.data.startswith(FOLDER):
-            return DataSpec(self.data, self.classes, self.window, class_order=self.class_order)
+            return DataSpec(self.data, self.classes, self.window, class_order=order)
         path = Path(self.data.removeprefix(FOLDER)).expanduser().absolute()
-        return DataSpec(f"{FOLDER}{path}", self.classes, self.window, class_order=self.class_order)
+        return DataSpec(f"{FOLDER}{path}", self.classes, self.window, class_order=order)
 
     @property
     def is_quick(self) -> bool:
@@ -231,6 +233,8 @@ class SweepConfig(BaseModel):
         short = models if len(models) <= 48 else f"{len(self.models)}-models"
         sizes = "-".join(map(str, self.resolutions))
         numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME) | {"device": kind_of(self.device)}
+        unsaid = {None: "sorted", "sorted": "sorted, as asked"}  # None has the name that 0.2 gave to sorted
+        numbers["class_order"] = unsaid.get(self.class_order, self.class_order)
         return f"{short}-{sizes}-{digest(numbers)[:8]}"
 
 

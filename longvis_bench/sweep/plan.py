@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from longvis_bench.data.protocol import ImageData, open_data
+from longvis_bench.data.folder import order_doubt
+from longvis_bench.data.protocol import FOLDER, ImageData, open_data
 from longvis_bench.devices import kind_of
 from longvis_bench.environment import default_threads
 from longvis_bench.errors import (
@@ -171,12 +172,20 @@ def _plan_cell(
         weights_path=weights.path if weights else None,
         class_indices=weights.class_indices if weights else None,
         trained_resolution=weights.resolution if weights else None,
+        class_doubt=class_doubt(config, data) if weights and not weights.knows_classes else None,
     )
     fault = _fault(variant, cell)
     if fault is None:
         return Planned(request), None
     status, error = fault
     return Planned(request, Row.of(request, status, str(error))), error
+
+
+def class_doubt(config: SweepConfig, data: ImageData) -> str | None:
+    """Why the order of class folders is in doubt, unless the user says which it is."""
+    is_said = config.class_order is not None or config.classes is not None
+    matters = "accuracy" in config.metrics and data.name.startswith(FOLDER)
+    return order_doubt(data.classes) if matters and not is_said else None
 
 
 def _cell(

@@ -12,18 +12,23 @@ from pathlib import Path
 
 import torch
 
-from longvis_bench.data.protocol import open_data
+from longvis_bench.data.folder import order_doubt
+from longvis_bench.data.protocol import FOLDER, ImageData, open_data
 from longvis_bench.devices import resolve_device
 from longvis_bench.environment import default_threads, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
 from longvis_bench.files import absence
-from longvis_bench.hashing import digest, sha256_file
+from longvis_bench.hashing import digest
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Variant
 from longvis_bench.training.curves import write_curves
 from longvis_bench.training.job import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
+from longvis_bench.weights.classes import head_classes, knows_classes
+from longvis_bench.weights.files import find_file, sha256_weights, split_key
+from longvis_bench.weights.header import read_header
 from longvis_bench.weights.matching import check_fit
+from longvis_bench.weights.resolving import chosen_set
 from longvis_bench.weights.store import store_weights, weights_folder
 
 
@@ -67,7 +72,7 @@ def start_training(
             recipe=recipe,
             seed=options.seed,
             device=place,
-            initial=initial_weights(variant, images.name, options.initial),
+            initial=_initial(variant, images, resolution, options.initial),
             micro_batch=options.micro_batch,
             workers=_workers(place) if options.workers is None else options.workers,
             checkpoint_s=options.checkpoint_s,
@@ -94,11 +99,28 @@ def _checkpoint(job: Job, store: Path | None) -> Path:
         "resolution": job.resolution,
         "recipe": job.recipe.model_dump(mode="json"),
         "seed": job.seed,
-        "initial": sha256_file(job.initial) if job.initial is not None else None,
+        "initial": _identity_of(job.initial) if job.initial is not None else None,
         "micro_batch": job.micro_batch,
     }
     name = f"unfinished-{job.resolution}-{digest(identity)[:8]}.pt"
     return weights_folder(job.variant.full_name, store) / name
+
+
+def _identity_of(weights: Path) -> str:
+    """The hash of a weight file, and the key of the set that is taken from it."""
+    key = split_key(weights)[1]
+    return f"{sha256_weights(weights)}#{key}" if key else sha256_weights(weights)
+
+
+def class_doubt(job: Job) -> str | None:
+    """Why the order of the data's classes may not be that of the initial weights; None where none says so."""
+    if job.initial is None or not job.data.name.startswith(FOLDER):
+        return None
+    known = head_classes(split_key(job.initial)[0])
+    if known not in (None, job.data.num_classes):
+        return None  # the classifier starts fresh
+    is_known = knows_classes(known, job.data, read_header(job.initial).metadata)
+    return None if is_known else order_doubt(job.data.classes)
 
 
 def keep(report: TrainReport, store: Path | None) -> Path:
@@ -119,13 +141,20 @@ def keep(report: TrainReport, store: Path | None) -> Path:
     return weights
 
 
+def _initial(variant: Variant, data: ImageData, resolution: int, spec: str | None) -> Path | None:
+    """The file that training starts from, with the key of its parts where the model needs several."""
+    path = initial_weights(variant, data.name, spec)
+    return None if path is None else chosen_set(variant, path, [resolution], data.num_classes)
+
+
 def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | None:
     """The file that training starts from.
 
     Arguments:
         variant: the model.
         dataset: the name of the data set it is trained on.
-        spec: None for fresh weights, a path, or a size in pixels: the weights that ship for that size.
+        spec: None for fresh weights, a path (FILE#KEY where a file holds several sets), or a size in pixels:
+            the weights that ship for that size.
 
     Raises:
         CheckpointError: there is no such file, or no weights ship for the size.
@@ -133,8 +162,8 @@ def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | 
     if spec is None:
         return None
     if not spec.isdigit():
-        path = Path(spec)
-        if not path.is_file():
+        path = find_file(Path(spec))
+        if not split_key(path)[0].is_file():
             raise CheckpointError(f"{absence(path, 'weight file')}.")
         return path
     entry = variant.shipped_weights(dataset, int(spec))

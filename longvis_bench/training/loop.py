@@ -46,6 +46,9 @@ from longvis_bench.training.setup import (
     synchronised,
     with_drop_path,
 )
+from longvis_bench.weights.classes import stored_order
+from longvis_bench.weights.classifier import classifier_dims, order_classes
+from longvis_bench.weights.header import read_header
 from longvis_bench.weights.matching import load_weights
 from longvis_bench.weights.store import round_weights
 
@@ -155,7 +158,11 @@ class _Trainer:
             model = variant.build(resolution=job.resolution, num_classes=job.data.num_classes)
         self.fresh: tuple[str, ...] = ()
         if job.initial is not None:
-            loaded = load_weights(model, job.initial, strict=False)
+            heads = classifier_dims(variant, job.resolution, job.data.num_classes)
+            loaded = load_weights(model, job.initial, strict=False, heads=heads)
+            order = stored_order(read_header(job.initial).metadata, job.data.classes)
+            if order is not None and not loaded.random:
+                order_classes(model, heads, order)
             self.fresh = (*loaded.missing, *loaded.random)
         if self.recipe.sync_batch_norm and self.accelerator.num_processes > 1:
             model = synchronised(model, self.device)

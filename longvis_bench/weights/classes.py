@@ -62,6 +62,22 @@ def class_indices(
     return None
 
 
+def stored_order(metadata: Mapping[str, Any], classes: Sequence[str]) -> tuple[int, ...] | None:
+    """For each class its index in a file that has the same classes in another order; else None."""
+    stored = _stored_classes(metadata, None)
+    if sorted(stored) != sorted(classes) or list(stored) == list(classes):
+        return None
+    return tuple(stored.index(name) for name in classes)
+
+
+def knows_classes(known: int | None, data: ImageData, metadata: Mapping[str, Any]) -> bool:
+    """Whether names tell which logit is which class, so that the order of the data's classes is no guess."""
+    stored = _stored_classes(metadata, known)
+    if any(name in stored for name in data.classes):
+        return True
+    return known is not None and _imagenet_indices(known, data.classes) is not None
+
+
 def _stored_classes(metadata: Mapping[str, Any], known: int | None) -> list[str]:
     """Class names by logit from the file's metadata; empty unless there is one name per logit."""
     names = metadata.get("classes")

@@ -61,23 +61,56 @@ def file_classes(
     return None
 
 
+def order_classes(model: nn.Module, dims: Mapping[str, int], order: Sequence[int]) -> None:
+    """Number a model's classes anew.
+
+    Arguments:
+        model: changed in place.
+        dims: as `classifier_dims` gives them.
+        order: for each class its index so far.
+    """
+    state = model.state_dict()
+    for name, dim in dims.items():
+        index = torch.tensor(order, device=state[name].device)
+        state[name].copy_(state[name].index_select(dim, index))
+
+
 def classifier_names(model: nn.Module) -> set[str]:
-    """Names of the classifier's tensors: from `get_classifier`, by usual names, or of the last layer."""
+    """Names of the classifier's tensors, those of auxiliary classifiers included.
+
+    Found by `get_classifier` and timm's configuration, by usual names, or as the last layer; added is every
+    linear layer of the same shape.
+    """
     known = {id(parameter) for module in _classifiers(model) for parameter in module.parameters()}
     found = {name for name, parameter in model.named_parameters() if id(parameter) in known}
-    return found or {name for name in model.state_dict() if HEAD.search(name)} or _last_layer(model)
+    found = found or {name for name in model.state_dict() if HEAD.search(name)} or _last_layer(model)
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    shapes = {module.weight.shape for name, module in linear.items() if f"{name}.weight" in found}
+    alike = (name for name, module in linear.items() if module.weight.shape in shapes)
+    return found | {f"{name}.{kind}" for name in alike for kind, _ in linear[name].named_parameters()}
 
 
 def _classifiers(model: nn.Module) -> Iterator[nn.Module]:
-    """Modules that `get_classifier` returns, a method of timm's models; the model may wrap one."""
+    """Modules that a timm model calls its classifier: from `get_classifier`, and from its configuration, which
+    also names auxiliary ones.  The model may wrap a timm model.
+    """
     for module in model.modules():
         ask = getattr(module, "get_classifier", None)
         if callable(ask):
             found = ask()
-            yield from (
-                one for one in (found if isinstance(found, list | tuple) else [found]) if one is not None
-            )
+            every = [*(found if isinstance(found, list | tuple) else [found]), *_configured(module)]
+            yield from (one for one in every if isinstance(one, nn.Module))
             return
+
+
+def _configured(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that timm's entry for the model calls its classifier."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    names = config.get("classifier") if isinstance(config, Mapping) else None
+    modules = dict(model.named_modules())
+    for name in names if isinstance(names, list | tuple) else [names]:
+        if isinstance(name, str) and name in modules:
+            yield modules[name]
 
 
 def _last_layer(model: nn.Module) -> set[str]:

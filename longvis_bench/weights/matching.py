@@ -21,10 +21,13 @@ from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError
 from longvis_bench.registry.registry import Variant
 from longvis_bench.weights.classifier import bare_model, classifier_dims, classifier_names
 from longvis_bench.weights.naming import by_model_names, official
+from longvis_bench.weights.parts import with_parts
 from longvis_bench.weights.reading import plain_names, read_tensors
 
 MOST_LISTED = 5
 """Largest number of tensors that a message lists."""
+SHOWN_NAMES = 3
+"""Number of tensor names of the file and of the model that every refusal shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,10 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, source: str | Path | Mapping[str, Tensor], strict: bool = True
+    model: nn.Module,
+    source: str | Path | Mapping[str, Tensor],
+    strict: bool = True,
+    heads: Collection[str] = (),
 ) -> LoadReport:
     """Load the values of a weight file into a model.
 
@@ -54,9 +60,11 @@ def load_weights(
 
     Arguments:
         model: the model, on any device and of any dtype; values are converted.
-        source: a file for `read_tensors`, or tensors by name.  The official layouts of Atlas, LongViT,
-            MambaVision and FasterViT are recognised, and those that timm converts for its models.
+        source: a file for `read_tensors`, whose parts are joined if the model needs all of them; or tensors by
+            name.  The official layouts of Atlas, LongViT, MambaVision and FasterViT are recognised, and those
+            that timm converts for its models.
         strict: whether a tensor that is missing in the file is an error.
+        heads: names of the classifier's tensors, if known; by default `classifier_names` finds them.
 
     Returns:
         The loaded, unused, missing and reshaped tensors.
@@ -65,9 +73,10 @@ def load_weights(
         CheckpointError: the file cannot be read, or belongs to another model.
     """
     if isinstance(source, Mapping):
-        fitted, report = _match(model, source, "the mapping", strict)
+        fitted, report = _match(model, source, "the mapping", strict, heads)
     else:
-        fitted, report = _match(model, read_tensors(source), Path(source).name, strict)
+        tensors = read_tensors(with_parts(Path(source), model))
+        fitted, report = _match(model, tensors, Path(source).name, strict, heads)
     model.load_state_dict(fitted, strict=False)
     return report
 
@@ -102,21 +111,23 @@ def _match(
     derived = derived_names(model)
     wanted = {key: value for key, value in model.state_dict().items() if key not in derived}
     tensors, unused = by_model_names(model, given, wanted, name)
-    _refuse_other_types(name, tensors, wanted)
+    _refuse_other_types(name, tensors, wanted, given)
     fitted, reshaped, fresh, misfits = _fit(tensors, wanted, heads or classifier_names(model))
     absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
     unfit = absent and (strict or len(absent) == len(wanted))
     if (misfits or unfit) and (foreign := _foreign_family(model, given)):
         kind = type(model).__name__
         raise CheckpointError(
-            f"{name} is an official {foreign} checkpoint; the model is of another family, {kind}."
+            f"{name} is an official {foreign} checkpoint; the model is of another family, {kind}. "
+            f"{_both_sides(wanted, given)}"
         )
     if misfits and len(misfits) >= len(absent):
-        raise CheckpointError(_misfit_sentence(name, misfits, tensors, wanted))
+        said = _misfit_sentence(name, misfits, tensors, wanted)
+        raise CheckpointError(f"{said} {_both_sides(wanted, given)}")
     if misfits or unfit:
-        raise CheckpointError(_missing_sentence(name, absent, model, [*given]))
+        raise CheckpointError(f"{_missing_sentence(name, absent, model)} {_both_sides(wanted, given)}")
     if not absent and (deeper := _beyond(tensors, wanted)):
-        raise CheckpointError(_deeper_sentence(name, deeper, model))
+        raise CheckpointError(f"{_deeper_sentence(name, deeper, model)} {_both_sides(wanted, given)}")
     return fitted, LoadReport(
         loaded=tuple(fitted),
         unused=(*unused, *(key for key in tensors if key not in wanted)),
@@ -227,16 +238,26 @@ def _misfit_sentence(
     )
 
 
-def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module, given: list[str]) -> str:
+def _both_sides(wanted: Collection[str], given: Collection[str]) -> str:
+    """Three names of the model and of the file, those that the other side has not first."""
+    return f"The model's names are like {_three(wanted, given)}; the file's are like {_three(given, wanted)}."
+
+
+def _three(names: Collection[str], others: Collection[str]) -> str:
+    return ", ".join(sorted(names, key=lambda name: name in others)[:SHOWN_NAMES]) or "none"
+
+
+def _missing_sentence(file: str, missing: tuple[str, ...], model: nn.Module) -> str:
     few = "tensor" if len(missing) == 1 else "tensors"
     return (
         f"{file} lacks {len(missing)} {few} of this {type(model).__name__}: {_some(missing)}; "
-        "it belongs to another model or variant, or was saved at a size with fewer parts. "
-        f"The file's names are like {', '.join(given[:3])}."
+        "it belongs to another model or variant, or was saved at a size with fewer parts."
     )
 
 
-def _refuse_other_types(file: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _refuse_other_types(
+    file: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], given: Collection[str]
+) -> None:
     """Raise CheckpointError for tensors whose dtype does not convert to the model's (quantised, complex)."""
     names = (name for name in wanted if name in tensors)
     wrong = [name for name in names if not _converts(tensors[name], wanted[name])]
@@ -245,7 +266,8 @@ def _refuse_other_types(file: str, tensors: Mapping[str, Tensor], wanted: Mappin
     types = [f"{name} ({_type(tensors[name])}, not {_type(wanted[name])})" for name in wrong]
     raise CheckpointError(
         f"{file} holds values of another kind for {len(wrong)} of the model's {len(wanted)} tensors: "
-        f"{_some(types)}; quantised weights have to be converted back to floating point first."
+        f"{_some(types)}; quantised weights have to be converted back to floating point first. "
+        f"{_both_sides(wanted, given)}"
     )
 
 
@@ -326,6 +348,6 @@ def _fault(
     except (CheckpointError, IllegalSize) as error:
         return error
     if whole and report.random:
-        some = ", ".join(report.random[:MOST_LISTED])
-        return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random.")
+        some, sides = ", ".join(report.random[:MOST_LISTED]), _both_sides([*model.state_dict()], tensors)
+        return CheckpointError(f"{name} does not fit {variant.name}: {some} would be random. {sides}")
     return None

@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,8 @@ def by_model_names(
         if converted.hits > best.hits:
             return converted.tensors, list(converted.beside)
     _refuse_two(file, best, readings, wanted)
+    if _lacks(best.tensors, wanted) and (parts := _by_parts(tensors, given, wanted, ours)) is not None:
+        return parts.tensors, list(parts.beside)
     return best.tensors, list(best.beside)
 
 
@@ -118,6 +120,42 @@ def _plain_readings(
             reading = _reading(prefix, named, _beside(given, prefix), wanted)
             if reading.hits >= half or not (prefix or own):
                 yield reading
+
+
+def _by_parts(
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, str],
+    wanted: Mapping[str, Tensor],
+    ours: Mapping[str, str],
+) -> _Reading | None:
+    """A file whose parts have prefixes of their own: `backbone.stem.weight` beside `head.weight`.
+
+    Each part keeps the first word of its names, or goes without it, whichever gives more names of the model.
+
+    Returns:
+        A reading with every name of the model; None where there is none, or two values for one name.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in given:
+        parts.setdefault(name.partition(".")[0], []).append(name)
+    for own in _prefixes(ours, len(wanted) / 2):
+        named: list[tuple[str, str]] = []
+        for first, names in parts.items():
+            ways = (
+                [(own + name.removeprefix(cut), given[name]) for name in names] for cut in ("", f"{first}.")
+            )
+            known = [[(ours[name], real) for name, real in way if name in ours] for way in ways]
+            named += max(known, key=len)
+        found = {name: tensors[real] for name, real in named}
+        if len(found) == len(named) and not _lacks(found, wanted):
+            used = {real for _, real in named}
+            return _reading("", found, tuple(real for real in given.values() if real not in used), wanted)
+    return None
+
+
+def _lacks(found: Collection[str], wanted: Iterable[str]) -> bool:
+    """Whether a name of the model is not there; batch counters, which old files lack, do not count."""
+    return any(name not in found and not name.endswith("num_batches_tracked") for name in wanted)
 
 
 def _reading(

@@ -12,6 +12,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ DEEPEST = 5
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callbacks_state", re.IGNORECASE)
 """Keys of training states other than weights."""
 _DOT = re.compile(r"\.")
+_EMA = re.compile(r"(^|_)ema$|^ema_", re.IGNORECASE)
+JOIN = "+"
+"""Between the keys of parts that are saved apart and are one set together: `encoder+head`."""
 UNPACK_FACTOR, UNPACK_SLACK = 4, 1 << 20
 """Largest unpacked size of an archive: 4 times its own size, plus 1 MiB; torch.save never compresses."""
 
@@ -58,6 +62,17 @@ def read_set(path: str | Path) -> tuple[str, dict[str, Tensor]]:
     sets = _sets(_content(file), file.name)
     label, tensors = _choose(sets, key, file.name) if key else _only(sets, file.name)
     return (label if key else ""), plain_names(tensors)
+
+
+def read_sets(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """All sets of tensors of a file by their full keys; those of optimizers and single values are left out.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    file = split_key(path)[0]
+    sets = _sets(_content(file), file.name)
+    return {key: found for key, found in sets.items() if any(t.ndim for t in found.values())} or sets
 
 
 def _content(path: Path) -> object:
@@ -206,7 +221,7 @@ def _only(sets: Mapping[str, dict[str, Tensor]], file: str) -> tuple[str, dict[s
     most = max(map(len, sets.values()))
     chosen: dict[str, dict[str, Tensor]] = {}
     for key, tensors in sets.items():
-        if 2 * len(tensors) >= most and not any(_same(tensors, other) for other in chosen.values()):
+        if 2 * len(tensors) >= most and not any(same_tensors(tensors, other) for other in chosen.values()):
             chosen[key] = tensors
     if len(chosen) > 1:
         listed = ", ".join(f"{key or '.'} ({len(tensors)} tensors)" for key, tensors in chosen.items())
@@ -217,7 +232,8 @@ def _only(sets: Mapping[str, dict[str, Tensor]], file: str) -> tuple[str, dict[s
     return next(iter(chosen.items()))
 
 
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two sets have the same names, types and values."""
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
     )
@@ -227,6 +243,8 @@ def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple
     """The set that the user chose: by keys, by a prefix of tensors' names, or by a word in either."""
     if key == ".":
         return ".", _without_copies(next(iter(sets.values())))
+    if JOIN in key and all(part in sets for part in key.split(JOIN)):
+        return key, join_sets({part: sets[part] for part in key.split(JOIN)})
     flat = {
         f"{label}.{name}" if label else name: t for label, found in sets.items() for name, t in found.items()
     }
@@ -235,6 +253,8 @@ def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple
     }
     named = [key] if key in labels else _outermost(one for one in labels if one.endswith(f".{key}"))
     named = named or _outermost(one for one in labels if key in re.split(r"[._]", one))
+    if len(named) > 1 and all(name in sets and _EMA.search(name) for name in named):
+        return JOIN.join(named), join_sets({name: sets[name] for name in named})
     if len(named) != 1:
         some = ", ".join(sorted(sets.keys() - {""} or _outermost(labels))[:5])
         few = "several sets" if named else "no set"
@@ -245,6 +265,22 @@ def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple
         name.removeprefix(f"{named[0]}."): t for name, t in flat.items() if name.startswith(f"{named[0]}.")
     }
     return named[0], within
+
+
+def join_sets(parts: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Parts as one set: each part's names after the last word of its key, or after all of it.
+
+    Of `encoder_ema` and `head_ema` the `ema` is left out.
+    """
+    last = {key: key.rpartition(".")[2] for key in parts}
+    if all(_EMA.search(word) for word in last.values()):
+        last = {key: _EMA.sub("", word) for key, word in last.items()}
+    short = max(Counter(last.values()).values()) == 1 and all(last.values())
+    return {
+        f"{last[key] if short else key}.{name}": tensor
+        for key, tensors in parts.items()
+        for name, tensor in plain_names(tensors).items()
+    }
 
 
 def _outermost(labels: Iterable[str]) -> list[str]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longvis_bench.data.protocol import FOLDER, ImageData
-from longvis_bench.errors import CheckpointError
+from longvis_bench.errors import CheckpointError, IllegalSize
 from longvis_bench.files import absence
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
-from longvis_bench.weights.classes import HEAD, class_indices, head_classes
+from longvis_bench.weights.classes import HEAD, class_indices, head_classes, knows_classes
 from longvis_bench.weights.files import find_file, sha256_weights, split_key
 from longvis_bench.weights.header import read_header
 
@@ -34,6 +34,8 @@ class WeightFile:
     """Number of classes of the file; None if unknown."""
     class_indices: tuple[int, ...] | None = None
     """Logit index of each dataset class; see `classes.class_indices`."""
+    knows_classes: bool = False
+    """Whether names assign the logits to the classes; see `classes.knows_classes`."""
     resolution: int | None = None
     """Resolution of the training in pixels per side, if a source other than the file states it."""
     normalisation: Normalisation | None = None
@@ -78,14 +80,38 @@ def given_weights(
 def _of_user(variant: Variant, file: Path, data: ImageData, resolutions: Sequence[int]) -> WeightFile:
     from longvis_bench.weights.reading import read_set
 
+    file = chosen_set(variant, file, resolutions, data.num_classes)
     key, _ = read_set(file)
     path = split_key(file)[0].resolve()
     path = path.with_name(f"{path.name}#{key}") if key else path
     known = _known(variant, path, data, resolutions)
-    indices = class_indices(path.name, known, data, read_header(path).metadata)
+    metadata = read_header(path).metadata
     return WeightFile(
-        path=path, name=path.name, sha256=sha256_weights(path), classes=known, class_indices=indices
+        path=path,
+        name=path.name,
+        sha256=sha256_weights(path),
+        classes=known,
+        class_indices=class_indices(path.name, known, data, metadata),
+        knows_classes=knows_classes(known, data, metadata),
     )
+
+
+def chosen_set(variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int) -> Path:
+    """The file with the key of its parts, where a model needs several of its sets together.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    from longvis_bench.weights.classifier import bare_model
+    from longvis_bench.weights.parts import with_parts
+
+    for resolution in resolutions:
+        try:
+            model = bare_model(variant, resolution, num_classes)
+        except IllegalSize:
+            continue
+        return path if model is None else with_parts(path, model)
+    return path
 
 
 def _of_timm(variant: Variant, data: ImageData, file: Path | None, resolutions: Sequence[int]) -> WeightFile:
@@ -94,12 +120,14 @@ def _of_timm(variant: Variant, data: ImageData, file: Path | None, resolutions: 
     found = find_pretrained(variant, file)
     name = f"timm:{found.name}" if file is None else file.name
     known = _known(variant, found.path, data, resolutions)
+    metadata = read_header(found.path).metadata
     return WeightFile(
         path=found.path.resolve(),
         name=name,
         sha256=sha256_weights(found.path),
         classes=known,
-        class_indices=class_indices(name, known, data, read_header(found.path).metadata),
+        class_indices=class_indices(name, known, data, metadata),
+        knows_classes=knows_classes(known, data, metadata),
         resolution=found.resolution,
         normalisation=found.normalisation if data.name.startswith(FOLDER) else None,
     )

@@ -137,7 +137,7 @@ def test_weights_of_another_variant_name_at_most_five_tensors(
     save_weights(Registry().find(other).build(resolution=256, num_classes=10), tmp_path / "w.safetensors", {})
     sentence = _refused(*command, "w.safetensors")
     assert f"error: w.safetensors {said}" in sentence
-    listed = sentence.replace("w.safetensors", "").partition("The file's names")[0]
+    listed = sentence.replace("w.safetensors", "").partition("The model's names")[0]
     named = re.findall(r"cls_token|pos_embed|[a-z_]+(?:\.[a-z0-9_]+)+", listed)
     assert len(named) == 5, named
     assert " more" in sentence
@@ -343,6 +343,103 @@ def test_classes_named_by_numbers_get_a_note(options: tuple[str, ...], top1: flo
     found, said = _evaluate("rgb.safetensors", *options)
     assert found == pytest.approx(top1)
     assert ("need --class-order natural" in " ".join(said.split())) == (not options)
+    (row,) = map(json.loads, Path("run/cells.jsonl").read_text().splitlines())
+    assert ("class_order" in [note["code"] for note in row["notes"]]) == (not options)
+
+
+@pytest.mark.parametrize(
+    ("options", "metadata", "noted"),
+    [
+        ((), {}, True),
+        (("--class-order", "sorted"), {}, False),
+        (("--metrics", "memory"), {}, False),
+        ((), {"longvis": json.dumps({"classes": ["1", "2", "10"]})}, False),
+    ],
+)
+def test_a_bench_warns_of_classes_named_by_numbers(
+    options: tuple[str, ...], metadata: dict[str, str], noted: bool
+) -> None:
+    _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
+    save_file({"head.weight": torch.eye(3)}, "rgb.safetensors", metadata=metadata)
+    metrics = () if "--metrics" in options else ("--metrics", "accuracy,count")
+    done = CliRunner().invoke(app, ["bench", *COLOUR_OPTIONS, "rgb.safetensors", *metrics, *options])
+    assert done.exit_code == 0, done.output
+    assert ("need --class-order natural" in " ".join(done.stderr.split())) == noted
+    (row,) = map(json.loads, Path("run/cells.jsonl").read_text().splitlines())
+    assert ("class_order" in [note["code"] for note in row["notes"]]) == noted
+    assert ("class order: the class folders are numbered" in " ".join(done.stdout.split())) == noted
+
+
+def _train_colours(*options: str) -> str:
+    """What standard error says of a training of one epoch at a rate that moves nothing."""
+    rates = "learning_rate = 1e-9\nfinal_learning_rate = 1e-9\nweight_decay = 0\nlabel_smoothing = 0"
+    Path("still.toml").write_text(f'epochs = 1\nbatch_size = 2\noptimizer = "sgd"\nwarmup = 0\n{rates}\n')
+    names = ("--models", "net.py:net", "--res", "16", "--device", "cpu", "--data", "folder:rgb")
+    done = CliRunner().invoke(app, ["train", *names, "--store", "store", "--recipe", "still.toml", *options])
+    assert done.exit_code == 0, done.output
+    return done.stderr
+
+
+def _trained() -> float:
+    """Top-1 as the card beside the one file of the store says."""
+    (card,) = Path("store").rglob("*.json")
+    return float(json.loads(card.read_text())["top1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "metadata", "top1", "noted"),
+    [
+        ((), {}, 1 / 3, True),
+        (("--class-order", "natural"), {}, 1.0, False),
+        ((), {"longvis": json.dumps({"classes": ["1", "2", "10"]})}, 1.0, False),
+        ((), {"longvis": json.dumps({"classes": ["10", "2", "1"]})}, 0.0, False),
+    ],
+)
+def test_training_goes_on_with_the_classes_of_its_weights(
+    options: tuple[str, ...], metadata: dict[str, str], top1: float, noted: bool
+) -> None:
+    _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
+    weight = torch.eye(3) if top1 else torch.roll(torch.eye(3), 1, 0)
+    save_file({"head.weight": weight}, "rgb.safetensors", metadata=metadata)
+    said = _train_colours("--from", "rgb.safetensors", *options)
+    assert _trained() == pytest.approx(top1)
+    assert ("need --class-order natural" in " ".join(said.split())) == noted
+
+
+def test_a_bench_and_a_training_choose_among_sets_of_weights() -> None:
+    _colours(Path("rgb"), {"0": RED, "1": GREEN, "2": BLUE})
+    torch.save({"model": {"head.weight": -torch.eye(3)}, "ema": {"head.weight": torch.eye(3)}}, "both.pth")
+    for file, options in (("both.pth", ["--ema"]), ("both.pth#ema", [])):
+        shutil.rmtree("run", ignore_errors=True)
+        shutil.rmtree("store", ignore_errors=True)
+        found = CliRunner().invoke(
+            app, ["bench", *COLOUR_OPTIONS, file, "--metrics", "accuracy,count", *options]
+        )
+        assert found.exit_code == 0, found.output
+        row = json.loads(Path("run/cells.jsonl").read_text())
+        assert (row["cell"]["weights"], row["accuracy"]["correct_top1"]) == ("both.pth#ema", 6)
+        _train_colours("--from", file, *options)
+        assert _trained() == 1.0
+    refused = CliRunner().invoke(
+        app, ["train", *COLOUR_OPTIONS[:8], "--store", "store", "--from", "both.pth"]
+    )
+    assert refused.exit_code == 2
+    assert "both.pth holds 2 sets of weights: model" in " ".join(refused.stderr.split())
+
+
+def test_parts_that_were_saved_apart_are_joined_and_the_row_names_them() -> None:
+    _colours(Path("rgb"), {"0": RED, "1": GREEN, "2": BLUE})
+    Path("net.py").write_text(
+        COLOURS.replace("self.head = ", "self.encoder = nn.Conv2d(3, 3, 1)\n        self.head = ").replace(
+            "self.head(x.mean", "self.head(self.encoder(x).mean"
+        )
+    )
+    encoder = {"weight": torch.eye(3)[..., None, None], "bias": torch.zeros(3)}
+    parts = {"encoder": encoder, "head": {"weight": torch.eye(3)}, "epoch": 3}
+    torch.save(parts, "parts.pth")
+    assert _evaluate("parts.pth")[0] == 1.0
+    row = json.loads(Path("run/cells.jsonl").read_text())
+    assert row["cell"]["weights"] == "parts.pth#encoder+head"
 
 
 def test_weights_that_name_their_classes_are_matched_by_name() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from longvis_bench.data.folder import IMAGENET, Folder, order_note
+from longvis_bench.data.folder import IMAGENET, Folder, order_doubt
 from longvis_bench.data.protocol import open_data
 from longvis_bench.data.resize import finish, fit
 from longvis_bench.errors import DataError, UnknownName
@@ -124,7 +124,7 @@ def test_classes_in_natural_order_are_those_of_timm(
     assert Folder(root).classes == names
     assert Folder(root, class_order="natural").classes == tuple(natural)
     assert natural == sorted(names, key=natural_key)
-    assert (order_note(names) is None) == (list(names) == natural)
+    assert (order_doubt(names) is None) == (list(names) == natural)
 
 
 def test_imagenet100_ships(tmp_path: Path) -> None:

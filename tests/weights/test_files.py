@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from longvis_bench.errors import CheckpointError
 from longvis_bench.weights.files import find_file, sha256_weights, split_key
+from longvis_bench.weights.matching import load_weights
 from longvis_bench.weights.reading import read_set, read_tensors
 
 
@@ -82,6 +84,75 @@ def test_a_key_is_a_prefix_of_names_too(tmp_path: Path, key: str) -> None:
     save_file(bare, tmp_path / "b.safetensors")
     assert _same(read_tensors(tmp_path / "b.safetensors#."), _state(0))
     assert _same(read_tensors(tmp_path / "b.safetensors#ema"), _state(1))
+
+
+class Net(nn.Module):
+    """An encoder and a head, which training scripts like to save apart."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 2))
+        self.head = nn.Linear(4, classes)
+
+
+class Wrapper(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Net()
+
+
+def _parts(net: Net, ending: str = "") -> dict[str, Any]:
+    return {f"{name}{ending}": dict(getattr(net, name).state_dict()) for name in ("encoder", "head")}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda net: _parts(net),
+        lambda net: {"epoch": 3, "model": _parts(net), "optimizer": {"state": {0: {"m": torch.ones(4)}}}},
+        lambda net: {key: {f"module.{n}": t for n, t in part.items()} for key, part in _parts(net).items()},
+        lambda net: {**_parts(net), "projector": dict(nn.Linear(4, 128).state_dict())},
+    ],
+)
+@pytest.mark.parametrize("target", [Net, Wrapper])
+def test_parts_that_were_saved_apart_are_joined(
+    tmp_path: Path, content: Callable[[Net], object], target: type[nn.Module]
+) -> None:
+    source, model = Net(), target()
+    torch.save(content(source), tmp_path / "a.pth")
+    report = load_weights(model, tmp_path / "a.pth")
+    assert report.missing == report.random == ()
+    assert all(map(torch.equal, model.state_dict().values(), source.state_dict().values()))
+
+
+def test_a_part_of_the_bare_model_loses_its_key(tmp_path: Path) -> None:
+    """`backbone` is no attribute of the model, whose own names begin with `encoder`; `head` is one."""
+    source, model = Net(), Net()
+    body = {name: t for name, t in source.state_dict().items() if name.startswith("encoder")}
+    torch.save({"backbone": body, "head": dict(source.head.state_dict())}, tmp_path / "a.pth")
+    flat = {f"backbone.{name}": t for name, t in body.items()}
+    flat |= {f"head.{name}": t for name, t in source.head.state_dict().items()}
+    save_file(flat, tmp_path / "b.safetensors")
+    for name in ("a.pth", "b.safetensors"):
+        model = Net()
+        assert load_weights(model, tmp_path / name).missing == ()
+        assert all(map(torch.equal, model.state_dict().values(), source.state_dict().values()))
+
+
+def test_parts_that_are_there_twice_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
+    plain, ema, model = Net(), Net(), Net()
+    torch.save(_parts(plain) | _parts(ema, "_ema"), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"encoder_ema, head_ema; choose .* a\.pth#encoder\+head\.$"):
+        load_weights(model, tmp_path / "a.pth")
+    for key, source in (("encoder+head", plain), ("encoder_ema+head_ema", ema), ("ema", ema)):
+        load_weights(model, tmp_path / f"a.pth#{key}")
+        assert all(map(torch.equal, model.state_dict().values(), source.state_dict().values()))
+
+
+def test_a_part_alone_is_no_model(tmp_path: Path) -> None:
+    torch.save({"encoder": dict(Net().encoder.state_dict())}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"lacks 2 tensors of this Net: head.weight, head.bias"):
+        load_weights(Net(), tmp_path / "a.pth")
 
 
 def test_a_name_with_a_hash_is_a_name(tmp_path: Path) -> None:

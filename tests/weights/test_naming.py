@@ -116,13 +116,39 @@ def test_two_sets_under_prefixes_are_refused_unless_they_are_equal(prefixes: tup
         load_weights(Net(), both | differing)
 
 
-def test_a_refusal_shows_three_names_of_each_side() -> None:
-    given = {f"encoder.layer.{i}.kernel": torch.ones(1) for i in range(9)}
+def _refusal(given: dict[str, Tensor]) -> str:
     with pytest.raises(CheckpointError) as refused:
         load_weights(Net(), given)
-    assert "of this Net: stem.weight, stem.bias, blocks.0.weight" in str(refused.value)
-    names = "encoder.layer.0.kernel, encoder.layer.1.kernel, encoder.layer.2.kernel"
-    assert str(refused.value).endswith(f"The file's names are like {names}.")
+    return str(refused.value)
+
+
+def test_every_refusal_shows_three_names_of_each_side() -> None:
+    state = dict(Net().state_dict())
+    strange = {f"encoder.layer.{i}.kernel": torch.ones(1) for i in range(9)}
+    assert _refusal(strange).endswith(
+        "The model's names are like stem.weight, stem.bias, blocks.0.weight; the file's are like "
+        "encoder.layer.0.kernel, encoder.layer.1.kernel, encoder.layer.2.kernel."
+    )
+    for name in ("head.weight", "stem.bias"):  # what differs comes first
+        given = {key: value for key, value in state.items() if key != name} | strange
+        assert f"names are like {name}, " in _refusal(given)
+    others = {
+        "another shape": state | {"stem.weight": torch.ones(2, 3, 2, 2)},
+        "more tensors": state | {"blocks.2.weight": torch.ones(4, 4), "blocks.2.bias": torch.ones(4)},
+        "another kind": state | {"stem.bias": torch.ones(4, dtype=torch.int8)},
+        "an official": _renamed_as_official(),
+    }
+    for words, given in others.items():
+        said = _refusal(given)
+        assert words in said
+        ours, theirs = said.partition("The model's names are like ")[2].split("; the file's are like ")
+        assert len(ours.split(", ")) == len(theirs.split(", ")) == 3
+
+
+def _renamed_as_official() -> dict[str, Tensor]:
+    """Three names of LongViT's authors."""
+    names = ("fc1", "fc2", "self_attn.q_proj")
+    return {f"module.beit3.encoder.layers.{i}.A.{n}.weight": torch.ones(1) for i in (0, 1) for n in names}
 
 
 def test_layouts_of_the_authors_load_into_a_wrapper() -> None:
