@@ -49,7 +49,7 @@ def report(
     """
     from longvis_bench.report.breakdowns import memory_table, overhead_table
     from longvis_bench.report.per_class import worst_classes
-    from longvis_bench.report.significance import compare, sentences
+    from longvis_bench.report.significance import compared
     from longvis_bench.report.summary import terminal_table
     from longvis_bench.report.write import restate, write_derived
     from longvis_bench.runs.merge import read_runs, side_by_side
@@ -73,7 +73,7 @@ def report(
     answers = read_answers(rows, runs)
     if by_class:
         console.print(worst_classes(answers))
-    for line in sentences(rows, compare(answers)):
+    for line in compared(rows, answers):
         console.print(line, soft_wrap=True, markup=False)
     for run in found:
         if len(found) > 1 or run.earlier or run.torn:

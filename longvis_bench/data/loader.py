@@ -26,6 +26,7 @@ workers do all of it.
 
 **Shared memory.**  Workers hand batches over in shared memory; where that is too small for them, through
 pipes, and where there is none, no worker is started.  `note` says so in a sentence (`shared_memory.py`).
+Where it becomes too small while they work, single batches go through pipes.
 
 **Broken files.**  In training the next readable image of the split takes the place, so that batches keep
 their size; in "val" a batch is that much shorter, possibly empty.  `data.broken` names them, and
@@ -47,7 +48,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from longvis_bench.data.protocol import BrokenImage, LoadableData, Split
 from longvis_bench.data.shared_memory import plan_handover
@@ -279,7 +280,7 @@ class _Items(Dataset[_Loaded]):
             loaded.indices.append(place)
         if len({image.shape for image in loaded.images} | {None}) == 2:
             loaded = loaded._replace(images=torch.stack(list(loaded.images)))
-        return loaded.as_arrays() if self.by_pipe else loaded
+        return _handed_over(loaded, by_pipe=self.by_pipe)
 
     def _readable(self, index: int, broken: dict[str, str]) -> tuple[int, Tensor, int] | None:
         """The image, or in training the first readable one after it, with its index and label."""
@@ -302,6 +303,24 @@ class _Items(Dataset[_Loaded]):
         if self._grows_there and min(image.shape[-2:]) < self._resolution:
             return image
         return self._data.fit(image, self._resolution)
+
+
+def _handed_over(loaded: _Loaded, *, by_pipe: bool) -> _Loaded:
+    """A batch in the form it leaves a worker in: in shared memory, or as arrays for the pipe.
+
+    The memory is taken here: where it has become full since it was measured, torch's own attempt fails in a
+    thread that drops the batch, and the consumer waits for it for ever.
+    """
+    if by_pipe:
+        return loaded.as_arrays()
+    if get_worker_info() is None:
+        return loaded
+    try:
+        for images in loaded.images if isinstance(loaded.images, list) else [loaded.images]:
+            images.share_memory_()
+    except (RuntimeError, OSError):
+        return loaded.as_arrays()
+    return loaded
 
 
 def _seed(*parts: int) -> int:

@@ -117,6 +117,8 @@ OPTIONAL = {
     *("top-5", "top-5 [95 %]", "images", "trained at", "weights"),
 }
 """Columns that are shown only if some row has an informative value."""
+TELLING = ("top-1", "latency", "memory", "MACs", "validity")
+"""For each metric, the column whose reason is given if no row has a value of the metric."""
 _DULL = {"scan_flops": 0, "flops_coverage": 1.0, "padding_ratio": 0.0}
 
 COMMON_ROWS, COMMON_SHARE = 4, 1 / 3
@@ -169,13 +171,10 @@ class Body:
     def says_something(self, shown: Shown) -> bool:
         """Whether the column belongs into the table.
 
-        It does not where no row was asked for it and none has a value, and an optional one not where all its
-        values are what readers assume anyway.
+        It does not where no row has a value, or all values are what readers assume anyway.
         """
-        column, optional = shown.declared, shown.heading in OPTIONAL
-        if not optional and any(column.metric is None or column.metric in r.cell.metrics for r in self.rows):
-            return True
-        return any(column.value(row) not in (None, _DULL.get(shown.column)) for row in self.rows)
+        value = shown.declared.value
+        return any(value(row) not in (None, _DULL.get(shown.column)) for row in self.rows)
 
     def _scale(self, shown: Shown) -> units.Scale | None:
         """The unit that the whole column can share, if any."""
@@ -213,6 +212,8 @@ class Body:
             marks.setdefault(shown, {})[index] = tuple(dict.fromkeys(numbers))
         for code, every in self._common.items():
             self._add_common(code, every, marks.setdefault(_place(code, place), {}), notes)
+        for line in self._without_value:
+            notes.add(line, numbered=False)
         return marks, notes
 
     def _own_remarks(self, shown: Shown) -> dict[int, list[Remark]]:
@@ -221,6 +222,17 @@ class Body:
             found = ((index, _own_remark(shown, row)) for index, row in enumerate(self.rows))
             self._remarks[shown] = {index: [said] for index, said in found if said is not None}
         return self._remarks[shown]
+
+    @cached_property
+    def _without_value(self) -> list[Footnote]:
+        """One line for each metric that was asked for and has no value in any row: the most common reason."""
+        telling = [shown for name in TELLING for shown in NUMBERS if shown.heading == name]
+        lines = []
+        for shown in telling:
+            said = [one for found in self._own_remarks(shown).values() for one in found]
+            if said and not self.says_something(shown):
+                lines.append(_most_common(said, len(self.rows)))
+        return lines
 
     @cached_property
     def _warnings(self) -> list[tuple[int, Note, Remark]]:
@@ -262,6 +274,16 @@ class Body:
         number = notes.add(line, numbered=bool(matter))
         for index in matter:
             marks[index] = (*marks.get(index, ()), number)
+
+
+def _most_common(said: Sequence[Remark], rows: int) -> Footnote:
+    """A footnote of the remarks that most rows share; it says of how many where others have another one."""
+    (most, number), *others = Counter(one.line for one in said).most_common()
+    alike = [one for one in said if one.line == most]
+    line = Footnote(alike[0], f"{number} of {units.several(rows, 'row')}: " if others else "")
+    for one in alike:
+        line.add(one)
+    return line
 
 
 def _place(code: str, columns: dict[str, Shown]) -> Shown:

@@ -7,6 +7,7 @@ with a row.  With many models some pairs differ by chance: each p value is that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -57,6 +58,22 @@ def _alike(every: Sequence[Answers]) -> dict[tuple[str, int], list[Answers]]:
         best = sorted(range(len(group)), key=lambda place: (right[place], place))[:COMPARED]
         found[key] = [group[place] for place in sorted(best)]
     return found
+
+
+def compared(rows: Sequence[Row] | Grouped, every: Sequence[Answers]) -> list[str]:
+    """What `sentences` says of all pairs, and of how many models none is compared."""
+    return [*sentences(rows, compare(every)), *_left_out(every)]
+
+
+def _left_out(every: Sequence[Answers]) -> list[str]:
+    """A line for each size and data set with more models than are compared."""
+    counts = Counter((answers.row.cell.resolution, answers.row.cell.data) for answers in every)
+    return [
+        f"{resolution} px: the {COMPARED} most accurate of {count} cells are compared, the other "
+        f"{count - COMPARED} with none"
+        for (resolution, _), count in sorted(counts.items())
+        if count > COMPARED
+    ]
 
 
 def sentences(rows: Sequence[Row] | Grouped, comparisons: Sequence[Comparison]) -> list[str]:

@@ -124,15 +124,21 @@ def terminal_table(
 
 
 def _fastest(rows: Grouped) -> Grouped:
-    """All rows, or the fastest of each size if there are more than `MOST_ROWS`."""
+    """All rows, or the fastest of each size if there are more than `MOST_ROWS`.
+
+    With more sizes than that, the fastest row of each of the smallest sizes.
+    """
     if len(rows.rows) <= MOST_ROWS:
         return rows
-    each = max(1, MOST_ROWS // len(rows.sizes))
     by_size: dict[int, list[Row]] = {}
     for row in rows.rows:
         by_size.setdefault(row.cell.resolution, []).append(row)
-    ranked = (sorted(found, key=lambda row: -(number(row, RANKED_BY) or 0.0)) for found in by_size.values())
-    return Grouped([row for found in ranked for row in found[:each]])
+    ranked = {
+        size: sorted(found, key=lambda row: -(number(row, RANKED_BY) or 0.0))
+        for size, found in by_size.items()
+    }
+    each = max(1, MOST_ROWS // len(ranked))
+    return Grouped([row for found in ranked.values() for row in found[:each]][:MOST_ROWS])
 
 
 def _table(columns: Sequence[Shown], body: Body, marks: Marks, width: int, writing: _Writing) -> Table:

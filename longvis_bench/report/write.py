@@ -37,7 +37,7 @@ def write_derived(path: Path, rows: Sequence[Row] | Grouped | None = None, runs:
     from longvis_bench.report.per_class import CLASSES, CONFUSION, classes_csv, confusion_csv
     from longvis_bench.report.plots.distance import distance_figures
     from longvis_bench.report.plots.write import write_plots
-    from longvis_bench.report.significance import compare, sentences
+    from longvis_bench.report.significance import compared
     from longvis_bench.report.summary import short_csv, summary_csv, summary_markdown
     from longvis_bench.runs.predictions import read_answers
 
@@ -46,7 +46,7 @@ def write_derived(path: Path, rows: Sequence[Row] | Grouped | None = None, runs:
     answers = read_answers(every.rows, [path, *runs])
     directory.write("summary.csv", summary_csv(every))
     directory.write("summary_short.csv", short_csv(every))
-    directory.write("summary.md", summary_markdown(every, sentences(every, compare(answers))))
+    directory.write("summary.md", summary_markdown(every, compared(every, answers)))
     if answers:
         directory.write(CLASSES, classes_csv(answers))
         directory.write(CONFUSION, confusion_csv(answers))

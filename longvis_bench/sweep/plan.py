@@ -66,7 +66,8 @@ class Plan:
         """Estimated duration of the sweep in seconds, for `--dry-run`."""
         registry = Registry(self.config.models_dirs)
         runnable = (planned.request for planned in self.cells if planned.decided is None)
-        return sum(cell_seconds(request, registry.find(request.model)) for request in runnable)
+        processes = self.config.repeats
+        return sum(cell_seconds(request, registry.find(request.model), processes) for request in runnable)
 
 
 def make_plan(config: SweepConfig, environment: Environment, working_dir: Path | None = None) -> Plan:

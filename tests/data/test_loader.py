@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,35 @@ def test_batches_are_those_of_the_data(workers: int, pictures: Pictures) -> None
         images, labels = data.batch("train", batch.indices, 16)
         assert torch.equal(batch.images, images)
         assert torch.equal(batch.labels, labels)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_shared_memory_that_fills_up_meanwhile_stops_no_epoch(
+    device: str, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch raises in a thread that drops the batch; images that grow on a device come as a list."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file: No space left on device (28)")
+
+    def too_long(*_: object) -> None:
+        raise AssertionError("the consumer waits for a batch that never comes")
+
+    data = Folder(str(pictures(size=(20, 13))))
+    expected = _epoch(data, device=device)
+    for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
+        monkeypatch.setattr(torch.UntypedStorage, name, full)
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(60)
+    try:
+        batches = _epoch(data, workers=1, device=device)
+    finally:
+        signal.alarm(0)
+    assert _indices(batches) == _indices(expected)
+    if device == "cpu":
+        assert all(
+            torch.equal(one.images, other.images) for one, other in zip(batches, expected, strict=True)
+        )
 
 
 @pytest.mark.parametrize(("name", "resolution"), [("digits", 32), ("pairs", 256)])

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from longvis_bench.cli.app import app
 from longvis_bench.records import AccuracyRecord, Cell, Row
-from longvis_bench.report.significance import compare, sentences
+from longvis_bench.report import significance
+from longvis_bench.report.significance import compare, compared, sentences
 from longvis_bench.report.write import write_derived
 from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.runs.predictions import read_answers
@@ -64,6 +65,22 @@ def test_better_model_comes_first_and_only_differences_count(tmp_path: Path) -> 
     assert (pair.first.cell.model, pair.second.cell.model, pair.images) == ("swin", "vit", 40)
     assert pair.p == pytest.approx(mcnemar(8, 0))
     assert pair.separable
+
+
+def test_models_that_are_compared_with_none_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(significance, "COMPARED", 3)
+    rows = [_row(tmp_path, f"m{right}", np.arange(40) < right) for right in (10, 20, 30, 40)]
+    said = compared(rows, read_answers(rows, [tmp_path]))
+    assert not any("m10" in line for line in said)
+    assert said[-1] == "64 px: the 3 most accurate of 4 cells are compared, the other 1 with none"
+    with RunDirectory(tmp_path) as run:
+        for row in rows:
+            run.append(row)
+    write_derived(tmp_path)
+    assert f"- {said[-1]}" in (tmp_path / "summary.md").read_text("utf-8")
+    assert compared(rows[:3], read_answers(rows[:3], [tmp_path]))[-1].startswith("64 px: m20 is")  # all
 
 
 def test_equal_models_are_not_separable(tmp_path: Path) -> None:

@@ -111,6 +111,24 @@ def test_a_long_table_shows_the_fastest_and_says_what_it_left_out(monkeypatch: p
     assert "30 rows are not shown; summary.csv and summary.md hold all." in text
 
 
+def test_a_table_of_more_sizes_than_lines_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "MOST_ROWS", 10)
+    first = many(3)[0]
+    rows = [
+        first.model_copy(
+            update={"key": str(size), "cell": first.cell.model_copy(update={"resolution": 32 * size})}
+        )
+        for size in range(1, 26)
+    ]
+    console = Console(width=120, file=io.StringIO())
+    console.print(terminal_table(rows, 120))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "15 rows are not shown; summary.csv and summary.md hold all." in text
+    assert " 320  " in text
+    assert " 352  " not in text
+
+
 @pytest.mark.slow
 def test_ten_thousand_rows_in_under_twenty_seconds_and_a_gibibyte(tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -21,6 +21,7 @@ from longvis_bench.records import Cell
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.code_hash import cell_key, code_hash
 from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.estimate import PROCESS_S
 from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.sweep.session import start
 
@@ -194,3 +195,10 @@ def test_the_estimate_follows_metrics_and_macs() -> None:
     assert 30 <= estimated("time", model="vit-n") < 60
     assert estimated("memory", size=2048) > 10 * estimated("memory", size=1024)
     assert estimated("time", model="moody-fine") >= 30
+    one = plan(models=("vit-n",), resolutions=(64,), metrics=("time",), budget_s=30, repeats=1).estimated_s
+    ten = plan(models=("vit-n",), resolutions=(64,), metrics=("time",), budget_s=30, repeats=10).estimated_s
+    assert ten - one == pytest.approx(9 * PROCESS_S)
+    slow = {"models": ("atlas-b",), "resolutions": (4096,), "metrics": ("time",), "budget_s": 1}
+    assert plan(**slow, repeats=10).estimated_s == plan(**slow, repeats=1).estimated_s  # one process
+    none = plan(models=("moody-fine",), resolutions=(64,), metrics=("memory",), budget_s=500).estimated_s
+    assert none < 10  # no timing, no budget

@@ -15,7 +15,7 @@ from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.grouping import number
 from longvis_bench.report.plots.choice import Point, front, points
-from longvis_bench.report.plots.cost import BACKED, Cost, cost_axis, cross, in_words, inches, word
+from longvis_bench.report.plots.cost import BACKED, Cost, cost_axis, cross, inches, word
 from longvis_bench.report.plots.layout import Box, best_place
 from longvis_bench.report.plots.style import GREY, MOST, WIDTH, Cast, Look, note, printable, short
 
@@ -39,12 +39,12 @@ class Panel:
     """Series at this size that have no accuracy."""
 
 
-def accuracy_figure(cast: Cast, cost: Cost) -> Figure:
-    """One panel per size: top-1 with its interval against a cost, and the Pareto front."""
+def accuracy_figure(cast: Cast, cost: Cost) -> Figure | None:
+    """One panel per size: top-1 against a cost, and the Pareto front; None where no row has a top-1."""
     title = f"Accuracy against {cost.against}"
     every = _panels(cast, cost)
     if not every:
-        return in_words(cast, title, "top1")
+        return None
     panels = every[-MOST_PANELS:]
     inner = 2.3 + 0.08 * max(0, max(len(panel.named) for panel in panels) - 7)
     height = 0.65 + (inner + PANEL_MARGIN) * len(panels)

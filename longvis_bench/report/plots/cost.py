@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,8 +18,6 @@ from matplotlib.transforms import Transform
 
 from longvis_bench import units
 from longvis_bench.records import Row
-from longvis_bench.report.columns import BY_NAME, null_reason
-from longvis_bench.report.footnotes import template
 from longvis_bench.report.plots.choice import choose
 from longvis_bench.report.plots.layout import pack, round_numbers, spread
 from longvis_bench.report.plots.style import GREY, PALE, WIDTH, Cast, Look, fit, note, printable, short
@@ -88,14 +84,14 @@ class Failure(NamedTuple):
     word: str
 
 
-def cost_figure(cast: Cast, cost: Cost) -> Figure:
-    """A cost against the resolution; a ranking if there is one size, a sentence if there is no value."""
+def cost_figure(cast: Cast, cost: Cost) -> Figure | None:
+    """A cost against the resolution; a ranking if there is one size, None if no row has a value."""
     rows = cast.rows
     labels, left_out = choose(rows, cost.column, better_up=cost.better_up)
     left_out = cast.note(left_out)
     values = {label: rows.by_size(label, cost.column) for label in labels}
     if not any(values.values()):
-        return in_words(cast, cost.title, cost.column)
+        return None
     if len(rows.sizes) == 1:
         return _ranking(
             cast, cost, {label: next(iter(found.values()), None) for label, found in values.items()}, left_out
@@ -378,22 +374,3 @@ def inches(axes: Axes) -> tuple[float, float]:
     """Width and height of the axes."""
     extent = axes.get_window_extent()
     return extent.width / axes.figure.dpi, extent.height / axes.figure.dpi
-
-
-def in_words(cast: Cast, title: str, column: str) -> Figure:
-    """A figure that states why it shows no value."""
-    figure = cast.figure(2.0, title)
-    text = textwrap.fill(printable(_why_nothing(cast.rows.rows, column)), 74, max_lines=6)
-    figure.text(0.1 / WIDTH, 0.6, text, fontsize=9.5, va="top", linespacing=1.3)
-    return figure
-
-
-def _why_nothing(rows: Sequence[Row], column: str) -> str:
-    """The sentence on a figure without a value."""
-    if not rows:
-        return "Nothing to show: there are no rows yet."
-    reasons = [template(null_reason(BY_NAME[column], row) or row.status, row) for row in rows]
-    counts = Counter(sorted(reasons))
-    common, number = counts.most_common(1)[0]
-    share = f"{number} of {units.several(len(rows), 'cell')}"
-    return f"Nothing to show: no cell has a value that counts. The reason of {share}: {common}"

@@ -26,7 +26,7 @@ NAMES = (*COSTS, *(f"accuracy-{name}" for name in AGAINST))
 
 
 def figures(rows: Sequence[Row] | Grouped) -> dict[str, Figure]:
-    """The figures of the metrics asked for, by name; one without any value states why.
+    """The figures of the metrics asked for that have a value in some row, by name.
 
     Arguments:
         rows: of one or many models and sizes; failed ones too.
@@ -35,11 +35,11 @@ def figures(rows: Sequence[Row] | Grouped) -> dict[str, Figure]:
     asked = {metric for row in cast.rows.rows for metric in row.cell.metrics} or set(METRICS)
     wanted = {name: cost for name, cost in COSTS.items() if BY_NAME[cost.column].metric in asked}
     with style():
-        drawn = {name: cost_figure(cast, cost) for name, cost in wanted.items()}
+        drawn: dict[str, Figure | None] = {name: cost_figure(cast, cost) for name, cost in wanted.items()}
         if "accuracy" in asked:
             both = [name for name in AGAINST if name in wanted]
             drawn |= {f"accuracy-{name}": accuracy_figure(cast, COSTS[name]) for name in both}
-    return drawn
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def write_plots(

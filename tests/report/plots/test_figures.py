@@ -57,9 +57,10 @@ def words(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_every_run_gives_every_figure_with_all_text_inside(run: str) -> None:
+def test_all_text_is_inside_of_every_figure(run: str) -> None:
     figures = plots.figures(RUNS[run])
-    assert set(figures) == NAMES
+    lacks_values = run in ("no rows", "one oom", "one size without accuracy")
+    assert set(figures) < NAMES if lacks_values else set(figures) == NAMES
     for name, figure in figures.items():
         width, height = figure.bbox.width, figure.bbox.height
         figure.canvas.draw()
@@ -108,17 +109,15 @@ def test_accuracy_names_its_front_and_what_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "why"),
+    ("run", "drawn"),
     [
-        ("no rows", "there are no rows yet"),
-        ("one oom", "the device ran out of memory"),
-        ("one size without accuracy", "no weights"),
+        ("no rows", set()),
+        ("one oom", {"macs"}),
+        ("one size without accuracy", {"throughput", "latency", "memory", "macs"}),
     ],
 )
-def test_a_figure_without_values_says_why(run: str, why: str) -> None:
-    shown = words(plots.figures(RUNS[run])["accuracy-macs"])
-    assert "Nothing to show" in shown
-    assert why in shown.replace("\n", " ")
+def test_what_has_no_value_in_any_row_has_no_figure(run: str, drawn: set[str]) -> None:
+    assert set(plots.figures(RUNS[run])) == drawn
 
 
 def test_what_was_not_asked_for_has_no_figure_and_leaves_none_behind(tmp_path: Path) -> None:
