@@ -61,12 +61,13 @@ def test_shared_memory_that_fills_up_meanwhile_stops_no_epoch(
     expected = _epoch(data, device=device)
     for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
         monkeypatch.setattr(torch.UntypedStorage, name, full)
-    signal.signal(signal.SIGALRM, too_long)
+    before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(60)
     try:
         batches = _epoch(data, workers=1, device=device)
     finally:
         signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     assert _indices(batches) == _indices(expected)
     if device == "cpu":
         assert all(
