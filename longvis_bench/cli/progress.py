@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class Progress(Reporter):
 
     def note(self, sentence: str) -> None:
         """See sweep.Reporter."""
-        self._console.print(sentence, markup=False, soft_wrap=self._live is None)
+        self._print(sentence, soft_wrap=self._live is None)
 
     def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
         """See sweep.Reporter."""
@@ -60,7 +61,7 @@ class Progress(Reporter):
         self._task = self._bar.add_task("starting", total=len(cells), eta="")
         if done:
             already = units.several(len(done), "cell")
-            self._console.print(f"{already} measured already; {len(cells)} to measure.")
+            self._print(f"{already} measured already; {len(cells)} to measure.")
         if self._console.is_terminal:
             self._live = Live(self._render(), console=self._console, refresh_per_second=5, transient=True)
             self._live.start()
@@ -82,9 +83,7 @@ class Progress(Reporter):
         """See sweep.Reporter."""
         self._done += 1
         if self._live is None:
-            self._console.print(
-                f"[{self._done}/{self._total}] ", line(row), sep="", markup=False, soft_wrap=True
-            )
+            self._print(f"[{self._done}/{self._total}] ", line(row), soft_wrap=True)
             return
         self._last.append(line(row))
         self._bar.update(self._task, completed=self._done)
@@ -109,6 +108,14 @@ class Progress(Reporter):
         if self._console.is_terminal:
             os.write(self._console.file.fileno(), SHOW_CURSOR)
         os.write(2, b"\nEnded at once; finished rows are kept, and the same command goes on from there.\n")
+
+    def _print(self, *texts: str | Text, soft_wrap: bool = False) -> None:
+        """A line, unless the output takes none: the sweep goes on, and what is printed last reports it."""
+        try:
+            self._console.print(*texts, sep="", markup=False, soft_wrap=soft_wrap)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has left
+                raise
 
     def _eta(self) -> str:
         if not self._done:

@@ -11,7 +11,9 @@ from longvis_bench.errors import LongvisError, UnknownName
 
 ALL = "all"
 TIMM = "timm:"
-_TIMM_STYLE = re.compile(r"(?:timm[/.]|hf-hub:timm/)?(?P<name>[a-z0-9_]+(?:\.\w+)?)", re.ASCII)
+_TIMM_STYLE = re.compile(r"(?:timm[/.:]|hf-hub:timm/)?(?P<name>[a-z0-9_-]+(?:\.\w+)?)", re.ASCII)
+OURS = 0.75
+"""Likeness to a card's name from which on a name with hyphens, as cards have them, is not sought in timm."""
 _HUB_STYLE = re.compile(r"(?:hf-hub:)?(?P<name>[\w.-]+/[\w.-]+)", re.ASCII)
 
 
@@ -89,7 +91,7 @@ def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
     if " " in name:
         parts = ",".join(name.split())
         return LongvisError(f"unknown model {name!r}: separate names by commas, like {parts}.")
-    near = _near_in_timm(name)
+    near = [] if _is_like_ours(name, known) else _near_in_timm(name)
     if near:
         return UnknownName("model", name, near, f"did you mean {near[0]}?")
     hub = _HUB_STYLE.fullmatch(name)
@@ -97,6 +99,10 @@ def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
     if hub is not None and not difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5):
         hint = f"for a timm model on the Hugging Face hub, write timm:hf-hub:{hub['name']}."
     return UnknownName("model", name, known, hint)
+
+
+def _is_like_ours(name: str, known: Sequence[str]) -> bool:
+    return "-" in name and bool(difflib.get_close_matches(name.lower(), known, n=1, cutoff=OURS))
 
 
 def _near_in_timm(name: str) -> list[str]:
@@ -108,6 +114,11 @@ def _near_in_timm(name: str) -> list[str]:
 
     architecture, dot, tag = match["name"].partition(".")
     names = known_names()
-    if architecture in names:
-        return [f"{TIMM}{architecture}{dot}{tag}"]
+    alike = [known for known in names if _squeezed(known) == _squeezed(architecture)]
+    if alike:
+        return [f"{TIMM}{near}{dot}{tag}" for near in sorted(alike, key=lambda near: near != architecture)]
     return [f"{TIMM}{near}" for near in difflib.get_close_matches(architecture, names, n=2, cutoff=0.85)]
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[-_]", "", name)

@@ -274,7 +274,8 @@ def _unknown_field(name: str) -> str:
     known = list(SweepConfig.model_fields)
     asked = name.lower().replace("-", "_")
     by_flag = {flag.removeprefix("--").replace("-", "_"): field for field, flag in FLAGS.items()}
-    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
-    meant = by_flag.get(asked, near[0] if near else None)
+    near = difflib.get_close_matches(asked, known, n=3, cutoff=0.75)
+    near = near or difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+    meant = by_flag.get(asked, " or ".join(near))
     advice = f"did you mean {meant}? " if meant else ""
     return f"unknown field {name[:80]!r} of a configuration: {advice}The fields are {', '.join(known)}."

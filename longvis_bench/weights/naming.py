@@ -179,22 +179,21 @@ def _converted_readings(
 ) -> Iterator[_Reading]:
     """Conversions of the original authors' layout to the names of the model or of a model that it wraps."""
     for own in _prefixes(ours, len(wanted) / 2):
-        inner = _submodule(model, ours, own)
-        for convert in () if inner is None else _converters(inner):
-            for prefix in _prefixes(given, len(given) / 2):
-                within = {
-                    n.removeprefix(prefix): tensors[r] for n, r in given.items() if n.startswith(prefix)
-                }
-                renamed = _converted(convert, within, inner)
-                named = {ours.get(own + name, own + name): value for name, value in renamed.items()}
-                yield _reading(prefix, named, _beside(given, prefix), wanted)
+        for inner in _submodules(model, own):
+            for convert in _converters(inner):
+                for prefix in _prefixes(given, len(given) / 2):
+                    within = {
+                        n.removeprefix(prefix): tensors[r] for n, r in given.items() if n.startswith(prefix)
+                    }
+                    renamed = _converted(convert, within, inner)
+                    named = {ours.get(own + name, own + name): value for name, value in renamed.items()}
+                    yield _reading(prefix, named, _beside(given, prefix), wanted)
 
 
-def _submodule(model: nn.Module, ours: Mapping[str, str], prefix: str) -> nn.Module | None:
-    """The submodule whose name without wrappers' parts is `prefix`."""
-    if not prefix:
-        return model
-    return next((module for name, module in model.named_modules() if _plain(f"{name}.") == prefix), None)
+def _submodules(model: nn.Module, prefix: str) -> list[nn.Module]:
+    """The submodules whose name without wrappers' parts is `prefix`; the model itself for an empty one."""
+    named = ((f"{name}." if name else "", module) for name, module in model.named_modules())
+    return [module for name, module in named if (_plain(name) if name else "") == prefix]
 
 
 def _converters(model: nn.Module) -> Iterator[Converter]:

@@ -50,6 +50,14 @@ def test_a_full_standard_output_is_one_sentence(words: tuple[str, ...]) -> None:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_sweep_whose_output_is_full_measures_every_cell_and_writes_its_tables() -> None:
+    words = ["64,128" if word == "64" else word for word in MEASURE]
+    assert shell("> /dev/full", *words).returncode == 2
+    assert len(latest(read_rows(Path("run")))) == 2
+    assert Path("run", "summary.md").is_file()
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     done = shell("| head -1 > /dev/null", "models")
     assert done.stderr == ""

@@ -45,6 +45,8 @@ def test_numbers_mean_what_their_names_say() -> None:
         ({"device": 3}, "device (--device) cannot be '3'"),
         ({"model": ["vit-n"]}, "unknown field 'model' of a configuration: did you mean models? The fields"),
         ({"batch": 3}, "did you mean batch_sizes?"),
+        ({"modles": ["vit-n"]}, "did you mean modes or models?"),
+        ({"presicion": 0.1}, "did you mean precision?"),
         ({"memory-limit": "8GiB"}, "did you mean memory_limit_bytes?"),
         ({"xyzzy": 3}, "unknown field 'xyzzy' of a configuration: The fields are models, resolutions,"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -151,6 +152,14 @@ def test_layouts_of_the_authors_load_into_a_wrapper() -> None:
     theirs = {f"module.{_by_facebook(name)}": value for name, value in source.state_dict().items()}
     report = load_weights(target, theirs)
     assert (report.missing, report.random) == ((), ())
+    assert _same(target, source)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_layouts_of_the_authors_load_into_what_a_wrapper_holds(wrap: Callable[[nn.Module], Any]) -> None:
+    source = timm.create_model("test_convnext", num_classes=3)
+    target = wrap(timm.create_model("test_convnext", num_classes=3))
+    load_weights(target, {_by_facebook(name): value for name, value in source.state_dict().items()})
     assert _same(target, source)
 
 

@@ -119,7 +119,10 @@ def _sentence(size: int, ours: Count, fvcore: FvcoreCount) -> str:
         return f"{told}: on what both count they agree within 1 %{_others(fvcore)}. {blind}"
     if blind:
         return f"{told}. {blind}"
-    return f"{told}, and none of the operators it skipped explains it: {fvcore.skipped}."
+    if any("complex" in name for name in fvcore.skipped):
+        return f"{told}. fvcore counts a product of two complex numbers as one MAC, this as four real ones."
+    skipped = ", ".join(f"{calls} {name}" for name, calls in sorted(fvcore.skipped.items())) or "none"
+    return f"{told}, and none of the operators it skipped explains it: {skipped}."
 
 
 def _others(fvcore: FvcoreCount) -> str:

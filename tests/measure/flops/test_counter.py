@@ -267,6 +267,19 @@ def test_second_opinion_does_not_agree_where_fvcore_skips_a_product(model_file: 
     assert "fvcore does not see 1 aten::scaled_dot_product_attention calls" in told
 
 
+def test_second_opinion_explains_products_of_complex_numbers(model_file: Callable[..., Path]) -> None:
+    from longvis_bench.measure.flops.fvcore_check import compare
+
+    file = model_file(
+        "complex_product",
+        "z = torch.complex(x[:, 0], x[:, 1])",
+        "x = (z @ z).abs()[:, :3].mean(2)",
+        "return self.head(x)",
+    )
+    told = compare(Registry(working_dir=file.parent).find(f"{file.name}:build"), 32, 10)
+    assert told.endswith("fvcore counts a product of two complex numbers as one MAC, this as four real ones.")
+
+
 def test_second_opinion_names_what_it_cannot_see() -> None:
     from longvis_bench.measure.flops.fvcore_check import compare
 
