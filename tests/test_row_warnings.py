@@ -98,6 +98,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         sized(reshaped={"pos_embed": "interpolated"}) | accurate(900, 1000),
         sized(reshaped={"pos_embed": "interpolated"}),
     ),
+    ("class_order", accurate(900, 1000, class_doubt="numbers"), accurate(900, 1000)),
     ("over_tensors", peaks(200, 100), peaks(160, 100)),
     ("plain_scan", scanned("cuda", "torch"), scanned("cuda", "triton")),
     ("plain_scan", scanned("cuda", "torch"), scanned("cpu", "torch")),

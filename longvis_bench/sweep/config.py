@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -274,8 +274,13 @@ def _unknown_field(name: str) -> str:
     known = list(SweepConfig.model_fields)
     asked = name.lower().replace("-", "_")
     by_flag = {flag.removeprefix("--").replace("-", "_"): field for field, flag in FLAGS.items()}
-    near = difflib.get_close_matches(asked, known, n=3, cutoff=0.75)
-    near = near or difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
-    meant = by_flag.get(asked, " or ".join(near))
+    meant = by_flag.get(asked, " or ".join(_nearest(asked, known)))
     advice = f"did you mean {meant}? " if meant else ""
     return f"unknown field {name[:80]!r} of a configuration: {advice}The fields are {', '.join(known)}."
+
+
+def _nearest(asked: str, known: Sequence[str]) -> list[str]:
+    """The nearest known name, and others that are almost as near."""
+    near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, asked, name).ratio() for name in near]
+    return [name for name, like in zip(near, likeness, strict=True) if like > likeness[0] - 0.1]

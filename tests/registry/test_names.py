@@ -77,7 +77,7 @@ def test_a_spelling_of_two_names_finds_neither(tmp_path: Path) -> None:
         ("ResNet50", "did you mean timm:resnet50?"),
         ("resnet5O", "did you mean timm:resnet50"),
         ("resnet-50", "did you mean timm:resnet50?"),
-        ("ConvNeXt-Tiny", "did you mean timm:convnext_tiny?"),
+        ("ConvNeXt-Tiny", "did you mean convnext-t"),
         ("timm/resnet-50", "did you mean timm:resnet50?"),
         ("efficientnet-b0", "did you mean timm:efficientnet_b0?"),
         ("timm/resnet50", "did you mean timm:resnet50?"),
