@@ -367,7 +367,7 @@ class AccuracyRecord(_Record):
     classes: int | None = None
     """Number of dataset classes that predictions were restricted to, if the model has more; else None."""
     class_doubt: str | None = None
-    """Why the order of the dataset's classes may differ from that of the logits; None without such a doubt."""
+    """Why the order of the dataset's classes may differ from that of the logits; None if there is no doubt."""
 
 
 Verdict = Literal["ok", "invalid", "not checked"]

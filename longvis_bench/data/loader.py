@@ -317,7 +317,7 @@ def _handed_over(loaded: _Loaded, *, by_pipe: bool) -> _Loaded:
         return loaded
     try:
         for images in loaded.images if isinstance(loaded.images, list) else [loaded.images]:
-            images.share_memory_()
+            images.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError):
         return loaded.as_arrays()
     return loaded

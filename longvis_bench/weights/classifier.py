@@ -91,8 +91,8 @@ def classifier_names(model: nn.Module) -> set[str]:
 
 
 def _classifiers(model: nn.Module) -> Iterator[nn.Module]:
-    """Modules that a timm model calls its classifier: from `get_classifier`, and from its configuration, which
-    also names auxiliary ones.  The model may wrap a timm model.
+    """Classifiers of a timm model: from `get_classifier`, and from its configuration, which also names
+    auxiliary ones.  The model may wrap a timm model.
     """
     for module in model.modules():
         ask = getattr(module, "get_classifier", None)

@@ -60,9 +60,9 @@ def load_weights(
 
     Arguments:
         model: the model, on any device and of any dtype; values are converted.
-        source: a file for `read_tensors`, whose parts are joined if the model needs all of them; or tensors by
-            name.  The official layouts of Atlas, LongViT, MambaVision and FasterViT are recognised, and those
-            that timm converts for its models.
+        source: a file for `read_tensors`, whose parts are joined if the model needs all of them; or tensors
+            by name.  The official layouts of Atlas, LongViT, MambaVision and FasterViT are recognised, and
+            those that timm converts for its models.
         strict: whether a tensor that is missing in the file is an error.
         heads: names of the classifier's tensors, if known; by default `classifier_names` finds them.
 

@@ -117,7 +117,7 @@ def test_more_or_fewer_classes_than_the_weights_have_are_refused(
         save_weights(head, tmp_path / "two.safetensors", {})
     assert known_classes(tmp_path / f"two.{form}") == 2
     said = _refused(*command, "--data", "folder:pets", "--weights", f"two.{form}")
-    assert f"two.{form} knows 2 classes and folder:pets-" in said
+    assert f"two.{form} has 2 classes and folder:pets-" in said
     assert "has 3: choose weights of this data" in said
 
 
