@@ -367,7 +367,7 @@ class AccuracyRecord(_Record):
     classes: int | None = None
     """Number of dataset classes that predictions were restricted to, if the model has more; else None."""
     class_doubt: str | None = None
-    """Why the order of the dataset's classes may differ from that of the logits; None if there is no doubt."""
+    """Why the order of the dataset's classes may differ from that of the logits; None if nothing says so."""
 
 
 Verdict = Literal["ok", "invalid", "not checked"]
@@ -452,16 +452,8 @@ class Row(_Record):
     @classmethod
     def of(cls, request: Request, status: Status = "error", reason: str = "not finished") -> Row:
         """The row of a cell without any measurement yet."""
-        return cls(
-            key=request.key,
-            attempt=request.attempt,
-            machine=request.machine,
-            code=request.code,
-            cell=request.cell,
-            settings=request.settings,
-            status=status,
-            reason=reason,
-        )
+        names = ("key", "attempt", "machine", "code", "cell", "settings")
+        return cls(**{name: getattr(request, name) for name in names}, status=status, reason=reason)
 
     def to_json(self) -> str:
         """One line of JSON; None becomes null, and NaN never occurs."""

@@ -40,7 +40,9 @@ def test_a_drift_of_many_rows_is_said_once_and_marked_where_it_matters(row: Row)
     marks, notes = Body(Grouped(rows)).marks([MODEL, LATENCY])
     assert marks[LATENCY] == {12: (1,)}
     (line,) = notes.lines
-    assert line.startswith("drift: 13 of 14 timed cells; the mark is on changes over 5.0 %: the model became 20.0 %")
+    assert line.startswith(
+        "drift: 13 of 14 timed cells; the mark is on changes over 5.0 %: the model became 20.0 %"
+    )
     assert "--repeats 3" in line
     assert not any("drift" in line for line in notes.others)
 
