@@ -145,7 +145,8 @@ def _by_parts(
                 [(own + name.removeprefix(cut), given[name]) for name in names] for cut in ("", f"{first}.")
             )
             known = [[(ours[name], real) for name, real in way if name in ours] for way in ways]
-            named += max(known, key=lambda pairs: len(pairs))
+            more: list[tuple[str, str]] = max(known, key=len)
+            named += more
         found = {name: tensors[real] for name, real in named}
         if len(found) == len(named) and not _lacks(found, wanted):
             used = {real for _, real in named}
