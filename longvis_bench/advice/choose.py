@@ -126,7 +126,9 @@ def choose(
             f"{limits.mode}; name models with --models."
         )
     dtype = here[0].cell.dtype if here else "bf16" if device.kind == "cuda" else "fp32"
-    question = Question(device, (limits.resolution,), (limits.mode,), (limits.batch_size,), dtype)
+    question = Question(
+        device, (limits.resolution,), (limits.mode,), (limits.batch_size,), dtype, search=False
+    )
     found = [
         _candidate(model, [row for row in rows if row.cell.model == model], limits, question, registry)
         for model in models
@@ -154,19 +156,17 @@ def _candidate(
     variant = registry.find(model)
     kind, batch = question.device.kind, limits.batch_size
     here = [row for row in rows if _kind(row) == kind and row.cell.batch_size == batch]
-    row = next((row for row in here if row.status == "ok"), here[0] if here else None)
-    candidate = Candidate(model, variant.family)
-    if row is not None and row.status != "ok":
-        return Candidate(
-            model, variant.family, failed=f"measured: {row.status}, {row.reason or ''}".rstrip(", ")
-        )
-    memory, failed = _memory(model, row, question, registry)
+    ok = [row for row in here if row.status == "ok"]
+    if here and not ok:
+        failed = f"measured: {here[0].status}, {here[0].reason or ''}".rstrip(", ")
+        return Candidate(model, variant.family, failed=failed)
+    memory, failed = _memory(model, ok, question, registry)
     if failed is not None:
         return Candidate(model, variant.family, failed=failed)
     candidate = Candidate(
         model,
         variant.family,
-        latency=_latency(row),
+        latency=_latency(ok),
         memory=memory,
         top1=_top1(variant, rows, limits.resolution),
         macs=_count(variant, rows, "macs", limits.resolution),
@@ -175,7 +175,8 @@ def _candidate(
     return Candidate(**{**vars(candidate), "misses": tuple(_misses(candidate, limits))})
 
 
-def _latency(row: Row | None) -> Known | None:
+def _latency(rows: Sequence[Row]) -> Known | None:
+    row = next((row for row in rows if row.timing is not None), None)
     if row is None:
         return None
     value, low, high = (BY_NAME[f"latency_{end}_s"].value(row) for end in ("median", "low", "high"))
@@ -183,9 +184,10 @@ def _latency(row: Row | None) -> Known | None:
 
 
 def _memory(
-    model: str, row: Row | None, question: Question, registry: Registry
+    model: str, rows: Sequence[Row], question: Question, registry: Registry
 ) -> tuple[Known | None, str | None]:
     """What the device needs, or why the model cannot run there."""
+    row = next((row for row in rows if row.memory is not None), None)
     if row is not None and row.memory is not None:
         low, high = CONTEXT_MIB if question.device.kind == "cuda" else PROCESS_MIB
         peak = row.memory.peak_bytes

@@ -105,6 +105,8 @@ class Question:
     grad_checkpointing: bool = False
     """Also ask for training with it."""
     num_classes: int = 1000
+    search: bool = True
+    """Also look for the largest batch and size, which takes several executions."""
 
     @property
     def ways(self) -> list[tuple[Mode, bool]]:
@@ -284,12 +286,16 @@ class _Asked:
             num_classes=self._question.num_classes,
         )
 
-    def _largest_batch(self, resolution: int) -> int:
+    def _largest_batch(self, resolution: int) -> int | None:
+        if not self._question.search:
+            return None
         return _last(range(1, MOST_BATCH + 1), [0], lambda batch: self._excess(resolution, batch)) or 0
 
     @cached_property
     def _largest_resolution(self) -> int | None:
-        """The last legal size that surely fits at batch 1; None where none does, or one cannot run."""
+        """The last legal size that surely fits at batch 1; None where none does, or it is not known."""
+        if not self._question.search:
+            return None
         legal = legal_sizes(self._variant)
         asked = [legal.index(size) for size in self._question.resolutions if size in legal]
         try:

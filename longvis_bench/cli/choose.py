@@ -133,7 +133,7 @@ def choose(
     from longvis_bench.advice.fit import make_device
     from longvis_bench.runs.merge import read_runs, side_by_side
 
-    rows = side_by_side(read_runs(runs or [], one_per_cell=True))
+    rows = side_by_side(read_runs(runs, one_per_cell=True)) if runs else []
     kinds = [row.cell.device.partition(":")[0] for row in rows if row.cell.resolution == res]
     kind = "cuda" if gpu is not None or not kinds else kinds[0]
     device = make_device(kind, gpu, memory or (None if gpu else _NO_LIMIT))

@@ -175,3 +175,26 @@ def test_the_command(tmp_path: Path) -> None:
     failed = CliRunner().invoke(app, [*asked, "--latency", "1ms"])
     assert failed.exit_code == 2
     assert "--latency binds" in failed.output
+
+
+def test_figures_of_a_model_come_from_all_its_rows() -> None:
+    """One run measured the memory alone, another the latency."""
+    one, other = row("vit-n", 0.1, correct=200), row("vit-n", 0.1, 60, seed=1)
+    rows = [one.model_copy(update={"timing": None}), other.model_copy(update={"memory": None})]
+    (found,) = choose(rows, [], Limits(256, latency_s=1), CPU, Registry())
+    assert found.meets
+    assert found.memory is not None
+    assert (found.memory.value, found.memory.kind) == (50 * MIB, "measured")
+    assert found.latency is not None
+    assert found.top1 is not None
+
+
+def test_without_a_run_models_are_named_and_a_gpu_gives_the_memory() -> None:
+    asked = ["choose", "--res", "64", "--gpu", "rtx4090"]
+    found = CliRunner().invoke(app, [*asked, "--models", "vit-n,convnext-n"])
+    assert found.exit_code == 0, found.output
+    assert "predicted: see longvis fit" in found.output
+    assert "Take " in found.output
+    nothing = CliRunner().invoke(app, asked)
+    assert nothing.exit_code == 2
+    assert "name models with --models" in nothing.output
