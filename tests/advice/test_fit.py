@@ -46,7 +46,7 @@ def cell(name: str, resolution: int, batch: int = 1, mode: Mode = "infer", **mor
 def rows(
     *names: str, memory: int = 24 * GIB, device: str = "cuda", gpu: str | None = None, **more: object
 ) -> list[FitRow]:
-    question = {"resolutions": (256,), **more}
+    question = {"resolutions": (256,), "search": False, **more}
     return list(fit(names, Question(make_device(device, gpu, memory), **question), Registry()))  # type: ignore[arg-type]
 
 
@@ -63,7 +63,7 @@ def test_on_a_cpu_the_trace_peaks_where_the_tensor_peak_of_rows_does(family: str
 @pytest.mark.parametrize("mode", ["infer", "train"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_that_was_worked_out_equals_one_that_is_executed(family: str, mode: Mode) -> None:
-    (row,) = rows(f"{family}-n", modes=(mode,), batch_sizes=(5,), gpu="a100-40", memory=64 << 20)
+    (row,) = rows(f"{family}-n", modes=(mode,), batch_sizes=(5,), gpu="a100-40")
     asked = cell(f"{family}-n", 256, 5, mode, device="cuda", dtype="bf16", num_classes=1000)
     direct = planned_trace(Registry().find(f"{family}-n"), asked, (8, 0))
     need = need_of(direct, Device("cuda", GIB, (8, 0)), train=mode == "train")
@@ -117,7 +117,7 @@ def test_the_parts_sum_to_the_need_and_the_verdict_follows_from_its_ends() -> No
 
 def test_largest_batch_and_size_are_the_last_that_surely_fit() -> None:
     memory = 2 * GIB
-    (row,) = rows("convnext-n", resolutions=(512,), memory=memory)
+    (row,) = rows("convnext-n", resolutions=(512,), memory=memory, search=True)
     assert row.largest_batch
     assert row.largest_resolution
     for batch, answer in ((row.largest_batch, True), (row.largest_batch + 1, False)):
@@ -128,13 +128,13 @@ def test_largest_batch_and_size_are_the_last_that_surely_fit() -> None:
 
 
 def test_where_nothing_fits_the_largest_batch_is_zero() -> None:
-    (row,) = rows("convnext-n", memory=64 << 20)
+    (row,) = rows("convnext-n", memory=64 << 20, search=True)
     assert (row.fits, row.largest_batch, row.largest_resolution) == ("no", 0, None)
     assert "needs at least" in row.reason
 
 
 def test_an_illegal_size_has_its_reason_beside_sizes_that_are_legal() -> None:
-    illegal, legal = rows("atlas-n", resolutions=(1000, 256))
+    illegal, legal = rows("atlas-n", resolutions=(1000, 256), memory=GIB, search=True)
     assert illegal.fits is None
     assert "not a legal size" in illegal.reason
     assert legal.fits == "yes"
