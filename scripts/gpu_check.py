@@ -35,14 +35,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longvis_bench.advice.need import CPU_ERROR, CPU_ERROR_MIB, Device, need_of
 from longvis_bench.environment import read_environment
 from longvis_bench.files import write_whole
 from longvis_bench.measure.latency.clock import clock_for, use_device
+from longvis_bench.measure.memory.tensor_peak import planned_trace
 from longvis_bench.ops import dilated_attention as dilated
 from longvis_bench.ops.kernel_trace import ATTENTION, KERNELS, observe
 from longvis_bench.ops.selective_scan.operator import reference, selective_scan, use_backend
 from longvis_bench.records import Row
 from longvis_bench.registry.discovery import built_in_cards
+from longvis_bench.registry.registry import Registry
 from longvis_bench.report.peak_flops import mfu, peak_flops
 from longvis_bench.runs.directory import current, read_rows
 
@@ -371,6 +374,29 @@ def train_steps(context: Context) -> tuple[bool, Figures]:
     options = ("--res", "256", "--mode", "train", "--dtype", "bf16,fp16", "--batch", "4", "--budget", "0.5")
     rows = context.bench("train", "--models", NANO, *options, "--metrics", "time,memory")
     return all_ok(rows, 2 * len(FAMILIES)), {"ended": ended(rows)}
+
+
+@check(60)
+def predicted_memory(context: Context) -> tuple[bool, Figures]:
+    """Measured peaks are within 10 % or 32 MiB of what `longvis fit` predicts for this GPU."""
+    options = ("--res", "512,1024", "--batch", "2", "--mode", "infer,train", "--dtype", "bf16")
+    rows = context.bench("predicted", "--models", NANO, *options, "--metrics", "memory")
+    device = Device("cuda", 1 << 62, torch.cuda.get_device_capability(context.device))
+    pairs = {
+        f"{row.cell.model} {row.cell.resolution} px {row.cell.mode}": (
+            row.memory.peak_bytes,
+            _predicted(row, device),
+        )
+        for row in rows
+        if row.memory
+    }
+    holds = [abs(b - a) <= max(CPU_ERROR * a, CPU_ERROR_MIB << 20) for a, b in pairs.values()]
+    return all_ok(rows, 4 * len(FAMILIES)) and all(holds), {"measured_and_predicted": pairs}
+
+
+def _predicted(row: Row, device: Device) -> int:
+    trace = planned_trace(Registry().find(row.cell.model), row.cell, device.capability)
+    return need_of(trace, device, train=row.cell.mode == "train").peak_bytes
 
 
 @check(110)
