@@ -158,8 +158,8 @@ def _candidate(
     here = [row for row in rows if _kind(row) == kind and row.cell.batch_size == batch]
     ok = [row for row in here if row.status == "ok"]
     if here and not ok:
-        failed = f"measured: {here[0].status}, {here[0].reason or ''}".rstrip(", ")
-        return Candidate(model, variant.family, failed=failed)
+        ended = f"measured: {here[0].status}, {here[0].reason or ''}".rstrip(", ")
+        return Candidate(model, variant.family, failed=ended)
     memory, failed = _memory(model, ok, question, registry)
     if failed is not None:
         return Candidate(model, variant.family, failed=failed)
