@@ -269,7 +269,7 @@ def test_the_rooms_for_what_comes_are_empty() -> None:
         for cell, _ in table(DOCS / "architecture.md", "Rooms for what comes")
         for room in cell.split("`, `")
     ]
-    assert len(rooms) == 8
+    assert len(rooms) == 7
     for room in rooms:
         path = ROOT / room if room.startswith("tests/") else ROOT / "longvis_bench" / room
         assert not path.exists(), path
