@@ -132,11 +132,29 @@ def read_gpus() -> tuple[Gpu, ...]:
 
 
 def _in_a_fork(ask: Callable[[], tuple[Gpu, ...]]) -> tuple[Gpu, ...]:
-    from concurrent.futures import ProcessPoolExecutor
+    """What a forked process answers; empty where it does not answer in time.
+
+    Raises:
+        EOFError: it ended without an answer.
+    """
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        return pool.submit(ask).result(timeout=ASK_LIMIT_S)
+    context = get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def answer() -> None:
+        with suppress(Exception):
+            theirs.send(ask())
+
+    process = context.Process(target=answer, daemon=True)
+    process.start()
+    theirs.close()  # so that the other end of a dead process is seen to be closed
+    try:
+        found: tuple[Gpu, ...] = ours.recv() if ours.poll(ASK_LIMIT_S) else ()
+        return found
+    finally:
+        process.kill()
+        process.join()
 
 
 def gpu_details(device: str) -> dict[str, str]:

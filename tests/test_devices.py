@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +149,18 @@ def test_a_driver_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
     assert torch_gpus() == ()
     assert gpu_of("cuda") is None
+
+
+def test_a_driver_that_ends_the_process_or_never_answers_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_by_torch(monkeypatch, (A6000, "a"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: os._exit(1))
+    assert torch_gpus() == ()
+    torch_gpus.cache_clear()
+    monkeypatch.setattr(devices, "ASK_LIMIT_S", 0.2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: time.sleep(60))
+    start = time.monotonic()
+    assert torch_gpus() == ()
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize(("capability", "half"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16")])
