@@ -8,13 +8,15 @@ Reference: NVIDIA, NVML API; CUDA C++ Programming Guide, table of features per c
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -108,16 +110,17 @@ def gpu_of(device: str) -> Gpu | None:
 def torch_gpus() -> tuple[Gpu, ...]:
     """The NVIDIA GPUs that torch sees, in its order; empty where it has none or the driver fails.
 
-    A forked process asks, so that this one keeps no CUDA context, which takes memory on the GPU.
+    Another process asks, so that this one keeps no CUDA context, which takes memory on the GPU.
     """
     import torch
 
-    try:
-        if torch.cuda.is_initialized() or not hasattr(os, "fork"):  # type: ignore[no-untyped-call]
-            return read_gpus()
-        return _in_a_fork(read_gpus)
-    except Exception:  # no driver, a broken one, or one that takes no answer: nothing is known
-        return ()
+    ways = (_in_a_fork, _in_an_interpreter) if hasattr(os, "fork") else (_in_an_interpreter,)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        ways = (read_gpus,)
+    for ask in ways:
+        with suppress(Exception):  # no driver, or a broken one; forks of what has asked the driver cannot
+            return ask()
+    return ()
 
 
 def read_gpus() -> tuple[Gpu, ...]:
@@ -131,7 +134,21 @@ def read_gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
-def _in_a_fork(ask: Callable[[], tuple[Gpu, ...]]) -> tuple[Gpu, ...]:
+def gpus_as_json() -> str:
+    """What `read_gpus` gives, as a list of lists: the answer of another interpreter."""
+    return json.dumps([astuple(gpu) for gpu in read_gpus()])
+
+
+def _in_an_interpreter() -> tuple[Gpu, ...]:
+    """What a new interpreter answers, after the seconds that importing torch takes."""
+    program = "from longvis_bench.devices import gpus_as_json; print(gpus_as_json())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_LIMIT_S, check=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return tuple(Gpu(index, name, uuid, tuple(capability)) for index, name, uuid, capability in answer)
+
+
+def _in_a_fork() -> tuple[Gpu, ...]:
     """What a forked process answers; empty where it does not answer in time.
 
     Raises:
@@ -144,7 +161,7 @@ def _in_a_fork(ask: Callable[[], tuple[Gpu, ...]]) -> tuple[Gpu, ...]:
 
     def answer() -> None:
         with suppress(Exception):
-            theirs.send(ask())
+            theirs.send(read_gpus())
 
     process = context.Process(target=answer, daemon=True)
     process.start()

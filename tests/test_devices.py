@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from longvis_bench import devices, environment
-from longvis_bench.devices import gpu_details, gpu_of, half_dtype, torch_gpus
+from longvis_bench.devices import Gpu, gpu_details, gpu_of, half_dtype, torch_gpus
 from longvis_bench.environment import read_environment
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.config import SweepConfig
@@ -140,6 +142,11 @@ def test_without_package_or_driver_nvml_is_silent(monkeypatch: pytest.MonkeyPatc
     assert environment.read_environment(device="cpu").gpus == ()
 
 
+def test_another_interpreter_answers_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_by_torch(monkeypatch, (A6000, "a"), capability=(8, 6))
+    assert json.loads(devices.gpus_as_json()) == [[0, A6000, "a", [8, 6]]]
+
+
 def test_a_driver_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     seen_by_torch(monkeypatch, (A6000, "a"))
 
@@ -161,6 +168,20 @@ def test_a_driver_that_ends_the_process_or_never_answers_is_no_gpu(monkeypatch: 
     start = time.monotonic()
     assert torch_gpus() == ()
     assert time.monotonic() - start < 30
+
+
+def test_another_interpreter_is_asked_where_a_fork_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has asked the driver without NVML leaves its forks without CUDA."""
+    seen_by_torch(monkeypatch, (A6000, "a"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: os._exit(1))
+    fake = 'def gpus_as_json():\n    return \'[[0, "Tesla T4", "c", [7, 5]]]\'\n'
+    (tmp_path / "longvis_bench").mkdir()
+    (tmp_path / "longvis_bench" / "__init__.py").touch()
+    (tmp_path / "longvis_bench" / "devices.py").write_text(fake)
+    monkeypatch.chdir(tmp_path)
+    assert torch_gpus() == (Gpu(0, T4, "c", (7, 5)),)
 
 
 @pytest.mark.parametrize(("capability", "half"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16")])
@@ -206,7 +227,7 @@ def test_the_quick_tour_on_cuda_has_models_with_weights(monkeypatch: pytest.Monk
     seen_by_torch(monkeypatch, (H100, "b"))
     registry = Registry()
     models = SweepConfig(device="cuda").resolve(registry).models
-    cards = [found.card for found in registry.cards if found.origin == "built-in"]
+    cards = [found.card for found in registry.cards if found.origin == "built-in" and found.card.tour]
     weighted = {entry.variant for card in cards for entry in card.weights}
     assert set(models) == {card.default_cuda for card in cards} | {card.nano for card in cards} & weighted
     assert set(models) & weighted

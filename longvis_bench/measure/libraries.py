@@ -11,7 +11,7 @@ from longvis_bench.records import Cell
 
 IMAGE_SIDE = 256
 """Pixels per side of the image that initialises the kernel libraries; every data set supports it."""
-SIDE = 64
+SIDE = 256
 """Rows and columns of the matrices; any size starts the libraries."""
 
 

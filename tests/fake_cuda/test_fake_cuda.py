@@ -251,3 +251,21 @@ def test_the_reference_runs_are_accepted(driver: Path, tmp_path: Path) -> None:
     script = str(ROOT / "scripts" / "gpu_reference.py")
     done = under(driver, script, "--dry-run", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("75", "fp16"), ("80", "bf16")])
+def test_the_default_dtype_is_the_gpus_own_and_the_machine_is_named_by_it(
+    driver: Path, tmp_path: Path, capability: str, dtype: str
+) -> None:
+    """The driver has no NVML, so that the process that plans has asked CUDA itself and cannot fork."""
+    (row,) = bench(
+        driver,
+        tmp_path / "run",
+        *("--models", "vit-n", "--res", "64", "--metrics", "time", "--budget", "0.1", "--repeats", "1"),
+        FAKE_CAPABILITY=capability,
+        FAKE_NAME="Tesla T4",
+    )
+    assert row["cell"]["dtype"] == dtype
+    assert row["machine"].startswith("tesla-t4")
+    assert (row["cell"]["device"], row["gpu_index"]) == ("cuda", 0)
+    assert row["gpu_uuid"]
