@@ -403,7 +403,7 @@ def test_the_warm_up_compiles_what_the_model_will_run(length: int) -> None:
 
 
 class Scans(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the scans that run: name, channels, length, states, dtype."""
+    """Notes the scans that run: name, channels, length, states, groups, dtype."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -414,18 +414,19 @@ class Scans(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         name = func._overloadpacket._qualified_op_name
         if name.startswith("longvis::"):
-            x, rate = args[-7], args[-5]
-            self.seen.append((name.partition("::")[2], *x.shape[1:], rate.shape[1], x.dtype))
+            x, rate, groups = args[-7], args[-5], args[-4].shape[1]
+            self.seen.append((name.partition("::")[2], *x.shape[1:], rate.shape[1], groups, x.dtype))
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_warm_up_has_the_models_states_dtype_and_passes(backward: bool) -> None:
-    sizes = [ScanSize(6, 49, 8), ScanSize(6, 50, 8), ScanSize(4, 32, 16)]
+    sizes = [ScanSize(6, 49, 8), ScanSize(6, 50, 8), ScanSize(4, 32, 16), ScanSize(4, 32, 1, groups=4)]
     with Scans() as scans:
         warm_up_scan("cpu", sizes, dtype=torch.bfloat16, backward=backward)
-    forward = [("selective_scan", 6, 17, 8, torch.bfloat16), ("selective_scan", 4, 32, 16, torch.bfloat16)]
-    assert [seen for seen in scans.seen if seen[0] == "selective_scan"] == forward
+    forward = [(6, 17, 8, 1), (4, 32, 16, 1), (4, 32, 1, 4)]
+    seen = [scan for scan in scans.seen if scan[0] == "selective_scan"]
+    assert seen == [("selective_scan", *size, torch.bfloat16) for size in forward]
     assert any("backward" in str(seen[0]) for seen in scans.seen) is backward
 
 

@@ -43,7 +43,7 @@ from longvis_bench.measure.memory.trace import Trace, TraceBuilder
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.model_tensors import copy_with, is_dense, storages
 from longvis_bench.ops.planned_gpu import Capability
-from longvis_bench.ops.selective_scan.operator import ScanSize
+from longvis_bench.ops.selective_scan.operator import ScanSize, grouped
 from longvis_bench.records import Cell, TensorRecord
 from longvis_bench.registry.registry import Variant
 
@@ -264,7 +264,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name = signature(func, args)
             self._convolutions[name] = max(total, self._convolutions.get(name, 0))
         if func._overloadpacket._qualified_op_name == SCAN:
-            self._scans[_scan_size(args[0], args[2])] = None
+            self._scans[_scan_size(args[0], args[2], args[3])] = None
         return result
 
     def _take(self, tensor: Tensor, part: str | None = None) -> None:
@@ -293,9 +293,9 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._bytes[booked] += size
 
 
-def _scan_size(x: Tensor, rate: Tensor) -> ScanSize:
-    """Of a scan of x (batch, channels, length) with rate (channels, states)."""
-    return ScanSize(channels=x.shape[1], length=x.shape[2], states=rate.shape[1])
+def _scan_size(x: Tensor, rate: Tensor, B: Tensor) -> ScanSize:
+    """Of a scan of x (batch, channels, length) with rate (channels, states), and the groups that B has."""
+    return ScanSize(*x.shape[1:], states=rate.shape[1], groups=grouped(B).shape[1])
 
 
 def is_convolution(func: Any) -> bool:

@@ -60,6 +60,7 @@ class ScanSize(NamedTuple):
     channels: int
     length: int
     states: int
+    groups: int = 1
 
     @property
     def shortest(self) -> ScanSize:
@@ -282,11 +283,11 @@ def warm_up_scan(
         dtype: of the inputs.
         backward: compile the kernels of the backward, too.
     """
-    for channels, length, states in dict.fromkeys(
+    for channels, length, states, groups in dict.fromkeys(
         size.shortest for size in tuple(sizes) or (ScanSize(2, 4, 2),)
     ):
         x, delta = (torch.zeros(1, channels, length, device=device, dtype=dtype) for _ in range(2))
-        inner = torch.zeros(1, states, length, device=device, dtype=dtype)
+        inner = torch.zeros(1, groups, states, length, device=device, dtype=dtype)
         rate = -torch.ones(channels, states, device=device)
         y = selective_scan(
             x.requires_grad_(backward), delta, rate, inner, inner, *torch.zeros(2, channels, device=device)
