@@ -295,7 +295,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _scan_size(x: Tensor, rate: Tensor, B: Tensor) -> ScanSize:
     """Of a scan of x (batch, channels, length) with rate (channels, states), and the groups that B has."""
-    return ScanSize(*x.shape[1:], states=rate.shape[1], groups=grouped(B).shape[1])
+    return ScanSize(x.shape[1], x.shape[2], rate.shape[1], grouped(B).shape[1])
 
 
 def is_convolution(func: Any) -> bool:
