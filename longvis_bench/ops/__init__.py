@@ -1,1 +1,1 @@
-"""Kernels the native backbones share: each with a plain reference and the backends that must equal it."""
+"""Kernels that the native backbones share, each with a slow reference that its backends must equal."""

@@ -1,30 +1,30 @@
 """Dilated attention of LongNet (arXiv:2307.02486, section 3.2), as LongViT (arXiv:2312.03558) uses it.
 
 A *branch* is a segment length and a dilation ratio r.  It cuts the sequence into segments; within a segment,
-head h sees only the tokens whose position is congruent to its residue modulo r, and those attend to one
-another.  The heads are dealt to the residues in groups of ceil(heads / r).  The branches' outputs are mixed
-token by token and head by head,
+head h sees only the tokens whose position is congruent to its residue modulo r, and these attend to each
+other.  Consecutive groups of ceil(heads / r) heads share a residue.  The branches' outputs are mixed per
+token and head,
 
     O = sum_i w_i O_i      w_i = exp(lse_i) / sum_j exp(lse_j)
 
-where lse_i is the logarithm of branch i's softmax denominator: with differentiable weights that is softmax
+where lse_i is the logarithm of branch i's softmax denominator.  With differentiable weights this is softmax
 attention over the union of the branches' keys (a key that two branches share counts twice).
 
-What the authors' code does, and is done here unless asked otherwise:
+This module follows the authors' code in the following, unless an option says otherwise:
 
-- sequences that do not fill their segments, and segments that do not divide by r, are padded with zero
-  queries, keys and values, which are attended like tokens: exp(0) in the denominator.
-- where r does not divide the segments, their outputs are joined with the padding still between them: every
-  segment's but the first's land later than their queries were, behind outputs of padded queries, and the
-  last are cut off (`Branch.joined`).
-- an output whose denominator is exactly 1 counts as not covering, such as that of a padded query that sees
-  nothing but itself.
-- `mask_padding=True` undoes these three: padding is neither attended nor joined.
-- the weights w_i carry no gradient.  `differentiable_mixing=True`: they do.
-- where r does not divide the heads, only ceil(heads / ceil(heads / r)) of the r residues are seen.
-- a token and head that no branch covers gets zero.
+- Sequences that do not fill their segments, and segments whose length r does not divide, are padded with zero
+  queries, keys and values.  The padding is attended like tokens: it adds exp(0) to the denominator.
+- Where r does not divide the segment length, the segments' outputs are joined with the padding between them.
+  From the second segment on, outputs land at later positions than their queries, after the outputs of padded
+  queries, and the last outputs are cut off (`Branch.joined`).
+- An output whose denominator is exactly 1 counts as not covered, e.g. that of a padded query that sees only
+  itself.
+- `mask_padding=True` reverses these three: padding is neither attended nor joined.
+- The weights w_i carry no gradient, unless `differentiable_mixing=True`.
+- Where r does not divide the number of heads, only ceil(heads / ceil(heads / r)) of the r residues are seen.
+- The output of a token and head that no branch covers is zero.
 
-Shapes: query, key, value (batch, tokens, heads, channels of a head).  `reference` is the slow form.
+Shapes: query, key, value (batch, tokens, heads, channels per head).  `reference` is the slow form.
 """
 
 from __future__ import annotations
@@ -43,40 +43,40 @@ from longvis_bench.ops.planned_gpu import planned_kernel
 aten = torch.ops.aten
 
 FLASH_CHANNELS = 8
-"""Channels per head must be a multiple of it for torch's flash operator; `can_use_flash_attention` does not
-check that, because `F.scaled_dot_product_attention` pads."""
+"""torch's flash operator needs channels per head in multiples of this.  `can_use_flash_attention` does not
+check it, because `F.scaled_dot_product_attention` pads."""
 UNCOVERED = -1e8
-"""lse of a branch that does not cover a token: its weight is exp of this, zero."""
+"""The lse of a branch that does not cover a token; its weight, exp of this, is zero."""
 
 
 class Branch(NamedTuple):
-    """One segment length and dilation ratio, laid out for a number of tokens and heads."""
+    """The layout of one segment length and dilation ratio for a number of tokens and heads."""
 
     segments: int
     segment: int
-    """Tokens of a segment, at most those of the sequence."""
+    """Tokens per segment, at most those of the sequence."""
     ratio: int
     group: int
     """Heads that share a residue."""
 
     @classmethod
     def of(cls, tokens: int, heads: int, segment_length: int, ratio: int) -> Branch:
-        """Lay a branch out."""
+        """The layout of a branch for a sequence."""
         segment = min(segment_length, tokens)
         return cls(ceil(tokens / segment), segment, ratio, ceil(heads / ratio))
 
     @property
     def seen(self) -> int:
-        """Tokens of a segment that one head sees, with padding."""
+        """Tokens per segment that one head sees, padding included."""
         return ceil(self.segment / self.ratio)
 
     def is_padded(self, tokens: int) -> bool:
-        """Whether some of the tokens it sees are padding."""
+        """Whether some of the tokens that the branch sees are padding."""
         return self.segments * self.segment != tokens or self.seen * self.ratio != self.segment
 
     @property
     def joined(self) -> Branch:
-        """Where the authors' code puts the outputs: segments as long as padding made them."""
+        """The layout in which the authors' code joins outputs: segments of their padded length."""
         return self._replace(segment=self.seen * self.ratio)
 
 
@@ -90,13 +90,13 @@ def dilated_attention(
     mask_padding: bool = False,
     differentiable_mixing: bool = False,
 ) -> Tensor:
-    """Attend in every branch and mix.
+    """Attend in every branch and mix the outputs.
 
     Arguments:
         query, key, value: (batch, tokens, heads, channels).
-        segment_length: tokens of a segment, one a branch.
-        dilated_ratio: every how many tokens a head sees, one a branch.
-        mask_padding: leave padding out of the softmax and from between the segments.
+        segment_length: tokens per segment, one value per branch.
+        dilated_ratio: a head sees every n-th token, one n per branch.
+        mask_padding: leave padding out of the softmax and out of the joined segments.
         differentiable_mixing: let gradients flow through the mixing weights.
 
     Returns:
@@ -109,11 +109,11 @@ def dilated_attention(
 
 
 class _DilatedAttention(torch.autograd.Function):
-    """Branch by branch, with one gather and one scatter each, and nothing kept but what the backward needs.
+    """One branch after the other, with one gather and one scatter each; saves only what the backward needs.
 
     The backward of a branch is flash attention's, dS = P (dO V^T - rowsum(dO O_i)) with dO weighted by w_i.
-    Put the mixture O for the branch's own O_i there, and the same formula gives the gradient through the
-    weights too, because w_i P_i is the softmax over all branches' keys.
+    With the mixture O in place of the branch's O_i, the same formula includes the gradient through the
+    weights, because w_i P_i is the softmax over all branches' keys.
     """
 
     @staticmethod
@@ -139,7 +139,7 @@ class _DilatedAttention(torch.autograd.Function):
             weight = _weight(lse, mixed_lse, layout).to(query.dtype)
             mixed = _mix(mixed, attended[i], weight, layout, query.shape[1])
             if not keep:
-                attended[i] = mixed  # lets go of the branch's own output
+                attended[i] = mixed  # frees the branch's own output
         assert mixed is not None
         ctx.options = (branches, mask_padding, differentiable_mixing)
         kept = attended if keep else [mixed]
@@ -168,7 +168,7 @@ def _attend_branch(
 ) -> tuple[Tensor, Tensor]:
     """Output (batch * segments, heads, tokens seen, channels) and denominators of one branch.
 
-    Where one segment is all there is, its groups of heads stand for the kernel's batch, and nothing moves.
+    With a single segment, its groups of heads become the kernel's batch, and no data is moved.
     """
     batch, tokens, heads = query.shape[:3]
     whole = heads % branch.group == 0 and not branch.is_padded(tokens)
@@ -181,7 +181,7 @@ def _attend_branch(
 
 
 def _mix(mixed: Tensor | None, seen: Tensor, weight: Tensor, branch: Branch, tokens: int) -> Tensor:
-    """Add a branch's weighted output to the mixture so far, in one pass where nothing is padding."""
+    """Add a branch's weighted output to the mixture so far, in one pass where there is no padding."""
     if branch.is_padded(tokens):
         return accumulate(mixed, seen * weight, branch, tokens)
     rows, heads, _, channels = seen.shape
@@ -195,14 +195,14 @@ def _mix(mixed: Tensor | None, seen: Tensor, weight: Tensor, branch: Branch, tok
 
 
 def _counted(lse: Tensor) -> Tensor:
-    """The logarithms of the denominators as they count in the mixture of the authors' code."""
+    """The logarithms of the denominators as the authors' code uses them in the mixture."""
     return lse.masked_fill(lse == 0, UNCOVERED)
 
 
 def _weight(lse: Tensor, mixed_lse: Tensor, branch: Branch) -> Tensor:
     """The mixing weights of a branch, in its layout: (batch * segments, heads, tokens seen, 1).
 
-    Zero, whatever its denominator, for an output that lands on no token.
+    The weight of an output that lands on no token is zero.
     """
     return torch.exp(lse[..., : branch.seen, None] - gather(mixed_lse, branch, torch.inf))
 
@@ -212,10 +212,10 @@ def gather(dense: Tensor, branch: Branch, fill: float = 0.0) -> Tensor:
 
     Arguments:
         dense: (batch, tokens, heads, channels).
-        fill: what padding is.
+        fill: value of the padding.
 
     Returns:
-        (batch * segments, heads, tokens seen, channels); a view where nothing has to move.
+        (batch * segments, heads, tokens seen, channels); a view where no data has to move.
     """
     cells = _cells(_pad(dense, branch, fill), branch)
     if branch.ratio == 1:
@@ -228,14 +228,14 @@ def gather(dense: Tensor, branch: Branch, fill: float = 0.0) -> Tensor:
 
 
 def accumulate(dense: Tensor | None, seen: Tensor, branch: Branch, tokens: int) -> Tensor:
-    """Add what a branch's heads made to the tokens they saw, the transpose of `gather`.
+    """Add the outputs of a branch's heads at the tokens they saw: the transpose of `gather`.
 
     Arguments:
-        dense: the sum so far (batch, tokens, heads, channels), contiguous; None: nothing yet.
+        dense: the sum so far (batch, tokens, heads, channels), contiguous; None for the first branch.
         seen: (batch * segments, heads, tokens seen, channels).
 
     Returns:
-        The sum: `dense` itself, or a new tensor, contiguous, which may be made of the memory of `seen`.
+        The sum: `dense` itself, or a new contiguous tensor, which may share the memory of `seen`.
     """
     if dense is None or branch.is_padded(tokens):
         part = scatter(seen, branch, tokens, 0.0)
@@ -246,7 +246,7 @@ def accumulate(dense: Tensor | None, seen: Tensor, branch: Branch, tokens: int) 
 
 
 def scatter(seen: Tensor, branch: Branch, tokens: int, fill: float) -> Tensor:
-    """Put what a branch's heads made where they saw it, and `fill` everywhere else.
+    """Put the outputs of a branch's heads at the tokens they saw, and `fill` everywhere else.
 
     Arguments:
         seen: (batch * segments, heads, tokens seen, channels).
@@ -297,7 +297,7 @@ def _seen(cells: Tensor, seen: Tensor, branch: Branch) -> Iterator[tuple[Tensor,
 
 
 def _groups(cells: Tensor, branch: Branch) -> Tensor:
-    """What whole groups of heads see, a view: (segments, groups, heads of a group, tokens seen, channels)."""
+    """What whole groups of heads see, a view: (segments, groups, heads per group, tokens seen, channels)."""
     whole = cells.shape[3] // branch.group
     groups = torch.unflatten(cells[:, :, :whole, : whole * branch.group], 3, (whole, branch.group))
     return groups.diagonal(dim1=2, dim2=3).permute(0, 4, 2, 1, 3)
@@ -315,7 +315,7 @@ def _mixed_lse(lses: list[Tensor], branches: list[Branch], tokens: int) -> Tenso
 def _bias(query: Tensor, branch: Branch) -> Tensor | None:
     """0 where a key is a token, -inf where it is padding: (batch * segments, heads, 1, tokens seen).
 
-    Rows of nothing but padding keep their first key: their queries are padding too, and must stay finite.
+    Rows of padding alone keep their first key: their queries are padding as well, and must stay finite.
     """
     batch, tokens, heads = query.shape[:3]
     if not branch.is_padded(tokens):
@@ -328,9 +328,9 @@ def _bias(query: Tensor, branch: Branch) -> Tensor | None:
 
 
 def kernel_for(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> str:
-    """Name of the kernel that attends these: torch's flash or memory-efficient one, else products.
+    """Name of the kernel for these tensors: torch's flash or memory-efficient one, else matrix products.
 
-    The meta device stands for the CPU.
+    The meta device counts as the CPU.
     """
     if query.device.type in ("cpu", "meta"):
         return "flash-cpu"
@@ -348,7 +348,7 @@ def kernel_for(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = 
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Softmax attention that also tells its denominators.
+    """Softmax attention that also returns its denominators.
 
     Arguments:
         query, key, value: (batch, heads, tokens, channels).
@@ -434,7 +434,7 @@ def reference(
     mask_padding: bool = False,
     differentiable_mixing: bool = False,
 ) -> Tensor:
-    """The definition, one output of one head at a time, that autograd can follow: for tests."""
+    """The definition, one output of one head at a time, differentiable by autograd: for tests."""
     tokens, heads = query.shape[1:3]
     rows = []
     for t in range(tokens):

@@ -1,9 +1,8 @@
-"""Fold batch norms into the convolutions before them, for inference, in any model alike.
+"""Fold batch norms into the convolutions before them, for inference, in any model.
 
-In eval mode a batch norm is a fixed scale and shift a channel, so a convolution whose output goes to a batch
-norm and nowhere else can carry both in its weights: one pass over the activations less.  Which convolutions
-those are is seen by running the model once on the meta device, where tensors have shapes and no memory; no
-model needs to name them.
+In eval mode a batch norm is a fixed scale and shift per channel, so a convolution whose output only a batch
+norm reads can include both in its weights, which saves one pass over the activations.  One forward on the
+meta device, where tensors have shapes and no memory, finds these convolutions; no model needs to name them.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 class Pair(NamedTuple):
-    """A convolution and the batch norm that alone reads its output, by their paths in the model."""
+    """A convolution and the only reader of its output, a batch norm, by their paths in the model."""
 
     convolution: str
     norm: str
 
 
 def fold_batch_norms(model: nn.Module, resolution: int, in_chans: int = 3) -> list[Pair]:
-    """Fold in place every batch norm that can be.
+    """Fold every batch norm that can be folded, in place.
 
     Arguments:
         model: in eval mode, its weights loaded, in float32.
-        resolution: pixels per side of the images it takes.
+        resolution: pixels per side of the images.
         in_chans: channels of the images.
 
     Returns:
-        What was folded; the batch norms are identities now.
+        The folded pairs; their batch norms are identities now.
 
     Raises:
-        ValueError: the model is in train mode, where batch norms learn.
+        ValueError: the model is in train mode, where batch norms change.
     """
     if model.training:
         raise ValueError("batch norms can be folded in eval mode only: in training they learn.")
@@ -96,11 +95,11 @@ def find_pairs(model: nn.Module, resolution: int, in_chans: int = 3) -> list[Pai
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Who made a tensor, and who read it."""
+    """Records which convolution made a tensor and which batch norm read it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._made: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id stays its own
+        self._made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensor, so that no other gets its id
         self._reads: Counter[int] = Counter()
         self._calls: Counter[str] = Counter()
         self._read_by: dict[int, str] = {}
@@ -114,7 +113,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def convolved(self, name: str) -> Any:
-        """A hook that notes what a convolution made."""
+        """A hook that records the output of a convolution."""
 
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             self._calls[name] += 1
@@ -123,7 +122,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return hook
 
     def normed(self, name: str) -> Any:
-        """A hook that notes what a batch norm reads."""
+        """A hook that records the input of a batch norm."""
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._calls[name] += 1
@@ -133,7 +132,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return hook
 
     def pairs(self) -> list[Pair]:
-        """Pairs where either is called once and the norm is the only reader."""
+        """Pairs whose two modules are each called once, and whose norm is the only reader."""
         found = []
         for tensor, norm in self._read_by.items():
             pair = Pair(self._made[tensor][0], norm)

@@ -1,8 +1,8 @@
 """Gradient checkpointing (Chen et al., arXiv:1604.06174) of a model's blocks.
 
-A block that is checkpointed keeps its input only; the backward runs it again to have what it needs.  Outputs,
-gradients, random numbers and the running statistics of batch norms are those of a model without it: the
-second run sees each statistic as it is and leaves it so.
+A checkpointed block saves its input only, and the backward runs it again.  Outputs, gradients, random numbers
+and the running statistics of batch norms equal those of a model without checkpointing: the second run does
+not update the statistics.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Blocks(nn.Sequential):
-    """Blocks one after another, each checkpointed if `grad_checkpointing` is set and gradients are on."""
+    """Blocks in sequence, each checkpointed if `grad_checkpointing` is set and gradients are enabled."""
 
     grad_checkpointing = False
 
     def forward(self, x: Any) -> Any:
-        """What the first block takes -> what the last one gives."""
+        """Input of the first block -> output of the last."""
         for block in self:
             x = (
                 _run_checkpointed(block, x)
@@ -34,7 +34,7 @@ class Blocks(nn.Sequential):
 
 
 def set_grad_checkpointing(model: nn.Module, enable: bool = True) -> None:
-    """Turn it on or off in all `Blocks` of a model."""
+    """Turn gradient checkpointing on or off in all `Blocks` of a model."""
     for module in model.modules():
         if isinstance(module, Blocks):
             module.grad_checkpointing = enable
@@ -49,7 +49,7 @@ def _run_checkpointed(block: nn.Module, x: Any) -> Any:
 
 @contextmanager
 def _keep_statistics(block: nn.Module) -> Iterator[None]:
-    """Let batch norms in train mode leave their running statistics alone."""
+    """Keep batch norms in train mode from updating their running statistics."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

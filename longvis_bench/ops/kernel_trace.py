@@ -1,10 +1,10 @@
-"""Which kernels ran: attention as torch dispatched it, selective scans as their operator chose them.
+"""The kernels that ran: those that torch dispatched for attention, and the backends of selective scans.
 
-`scaled_dot_product_attention` picks its kernel from shapes, dtype, layout and settings; asking it beforehand
-would be a guess.  `observe` watches the operators that a call dispatches, in every family alike.
+`scaled_dot_product_attention` picks its kernel from shapes, dtype, layout and settings; a prediction would be
+a guess.  `observe` records the operators that a model dispatches, in the same way for every family.
 
-Under `torch.inference_mode` that function reaches dispatch modes whole, so its kernel cannot be seen there:
-observe under `torch.no_grad`, where torch picks the same kernel (a test compares both with the profiler).
+Under `torch.inference_mode` a dispatch mode sees that function as one operator, without its kernel.  Observe
+under `torch.no_grad`, where torch picks the same kernel (a test compares both with the profiler).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ KERNELS = {
     "_scaled_dot_product_fused_attention_overrideable": "device",
     "_scaled_dot_product_attention_math_for_mps": "math",
 }
-"""torch's attention operators: torch.nn.attention.SDPBackend's names, in lower case; the math one is composed
-of products and shows as an attention call that none of these answered."""
+"""torch's attention operators: torch.nn.attention.SDPBackend's names, in lower case.  The math kernel is
+composed of products; it shows as a call of attention without any of these operators."""
 UNFUSED = "unfused"
 """Attention that a model computes itself: a product, a softmax, and a product with its output."""
 _SOFTMAX = frozenset({"_softmax", "_safe_softmax", "softmax"})
 _PRODUCTS = frozenset({"bmm", "baddbmm", "mm", "matmul"})
 _KEEP_WEIGHTS = frozenset({"_to_copy", "clone", "native_dropout", "mul", "div"})
-"""What models do to attention's weights between the softmax and the product: casts, copies, dropout."""
+"""Operators on attention weights between the softmax and the product: casts, copies, dropout."""
 
 Kernels = dict[str, set[str]]
-"""Kernel names by what they compute: `attention`, `scan`."""
+"""Names of kernels, by kind: `attention`, `scan`."""
 
 _kernels: ContextVar[Kernels | None] = ContextVar("longvis_kernels", default=None)
 
 
 def note(kind: str, kernel: str) -> None:
-    """Say that a kernel runs; heard inside `observe` only."""
+    """Record that a kernel runs; has an effect inside `observe` only."""
     kernels = _kernels.get()
     if kernels is not None:
         kernels.setdefault(kind, set()).add(kernel)
@@ -72,7 +72,7 @@ def observe() -> Iterator[Kernels]:
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes torch's attention operators, and products with the output of a softmax."""
+    """Records torch's attention operators, and products with the output of a softmax."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -97,12 +97,12 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _reference(tensor: Tensor) -> StorageWeakRef:
-    """Names a tensor's storage, which views share; while it is kept, no other storage gets the same name."""
+    """Identifies a tensor's storage, which views share; while it lives, no other storage equals it."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 class _Calls(TorchFunctionMode):
-    """Notes calls of scaled_dot_product_attention that no fused operator answers: products and a softmax."""
+    """Records calls of scaled_dot_product_attention that run no fused operator, as `math`."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""The tensors of a model: those it registers and those it only keeps, their memory, and their dtype."""
+"""The tensors of a model, registered ones and plain attributes: their memory, and their dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
-    """The memory behind a tensor: of a sparse one its indices and values; empty where torch shows none."""
+    """The storages of a tensor; of a sparse one those of its indices and values; empty if torch has none."""
     try:
         return [tensor.untyped_storage()]
     except (NotImplementedError, RuntimeError):
@@ -36,14 +36,14 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of a model whose tensors are those that `replace` gives for them.
+    """A copy of a model with every tensor replaced by the result of `replace`.
 
-    Parameters stay parameters.  Tensors that a module keeps without registering them are replaced, too: what
-    came from numpy, and the results of weight norm, which `copy.deepcopy` alone refuses.
+    Parameters stay parameters.  Tensors that a module keeps without registering them are replaced, too:
+    tensors from numpy, and results of weight norm, which `copy.deepcopy` alone rejects.
 
     Arguments:
-        model: left as it is.
-        replace: from a tensor to one without gradient, of any device and dtype.
+        model: not changed.
+        replace: maps a tensor to one without gradient, of any device and dtype.
     """
     memo: dict[int, Any] = {id(kept): replace(kept.detach()) for kept in _kept(model)}
     memo |= {id(buffer): replace(buffer) for buffer in model.buffers()}
@@ -63,10 +63,10 @@ def _kept(model: nn.Module) -> Iterator[Tensor]:
 def to_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Convert a model's floating-point tensors in place; `nn.Module.to` would drop imaginary parts.
 
-    Complex tensors have no 16-bit form: they become complex128 for float64, and else complex64.
+    Complex tensors become complex128 for float64 and complex64 otherwise, as they have no 16-bit dtype.
 
     Arguments:
-        model: changed.
+        model: changed in place.
         dtype: float16, bfloat16, float32 or float64.
     """
     wide = torch.complex128 if dtype == torch.float64 else torch.complex64

@@ -1,8 +1,8 @@
 """Partition a grid of tokens into windows, and reverse it.
 
 Every backbone uses one layout: a grid is (batch, height, width, channels); its windows are
-(batch * rows * columns, tokens, channels), batch first, then windows in raster order, then the tokens of a
-window in raster order.  Windows neither overlap nor shift.
+(batch * rows * columns, tokens, channels), ordered by image, then by window in raster order; the tokens of a
+window are in raster order as well.  Windows do not overlap and are not shifted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ def window_partition(grid: Tensor, windows: tuple[int, int]) -> Tensor:
     """Partition a grid into windows.
 
     Arguments:
-        grid: (batch, height, width, channels); both sides divisible by the number of windows there.
+        grid: (batch, height, width, channels); rows divide the height and columns the width.
         windows: windows per side (rows, columns).
 
     Returns:
-        (batch * rows * columns, tokens of a window, channels); a view where nothing has to move.
+        (batch * rows * columns, tokens per window, channels); a view where no data has to move.
     """
     batch, height, width, channels = grid.shape
     rows, columns = windows
@@ -28,10 +28,10 @@ def window_partition(grid: Tensor, windows: tuple[int, int]) -> Tensor:
 
 
 def window_reverse(tokens: Tensor, windows: tuple[int, int], window: tuple[int, int]) -> Tensor:
-    """Put windows together again: the inverse of `window_partition`.
+    """Assemble a grid from its windows: the inverse of `window_partition`.
 
     Arguments:
-        tokens: (batch * rows * columns, height * width of a window, channels).
+        tokens: (batch * rows * columns, height * width per window, channels).
         windows: windows per side (rows, columns).
         window: tokens per side of a window (height, width).
 
@@ -46,6 +46,6 @@ def window_reverse(tokens: Tensor, windows: tuple[int, int], window: tuple[int, 
 
 
 def pad_to_whole(grid: Tensor, window: int) -> Tensor:
-    """Pad a grid (batch, height, width, channels) with zeros below and right to whole windows."""
+    """Pad a grid (batch, height, width, channels) with zeros at the bottom and right to whole windows."""
     below, right = (-grid.shape[1] % window, -grid.shape[2] % window)
     return F.pad(grid, (0, 0, 0, right, 0, below)) if below or right else grid

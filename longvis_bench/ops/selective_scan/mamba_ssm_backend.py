@@ -1,8 +1,8 @@
 """Selective scan on CUDA by mamba-ssm's kernel, `selective_scan_fn`, where that package is installed.
 
-Its conventions are ours (shapes and equations are in `selective_scan.py`), with softplus of the step sizes
-asked for.  Its outputs lie channel after channel in memory and are copied into the operator's layout.  The
-backward runs its forward again, as every backend does.
+The kernel uses the conventions of `operator.py` (shapes and equations), with the option for softplus of the
+step sizes.  It returns outputs in channel-major memory; they are copied into the operator's layout.  The
+backward runs the forward again, as in every backend.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from longvis_bench.ops.selective_scan.operator import Backend, Gradients
 def forward(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """Run the scan: (batch, channels, length), float32 inside."""
+    """Run the scan in float32; returns (batch, channels, length)."""
     return _token_major(_kernel(x, delta, A, B, C, D, delta_bias).to(x.dtype))
 
 
@@ -38,7 +38,7 @@ def backward(
 
 @contextmanager
 def _differentiable() -> Iterator[None]:
-    """Let autograd record: inside a custom operator torch leaves it out, `enable_grad` or not."""
+    """Enable autograd inside a custom operator, where torch disables it regardless of `enable_grad`."""
     included, excluded = (
         torch._C._dispatch_tls_local_include_set(),
         torch._C._dispatch_tls_local_exclude_set(),

@@ -1,4 +1,4 @@
-"""Selective scan on the CPU, compiled by numba: no compiler is needed, its wheel carries LLVM.
+"""Selective scan on the CPU, compiled by numba, whose wheel contains LLVM: no C compiler is needed.
 
 Shapes and equations are in `operator.py`.  The work is cut into tasks of one image and at most `WIDTH`
 channels of one group.  Within a task, every innermost loop runs over channels: the recurrence couples steps
@@ -7,10 +7,10 @@ step, channel and state; LLVM knows no vector form of libm's, so `_exp2` is one.
 the loop over steps, and inputs are read where they lie, whatever their strides: nothing as large as x is made
 but outputs.
 
-Tasks are shared among as many threads as torch uses.  They are plain Python threads (the kernels release the
-GIL): numba's own threading layers do not survive a fork, ours are made in the process that first needs them.
+The backend uses as many threads as torch.  They are plain Python threads (the kernels release the GIL),
+because numba's threading layers do not survive a fork; each process starts its own threads on first use.
 
-Float32 inside, half precision included; float64 goes to the torch backend.
+Computes in float32, also for half precision; float64 runs in the torch backend.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from torch import Tensor
 from longvis_bench.ops.selective_scan.operator import Backend, Gradients, grouped, like_given
 
 WIDTH = 64
-"""Channels of a task: fills vector registers often, and keeps a task's states in the L2 cache."""
+"""Channels per task: enough to fill vector registers, few enough to keep states in the L2 cache."""
 
 PIECES = 4
-"""Into how many a thread's share of the tasks is cut; a thread that is ahead takes over another's, as torch's
-threads keep spinning for a while after an operation, and take a core from ours."""
+"""Pieces per thread's share of the tasks.  A thread that is ahead takes the pieces of others: torch's threads
+spin for a while after an operation and slow down one of the scan's threads."""
 
 _ROWS = 12
 _BIAS, _SKIP, _STEP, _X, _DRIVE, _SIGMOID, _Y, _G, _DRIVEN, _D_STEP, _D_SKIP, _D_BIAS = (
     WIDTH * i for i in range(_ROWS)
 )
-"""Offsets in `rows`, a task's one array of what has a number per channel: of two, LLVM would not know whether
-they overlap.  Delta's bias, D; of one step dt, x, dt x, the slope of softplus, y, its gradient and the sum of
-dh B; gradients."""
+"""Offsets in `rows`, the single array for all values per channel of a task; with two, LLVM would have to
+assume that they overlap.  In order: delta's bias, D; of one step dt, x, dt x, the slope of softplus, y, its
+gradient and the sum of dh B; then gradients."""
 
 _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
 _SHIFT = np.float32(3 * 2**22 + 127)
-"""Added to a float32 below 2^22, it leaves the nearest whole number, plus 127, in the lowest bits."""
+"""Adding it to a float32 below 2^22 puts the nearest integer, plus 127, into the lowest bits."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -58,34 +58,34 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck"
 
 
 def _compiled(function: Function) -> Function:
-    """Compile at the first call, and keep the machine code on disk where some directory is writable.
+    """Compile at the first call, and cache the machine code on disk if a directory is writable.
 
-    `contract` allows fused multiply-add and nothing else: sums keep their order, nan and inf their meaning.
+    `contract` allows fused multiply-add only: the order of sums and the rules of NaN and infinity stay.
     """
     njit: Any = numba.njit
     try:
         compiled: Function = njit(function, cache=True, fastmath={"contract"}, **_OPTIONS)
-    except RuntimeError:  # no directory to keep it in
+    except RuntimeError:  # no writable directory for the cache
         compiled = njit(function, fastmath={"contract"}, **_OPTIONS)
     return compiled
 
 
 def _inlined(function: Function) -> Function:
-    """Compile as part of the callers, with their meaning of sums."""
+    """Compile as a part of the callers, with their floating-point options."""
     njit: Any = numba.njit
     inlined: Function = njit(function, inline="always", **_OPTIONS)
     return inlined
 
 
 def _called(*fastmath: str) -> Callable[[Function], Function]:
-    """Compile once for all callers, with a meaning of sums of its own."""
+    """Compile once for all callers, with floating-point options of its own."""
     njit: Any = numba.njit
     decorator: Callable[[Function], Function] = njit(fastmath=set(fastmath), **_OPTIONS)
     return decorator
 
 
 def _bits_as_float(context: Any, bits: Any) -> Any:
-    """Numba's typing and code of `_float_of_bits`, the float32 that 32 bits are."""
+    """Numba's typing and code generation of `_float_of_bits`: reinterpret 32 bits as a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
@@ -94,7 +94,7 @@ def _bits_as_float(context: Any, bits: Any) -> Any:
 
 
 def _float_as_bits(context: Any, number: Any) -> Any:
-    """Numba's typing and code of `_bits_of_float`, the 32 bits that a float32 is."""
+    """Numba's typing and code generation of `_bits_of_float`: reinterpret a float32 as 32 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.int32))
@@ -110,8 +110,8 @@ _bits_of_float: Any = intrinsic(_float_as_bits)
 def _exp2(x: np.float32) -> np.float32:
     """2^x for x <= 0 to about one unit in the last place: 2^k 2^f with k whole and |f| <= 1/2.
 
-    2^f is a polynomial fitted for the least largest relative error, 9.2e-8.  Below -126 the result is that
-    at -126.
+    A minimax polynomial approximates 2^f with a relative error of at most 9.2e-8.  Below -126 the result is
+    that at -126.
     """
     x = max(x, np.float32(-126.0))
     shifted = x + _SHIFT
@@ -129,8 +129,8 @@ def _exp2(x: np.float32) -> np.float32:
 def _softplus(x: np.float32) -> tuple[np.float32, np.float32]:
     """log(1 + exp(x)) and its slope, the logistic function of x.
 
-    Of e = exp(-|x|) in (0, 1], log(1 + e) = 2 artanh(r) with r = e / (2 + e); the series of artanh is cut off
-    where r = 1/3 leaves 1e-8.
+    With e = exp(-|x|) in (0, 1], log(1 + e) = 2 artanh(r) for r = e / (2 + e); the series of artanh is cut
+    off where the remainder at r = 1/3 is 1e-8.
     """
     e = _exp2(-abs(x) * _LOG2_E)
     r = e / (np.float32(2) + e)
@@ -150,7 +150,7 @@ def _softplus(x: np.float32) -> tuple[np.float32, np.float32]:
 def _read(
     rows: Any, offset: int, array: Any, strides: Any, image: int, start: int, t: int, lanes: int
 ) -> None:
-    """Put a step's channels into the rows, from an array of (batch, channels, length) with these strides."""
+    """Copy the channels of one step into the rows, from an array (batch, channels, length) with strides."""
     first = image * strides[0] + start * strides[1] + t * strides[2]
     for i in range(lanes):
         rows[offset + i] = array[first + i * strides[1]]
@@ -160,7 +160,7 @@ def _read(
 def _read_step(
     rows: Any, x: Any, xs: Any, delta: Any, ds: Any, image: int, start: int, t: int, lanes: int
 ) -> None:
-    """Put x_t, dt_t, dt_t x_t and the slope of dt_t into the rows."""
+    """Store x_t, dt_t, dt_t x_t and the slope of dt_t in the rows."""
     _read(rows, _X, x, xs, image, start, t, lanes)
     _read(rows, _STEP, delta, ds, image, start, t, lanes)
     for i in range(lanes):
@@ -171,7 +171,7 @@ def _read_step(
 
 @_called("contract")
 def _begin(rows: Any, state: Any, rate: Any, skip: Any, bias: Any, start: int, lanes: int) -> None:
-    """Begin a task: states of zero, A / ln 2, D and delta's bias."""
+    """Initialise a task: zero states, A / ln 2, D and delta's bias."""
     states = state.shape[0]
     for n in range(states):
         for i in range(lanes):
@@ -219,7 +219,7 @@ def _forward(first, last, sizes, x, xs, delta, ds, rate, b, bs, c, cs, skip, bia
 def _step_back(
     rows: Any, s: Any, k: Any, bn: np.float32, cn: np.float32, lanes: int
 ) -> tuple[np.float32, np.float32]:
-    """One step of one state backwards; the gradients of B and C, summed in whatever order is fastest."""
+    """One step backwards of one state; returns the gradients of B and C, summed in the fastest order."""
     d_b = d_c = np.float32(0)
     for i in range(lanes):
         before, decay = k[i], k[WIDTH + i]
@@ -258,7 +258,7 @@ def _backward(  # type: ignore[no-untyped-def]
     d_b,
     d_c,
 ):
-    """Tasks first ... last - 1 of the gradients; states are made anew, and kept with their decays.
+    """Tasks first ... last - 1 of the gradients; recomputes the states and stores them with their decays.
 
     Arrays are those of `_forward`, with g, the gradient of y, laid out as x; d_x, d_delta: as y; d_shared:
     (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, groups, tasks of a group,
@@ -321,7 +321,7 @@ def _backward(  # type: ignore[no-untyped-def]
 def forward(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """Run the scan: (batch, channels, length)."""
+    """Run the scan; returns (batch, channels, length)."""
     batch, channels, length = x.shape
     y = x.new_empty(batch, length, channels, dtype=torch.float32)
     _run(_forward, x, A, B, *_inputs(x, delta, A, B, C, D, delta_bias), _flat(y))
@@ -361,7 +361,7 @@ def _inputs(
 
 
 def _strided(t: Tensor) -> tuple[NDArray[np.float32], tuple[int, ...]]:
-    """The memory of a tensor from its first number to its last, as float32, and its strides."""
+    """The memory of a tensor from its first to its last element, as float32, and its strides."""
     t = t.detach().float()
     span = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
     flat = torch.as_strided(t, (span if t.numel() else 0,), (1,))
@@ -369,7 +369,7 @@ def _strided(t: Tensor) -> tuple[NDArray[np.float32], tuple[int, ...]]:
 
 
 def _flat(t: Tensor) -> NDArray[np.float32]:
-    """Number after number, as float32."""
+    """A tensor as a flat float32 array."""
     return t.detach().float().contiguous().view(-1).numpy()
 
 
@@ -398,7 +398,7 @@ def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, B: Tensor, *arrays: 
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process: a fork starts with none and gets its own."""
+    """Threads of this process; the process id is part of the cache key because a fork inherits no threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="longvis-scan")
 
 

@@ -1,6 +1,6 @@
 """The selective scan of Mamba (arXiv:2312.00752, algorithm 2) as a torch operator, `longvis::selective_scan`.
 
-For every image b and channel d a state of N numbers runs along the sequence,
+For every image b and channel d, a state of N values is updated along the sequence:
 
     dt_t = softplus(delta_t + delta_bias)
     h_t  = exp(dt_t A) h_{t-1} + dt_t B_t x_t          h_0 = 0, elementwise in N
@@ -18,11 +18,11 @@ image are so many groups of one scan.
 
 In memory, outputs that have a length lie token after token, whatever the inputs do: as a Linear wants them.
 
-The operator is opaque to torch: it has a fake implementation (torch.compile and the meta device see its
-shape), autograd (the backward is an operator too and computes the states anew instead of keeping them),
-autocast (float32, as mamba-ssm) and a formula for torch's FLOPs counter.  Which code runs is decided by the
-device and dtype, or by `use_backend`; ask `backend_for`, and `ops/kernel_trace.py` for what ran.  FLOPs of
-rows are counted in `measure/flops/`: 9 x batch x length x channels x states.
+The operator is opaque to torch.  It has a fake implementation (for torch.compile and the meta device),
+autograd (the backward is an operator as well, which recomputes the states instead of saving them), autocast
+(float32, as mamba-ssm) and a formula for torch's FLOPs counter.  Device and dtype, or `use_backend`, select
+the backend: `backend_for` names it beforehand, and `ops/kernel_trace.py` records which one ran.
+`measure/flops/` counts the FLOPs of rows: 9 x batch x length x channels x states.
 
 `reference` is the slow form that the backends are tested against.
 """
@@ -48,14 +48,14 @@ from longvis_bench.ops import c_toolchain
 from longvis_bench.ops.kernel_trace import SCAN, note
 
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Those of x, delta, A, B, C, D, delta_bias."""
+"""Gradients of x, delta, A, B, C, D, delta_bias."""
 
 SPAN = 16
-"""Steps between the states that the backward in Triton keeps."""
+"""Steps between the states that the backward in Triton stores."""
 
 
 class ScanSize(NamedTuple):
-    """What a scan's kernels are compiled for."""
+    """The sizes for which a scan's kernels are compiled."""
 
     channels: int
     length: int
@@ -66,7 +66,7 @@ class ScanSize(NamedTuple):
     def shortest(self) -> ScanSize:
         """The shortest sequence that runs the same compiled kernels.
 
-        Triton compiles a kernel anew for whole numbers that are 1, and for those that 16 divides: here the
+        Triton compiles a kernel separately for integer arguments equal to 1 and for multiples of 16: here the
         length, and in the backward the number of spans.
         """
 
@@ -83,7 +83,7 @@ _INPUTS = "Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tenso
 
 
 class Backend(NamedTuple):
-    """Code that runs the scan."""
+    """An implementation of the scan."""
 
     forward: Callable[..., Tensor]
     """The seven inputs -> y."""
@@ -92,16 +92,16 @@ class Backend(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a backend is found; it is imported when it first runs."""
+    """The module of a backend, which is imported when it first runs, and what it needs."""
 
     module: str
     package: str
-    """The package it needs."""
+    """The package that it needs."""
     devices: frozenset[str]
-    """Device types it is the default of, if that package is installed."""
+    """Types of devices that use it by default, if the package is installed."""
 
     def runs(self, kind: str, dtype: torch.dtype) -> bool:
-        """Whether it is the default there; what is not plain torch works in float32."""
+        """Whether it is a default for a type of device and a dtype; only `torch` supports float64."""
         return kind in self.devices and dtype != torch.float64 and is_installed(self.package)
 
 
@@ -114,15 +114,15 @@ SOURCES = {
     "triton": Source("longvis_bench.ops.selective_scan.triton_backend", TRITON, frozenset({"cuda"})),
     "torch": Source("longvis_bench.ops.selective_scan.torch_backend", "torch", frozenset()),
 }
-"""Backends by name, for a device the first that is installed; `torch` runs on every device."""
+"""Backends by name; a device uses the first that is installed.  `torch` runs on every device."""
 
 _forced: str | None = None
 
 
 def backend_for(device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
-    """Name of the backend that runs on a device now: the one of `use_backend`, else the device's own.
+    """Name of the backend for a device now: the one of `use_backend`, else the device's default.
 
-    Float64 always runs in `torch`.
+    Float64 always uses `torch`.
     """
     if _forced is not None and dtype != torch.float64:
         return _forced
@@ -156,9 +156,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 @cache
 def is_installed(package: str) -> bool:
-    """Whether it can be had; a package counts only if its compiled code loads on this machine, and one that
-    compiles only if there is something to compile with.
-    """
+    """Whether a package can be used: mamba-ssm must load on this machine, and Triton needs a C compiler."""
     if importlib.util.find_spec(package) is None:
         return False
     if package == TRITON:
@@ -249,14 +247,14 @@ for _device in ("cpu", "cuda"):
 
 @register_flop_formula(torch.ops.longvis.selective_scan)
 def _flops(x: Sequence[int], delta: Sequence[int], A: Sequence[int], *_: Any, **__: Any) -> int:
-    """For torch's own FlopCounterMode: 9 x batch x channels x length x states (shapes are given)."""
+    """For torch's FlopCounterMode, from shapes: 9 x batch x channels x length x states."""
     return 9 * prod(x) * A[1]
 
 
 def reference(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """The definition, one step at a time, in plain torch that autograd can follow (quadratic: for tests)."""
+    """The definition, one step at a time, in differentiable torch (memory grows quadratically; for tests)."""
     dt = F.softplus(delta + delta_bias[:, None])
     B, C = (grouped(t).repeat_interleave(x.shape[1] // grouped(t).shape[1], dim=1) for t in (B, C))
     state = x.new_zeros(x.shape[0], x.shape[1], A.shape[1])
@@ -275,11 +273,11 @@ def warm_up_scan(
     dtype: torch.dtype = torch.float32,
     backward: bool = True,
 ) -> None:
-    """Run short scans, so that a backend's compiler is done before memory is watched.
+    """Run short scans, so that a backend compiles before memory is measured.
 
     Arguments:
-        device: where they run.
-        sizes: those of a model's scans, whose kernels are compiled; without any, those of a tiny scan.
+        device: of the scans.
+        sizes: sizes of a model's scans, whose kernels are compiled; by default those of a tiny scan.
         dtype: of the inputs.
         backward: compile the kernels of the backward, too.
     """

@@ -1,4 +1,4 @@
-"""Selective scan in plain torch: runs on every device and dtype, one step of the sequence at a time.
+"""Selective scan in plain torch, for every device and dtype, one step of the sequence at a time.
 
 Shapes and equations are in `operator.py`.  Half precision is computed in float32.  The backward makes
 the states anew and keeps them: memory grows linearly with the sequence, where autograd through a loop of

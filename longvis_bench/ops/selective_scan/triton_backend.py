@@ -5,9 +5,9 @@ the whole sequence, with its states (LANES, states) in registers; channels lie s
 loads are contiguous.  The backward keeps the state at the start of every `SPAN` steps only, and makes those
 in between anew, span by span from the last, into scratch memory that stays in the cache.
 
-Float32 inside, half precision included; offsets are 64-bit, also within one image.  With
-TRITON_INTERPRET=1 in the environment before triton is imported, it runs on the CPU, slowly: that is how it is
-tested without a GPU.
+Computes in float32, also for half precision; offsets are 64-bit, also within one image.  With
+TRITON_INTERPRET=1 in the environment before triton is imported, the kernels run on the CPU, slowly; the tests
+use this on machines without a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from longvis_bench.ops.selective_scan.operator import SPAN, Backend, Gradients, grouped, like_given
 
 LANES = 32
-"""Channels of a program."""
+"""Channels per program."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -164,7 +164,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 def forward(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """Run the scan: (batch, channels, length)."""
+    """Run the scan; returns (batch, channels, length)."""
     u, step = _steps(x), F.softplus(_steps(delta) + delta_bias.float())
     y = torch.empty_like(u)
     arrays, groups = (u, step, A.float().contiguous(), _steps(B), _steps(C), y), grouped(B).shape[1]
@@ -210,7 +210,7 @@ def _programs(u: Tensor, groups: int) -> tuple[int, int]:
 
 
 def _power(states: int) -> int:
-    """The power of two that holds the states."""
+    """The smallest power of two that is at least the number of states."""
     power: int = triton.next_power_of_2(states)
     return power
 
