@@ -1,1 +1,1 @@
-"""MACs and FLOPs: the counter, its formulas, and fvcore beside it."""
+"""MACs and FLOPs: the counter, its formulas, and a comparison with fvcore."""

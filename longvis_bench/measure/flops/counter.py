@@ -1,14 +1,15 @@
-"""MACs and FLOPs of one forward of one image, counted on the meta device by dispatch.
+"""MACs and FLOPs of one forward of one image, counted on the meta device by a dispatch mode.
 
 Every operator that reaches the dispatcher is on one of three lists: it has a formula (matrix products and
-convolutions, attention of every backend, selective scan), it is known to do no matmul-kind arithmetic, or it
-is unknown and named in the ledger.  Nothing is put on the free list by default.
+convolutions, attention of every backend, selective scan), it is known to do no multiply-accumulate work, or
+it is unknown and the ledger names it.  No operator is on the free list by default.
 
-A MAC is one multiply-add; FLOPs = 2 x MACs.  The selective scan is no matmul and stands in a column of its
-own: 9 x B x L x D x N (state-spaces/mamba, issue 110).  Nothing is allocated: meta tensors have shapes only.
+A MAC is one multiply-add; FLOPs = 2 x MACs.  The selective scan is not a matrix product and has a column of
+its own: 9 x B x L x D x N (state-spaces/mamba, issue 110).  Meta tensors have shapes only, so nothing is
+allocated.
 
-The formulas and the lists are in `formulas.py`; FlexAttention, which refuses the meta device, is answered by
-`flex_attention.py`.
+The formulas and the lists are in `formulas.py`; `flex_attention.py` replaces FlexAttention, which does not
+run on the meta device.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from longvis_bench.registry.registry import Variant
 
 @dataclass(frozen=True)
 class Count:
-    """What a forward costs; see the module's docstring for the definitions."""
+    """The operations of one forward; see the module's docstring for the definitions."""
 
     params: int
     macs: int
@@ -59,10 +60,10 @@ class Count:
     by_operator: dict[str, int]
     """MACs by operator."""
     by_module: dict[str, int]
-    """MACs by module path, each path's sum over all that it holds; "" is the model."""
+    """MACs by module path, submodules included; "" is the model."""
     ledger: Ledger
     largest_output: int
-    """Elements of the largest tensor any operator made, with unfused attention: its scores, often."""
+    """Elements of the largest tensor that an operator returned; with unfused attention often its scores."""
 
     @property
     def flops(self) -> int:
@@ -70,7 +71,7 @@ class Count:
         return 2 * self.macs
 
     def share(self, macs: int) -> float | None:
-        """A part of all MACs, 0-1; None for a model that does none."""
+        """These MACs as a share of all, 0-1; None for a model without MACs."""
         return macs / self.macs if self.macs else None
 
     def summary(self) -> CountSummary:
@@ -78,7 +79,7 @@ class Count:
         return CountSummary(self.to_record(), self.largest_output)
 
     def to_record(self) -> CountRecord:
-        """The part of it that a row stores."""
+        """The fields that a row stores."""
         return CountRecord(
             params=self.params,
             macs=self.macs,
@@ -100,27 +101,27 @@ class CountSummary:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Every operator that ran, on the list it is on: name -> calls (unknown: output elements)."""
+    """The operators that ran, by list: name -> calls (unknown: output elements)."""
 
     formula: Counter[str] = field(default_factory=Counter)
     free: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     flex: list[FlexCall] = field(default_factory=list)
-    """Calls of FlexAttention, with their dense and their masked MACs; the count has the masked ones."""
+    """Calls of FlexAttention, with their dense and masked MACs; the count uses the masked ones."""
 
     @property
     def flex_dense(self) -> int:
-        """MACs of all calls of FlexAttention, had they no masks."""
+        """MACs of all calls of FlexAttention without their masks."""
         return sum(call.dense for call in self.flex)
 
     @property
     def flex_masked(self) -> int:
-        """MACs in the blocks that the masks leave; dense ones where a density is unknown."""
+        """MACs in the blocks that the masks keep; those of all blocks where a density is unknown."""
         return sum(call.masked for call in self.flex)
 
     @property
     def flex_unknown(self) -> int:
-        """Masks whose density is unknown."""
+        """Number of masks with an unknown density."""
         return sum(call.density is None for call in self.flex)
 
 
@@ -128,7 +129,7 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
     """Count one image through a model in eval mode.
 
     Arguments:
-        model: on any device; a copy of its shapes is counted.
+        model: on any device; a copy on the meta device is counted.
         resolution: pixels per side.
         in_chans: channels of the input.
 
@@ -139,10 +140,10 @@ def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
 
 
 def _count(shadow: nn.Module, resolution: int, in_chans: int) -> Count:
-    """Count a model on the meta device that belongs to this call: it is put into eval mode.
+    """Count a model on the meta device; the model is changed to eval mode.
 
-    Tensors that the forward makes without naming a device are on the CPU, so that numbers can be read from
-    them.  Where the model cannot run so, they are made on the model's device instead.
+    Tensors that the forward makes without a device are on the CPU at first, so that the model can read their
+    values.  If the model does not run that way, they are made on the meta device instead.
     """
     try:
         return _count_once(shadow, resolution, in_chans, nullcontext())
@@ -176,21 +177,21 @@ def _count_once(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers in a model's parameters, shared ones once; a complex one counts as one."""
+    """Number of a model's parameters; shared ones count once, a complex one counts as one."""
     return sum(p.numel() for p in model.parameters())
 
 
 def variant_parameters(variant: Variant, resolution: int, num_classes: int, *, allocate: bool) -> int | None:
-    """Parameters of a model whose operations cannot be counted.
+    """Number of parameters of a model whose operations cannot be counted.
 
     Arguments:
         variant: from the registry.
         resolution: pixels per side.
         num_classes: width of the logits.
-        allocate: whether to build it with values where it cannot be built on the meta device.
+        allocate: build the model with values if it cannot be built on the meta device.
 
     Returns:
-        None where it cannot be built so.
+        None if the model cannot be built.
     """
     for device in ("meta", "cpu") if allocate else ("meta",):
         with suppress(Exception), torch.device(device):
@@ -200,7 +201,7 @@ def variant_parameters(variant: Variant, resolution: int, num_classes: int, *, a
 
 @contextmanager
 def _as_written(counter: _Counter) -> Iterator[None]:
-    """Run the forward as it is written: nothing compiled, no fused encoder layers, FlexAttention by shapes.
+    """Run the forward uncompiled, without fused encoder layers, and with FlexAttention by shape.
 
     The encoder's fast path makes nested tensors of padded batches, whose sizes depend on values.
     """
@@ -215,7 +216,7 @@ def _as_written(counter: _Counter) -> Iterator[None]:
 
 
 def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
-    """Count a registered model, built on the meta device: nothing is allocated, whatever its size.
+    """Count a registered model, built on the meta device, so that nothing is allocated.
 
     Arguments:
         variant: from the registry.
@@ -228,13 +229,13 @@ def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
 
 
 def _floats(model: nn.Module) -> nn.Module:
-    """The model in float32, as the image is, wherever and in whatever dtype its factory made it."""
+    """The model on the meta device in float32, the image's dtype; factories may choose other ones."""
     tensors = [*model.parameters(), *model.buffers()]
     return to_dtype(model if all(t.is_meta for t in tensors) else on_meta(model), torch.float32)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the formulas of all operators that are dispatched while it is active."""
+    """Adds up the formulas of all operators that are dispatched while the mode is active."""
 
     paths: _Paths | None = None
 
@@ -267,7 +268,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Count nothing inside."""
+        """Do not count the operators inside."""
         self._paused = True
         try:
             yield
@@ -275,7 +276,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._paused = False
 
     def book_flex(self, call: FlexCall, output: Tensor) -> None:
-        """Book a call of FlexAttention, which is no operator of the dispatcher."""
+        """Record a call of FlexAttention, which is not an operator of the dispatcher."""
         self.ledger.flex.append(call)
         self.largest = max(self.largest, output.numel())
         self._book_macs(flex_attention.NAME, call.masked, output.numel())
@@ -329,9 +330,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _on_one_device(
     func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Arguments that all have shapes only, where one has: models make masks and positions on the CPU.
+    """The arguments, all on the meta device if one is; models make masks and positions on the CPU.
 
-    Tensors that the operator writes into stay as they are: their values would be those from before.
+    Raises:
+        Unsupported: the operator writes into a CPU tensor, whose values would then be outdated.
     """
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not any(t.is_meta for t in tensors) or all(t.is_meta for t in tensors):
@@ -348,7 +350,7 @@ def _is_complex(result: Any) -> bool:
 
 
 class _Paths:
-    """Which module of a model is running, by its path in the model."""
+    """The path of the module that is running."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -373,6 +375,6 @@ class _Paths:
         self._running.pop()
 
     def here(self) -> list[str]:
-        """The running module's path and all that hold it, outermost first: "", "blocks", "blocks.0"."""
+        """The running module's path and those of its parents, outermost first: "", "blocks", "blocks.0"."""
         parts = self._running[-1].split(".") if self._running and self._running[-1] else []
         return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]

@@ -1,12 +1,13 @@
-"""FlexAttention while counting: shapes in place of the kernel, and the density of its block mask.
+"""FlexAttention during counting: shapes instead of the kernel, and the density of its block mask.
 
-`torch.nn.attention.flex_attention.flex_attention` refuses the meta device, so while a model is counted the
-function's body is replaced: the function object stays, because models hold it by their own names, compiled or
-not.  The kernel computes whole blocks, those its `BlockMask` names; *density* is their share of all blocks.
-*Dense* MACs are those of attention without a mask, *masked* MACs are dense times density.
+`torch.nn.attention.flex_attention.flex_attention` does not run on the meta device, so the body of the
+function is replaced while a model is counted.  The function object stays, because models refer to it by names
+of their own, compiled or not.  The kernel computes whole blocks, those in its `BlockMask`; *density* is their
+share of all blocks.  *Dense* MACs are those of attention without a mask, *masked* MACs are dense times
+density.
 
-A mask made on the meta device names no blocks.  Its `mask_mod` is then evaluated on the CPU, a row of blocks
-at a time; where that needs tensors which have no values either, the density is unknown.
+A mask made on the meta device does not say which blocks it has.  Its `mask_mod` is then evaluated on the CPU,
+one row of blocks at a time; if that needs tensors without values, the density is unknown.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ NAME = "flex_attention"
 
 
 class FlexCall(NamedTuple):
-    """What one call costs."""
+    """The MACs of one call."""
 
     dense: int
     """MACs of attention between all queries and keys."""
     density: float | None
-    """Share of the blocks that the mask lets the kernel compute, 0-1; None: unknown."""
+    """Share of the blocks that the kernel computes, 0-1; None if unknown."""
 
     @property
     def masked(self) -> int:
-        """MACs of the blocks that are computed; all of them where the density is unknown."""
+        """MACs of the computed blocks; of all blocks where the density is unknown."""
         return self.dense if self.density is None else round(self.dense * self.density)
 
 
@@ -42,11 +43,11 @@ _stand_in: Callable[..., Any] | None = None
 
 @contextmanager
 def watched(on_call: Callable[[FlexCall, Tensor], None], pause: Callable[[], Any]) -> Iterator[None]:
-    """Give shapes for every call of FlexAttention inside, and tell what each costs.
+    """Answer every call of FlexAttention inside by shape, and report its MACs.
 
     Arguments:
-        on_call: takes the cost of a call and its output.
-        pause: a context in which operators are not counted, for evaluating masks.
+        on_call: receives the MACs of a call and its output.
+        pause: a context in which operators are not counted, for the evaluation of masks.
     """
     global _stand_in
     target: Any = flex.flex_attention
@@ -61,7 +62,7 @@ def watched(on_call: Callable[[FlexCall, Tensor], None], pause: Callable[[], Any
 
 
 def _redirect(*args: Any, **kwargs: Any) -> Any:
-    """The body that `flex_attention` has while it is watched; its globals are torch's, hence the import."""
+    """The body of `flex_attention` while it is watched; it imports because its globals are torch's."""
     from longvis_bench.measure.flops import flex_attention
 
     return flex_attention._stand_in(*args, **kwargs)  # type: ignore[misc]
@@ -82,7 +83,7 @@ def _answer(
     *,
     return_aux: Any = None,
 ) -> Any:
-    """What `flex_attention` would return, without values."""
+    """The result of `flex_attention`, without values."""
     pairs = prod(query.shape[:-1]) * key.shape[-2]
     with pause():
         density = block_density(block_mask)
@@ -96,7 +97,7 @@ def _answer(
 
 
 def block_density(mask: Any) -> float | None:
-    """Share of the blocks of a BlockMask that are computed, 0-1; no mask is 1, None: unknown."""
+    """Share of the blocks of a BlockMask that are computed, 0-1; 1 without a mask, None if unknown."""
     if mask is None:
         return 1.0
     if mask.kv_num_blocks.is_meta:
@@ -112,7 +113,7 @@ def block_density(mask: Any) -> float | None:
 
 
 def _evaluated_density(mask: Any) -> float | None:
-    """The same from `mask_mod` alone, on the CPU."""
+    """The density from `mask_mod` alone, on the CPU."""
     batch, heads = (*(1, 1), *mask.kv_num_blocks.shape[:-1])[-2:]
     (queries, keys), (rows, columns) = mask.seq_lengths, mask.BLOCK_SIZE
     computed = blocks = 0
@@ -129,7 +130,7 @@ def _evaluated_density(mask: Any) -> float | None:
 
 
 def _row_of_blocks(mask_mod: Callable[..., Tensor], b: int, h: int, rows: range, keys: int) -> Tensor | None:
-    """Which keys any of these queries sees (keys,), or None where `mask_mod` cannot tell."""
+    """Which keys any of these queries attends to (keys,); None if `mask_mod` cannot be evaluated."""
     where = torch.arange(rows.start, rows.stop, device="cpu")[:, None]
     try:
         seen = mask_mod(

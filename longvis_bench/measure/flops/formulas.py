@@ -1,15 +1,15 @@
-"""What each operator costs: the formula table, the list of operators known to cost nothing, and shapes.
+"""MACs of each operator: the formulas, the operators known to have none, and shapes of some results.
 
-A formula takes the arguments of a call by the names of the operator's schema, and its result, and gives
-multiply-adds.  `counter.py` looks up every operator that reaches the dispatcher; an operator that is neither
-here nor free is unknown, and the ledger names it.  Operators that write in place (`addmm_`) cost what their
-plain form costs.
+A formula takes the arguments of a call, by their names in the operator's schema, and its result, and returns
+multiply-adds.  `counter.py` looks up every operator that reaches the dispatcher; an operator that has neither
+a formula nor an entry in the free list is unknown, and the ledger names it.  An operator in place (`addmm_`)
+counts as its plain form.
 
-A multiply-add of complex numbers is `COMPLEX_MACS` real ones.  torch computes a complex convolution by three
-real ones, and these are counted.
+A complex multiply-add is `COMPLEX_MACS` real ones.  torch computes a complex convolution with three real
+ones, and these are counted.
 
-Attention counts every pair of query and key, whatever a mask or `is_causal` leaves out: fused kernels differ
-in what they skip.  FlexAttention, whose block mask is known, is in `flex_attention.py`.
+Attention counts every pair of query and key, also those that a mask or `is_causal` excludes, because fused
+kernels differ in what they skip.  FlexAttention, whose block mask is known, is in `flex_attention.py`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def formula_for(name: str) -> Formula | None:
 
 
 def is_free(name: str) -> bool:
-    """Whether an operator is known to do no matmul-kind arithmetic."""
+    """Whether an operator is known to do no multiply-accumulate work."""
     return name in FREE or _plain(name) in FREE
 
 
 def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-    """A call's arguments under the names of the operator's schema, so that keyword calls count alike.
+    """A call's arguments by their names in the operator's schema, whether positional or not.
 
-    Arguments that are left out have their default.
+    Arguments that were left out have their defaults.
     """
     declared = func._schema.arguments
     given = dict(zip((argument.name for argument in declared), args, strict=False))
@@ -57,7 +57,7 @@ def _plain(name: str) -> str:
 
 
 def _matmul(left: str, right: str) -> Formula:
-    """(..., m, k) x (..., k, n): every element of the left meets n of the right."""
+    """(..., m, k) x (..., k, n): every element of the left factor is multiplied with n of the right."""
 
     def macs(a: Arguments, out: Any) -> int:
         return int(prod(a[left].shape) * (a[right].shape[-1] if a[right].ndim > 1 else 1))
@@ -70,7 +70,7 @@ def _outer(a: Arguments, out: Any) -> int:
 
 
 def _grouped_mm(a: Arguments, out: Any) -> int:
-    """Matrix products by groups; a 3-D left and a 2-D right share out the columns of the right."""
+    """Grouped matrix products; with a 3-D left and 2-D right factor, each group has a part of the columns."""
     left, right = a["self"], a["mat2"]
     groups = left.shape[0] if left.ndim == 3 and right.ndim == 2 else 1
     return int(left.numel() * right.shape[-1] // groups)
@@ -81,12 +81,12 @@ def _linear(a: Arguments, out: Any) -> int:
 
 
 def _row_product(a: Arguments, out: Any) -> int:
-    """(m, k) by a packed or transposed matrix: each output element takes k."""
+    """(m, k) times a packed or transposed matrix: k MACs per output element."""
     return int(out.numel() * a["self"].shape[-1])
 
 
 def _trilinear(a: Arguments, out: Any) -> int:
-    """Three factors made to broadcast, multiplied and summed: `nn.Bilinear`."""
+    """Three broadcast factors, multiplied and summed: `nn.Bilinear`."""
     sides = []
     for factor, dims in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
         shape = list(a[factor].shape)
@@ -97,13 +97,13 @@ def _trilinear(a: Arguments, out: Any) -> int:
 
 
 def _convolution(a: Arguments, out: Any) -> int:
-    """Each output (transposed: input) element meets one filter: channels of its group x kernel."""
+    """One filter (channels per group x kernel) per output element; transposed: per input element."""
     per_element = prod(a["weight"].shape[1:])
     return int((a["input"] if a.get("transposed", False) else out).numel() * per_element)
 
 
 def _deformable(a: Arguments, out: Any) -> int:
-    """The products of an ordinary convolution; sampling at the offsets is interpolation, and free."""
+    """MACs of an ordinary convolution; sampling at the offsets is interpolation, which is free."""
     return int(out.numel() * prod(a["weight"].shape[1:]))
 
 
@@ -118,14 +118,14 @@ def _convolution_tbc(a: Arguments, out: Any) -> int:
 
 
 def _attention(a: Arguments, out: Any) -> int:
-    """Query times key and weights times value: query heads x B x L_q x L_kv x (d_k + d_v)."""
+    """Query-key and weights-value products: query heads x B x L_q x L_kv x (d_k + d_v)."""
     query, key, value = a["query"], a["key"], a["value"]
     pairs = prod(query.shape[:-1]) * key.shape[-2]
     return int(pairs * (query.shape[-1] + value.shape[-1]))
 
 
 def _attention_of_tokens(a: Arguments, out: Any) -> int | None:
-    """The same with tokens before heads; sequences of several lengths in one are not known from shapes."""
+    """Attention with tokens before heads; None for packed sequences, whose lengths are not in the shapes."""
     if any(a.get(name) is not None for name in ("cum_seq_q", "cu_seqlens_q", "seqused_k", "seqlen_k")):
         return None
     query, key, value = a["query"], a["key"], a["value"]
@@ -133,21 +133,21 @@ def _attention_of_tokens(a: Arguments, out: Any) -> int | None:
 
 
 def _multihead(a: Arguments, out: Any) -> int:
-    """`nn.MultiheadAttention` fused: three projections in, attention, one projection out."""
+    """Fused `nn.MultiheadAttention`: three input projections, attention, one output projection."""
     query, key, dim = a["query"], a["key"], a["embed_dim"]
     batch, length, keys = query.shape[0], query.shape[1], key.shape[1]
     return int(batch * (2 * length * dim * dim + 2 * keys * dim * dim + 2 * length * keys * dim))
 
 
 def _encoder_layer(a: Arguments, out: Any) -> int:
-    """`nn.TransformerEncoderLayer` fused: the above and an MLP."""
+    """Fused `nn.TransformerEncoderLayer`: multi-head attention and an MLP."""
     source, weight = a["src"], a["ffn_weight_1"]
     attention = _multihead({"query": source, "key": source, "embed_dim": a["embed_dim"]}, out)
     return int(attention + 2 * prod(source.shape[:-1]) * weight.numel())
 
 
 def _recurrent(a: Arguments, out: Any) -> int | None:
-    """Every token of every sequence meets every matrix of the cell once, in each layer and direction."""
+    """Every token is multiplied with every matrix of the cell once, per layer and direction."""
     if a["batch_sizes"]:
         return None
     weights = a["weight"] if "weight" in a else (a["weight0"], a["weight1"])
@@ -162,7 +162,7 @@ def scan_flops(a: Arguments) -> int:
 SCAN = "longvis::selective_scan"
 
 COMPLEX_MACS = 4
-"""Real multiply-adds of a complex one."""
+"""Real multiply-adds per complex one."""
 
 FORMULAS: dict[str, Formula] = {
     "aten::mm": _matmul("self", "mat2"),
@@ -202,12 +202,12 @@ FORMULAS: dict[str, Formula] = {
     "aten::_cudnn_rnn": _recurrent,
     "aten::mkldnn_rnn_layer": _recurrent,
 }
-"""Operators with a formula: qualified name -> MACs of one call; None where shapes do not tell."""
+"""Qualified name of an operator -> MACs of one call; None where they do not follow from shapes."""
 
 SHAPES: dict[str, Callable[[Arguments], Any]] = {
     "aten::_transformer_encoder_layer_fwd": lambda a: torch.empty_like(a["src"]),
 }
-"""Results of operators that some supported torch cannot run on the meta device."""
+"""Results of operators that some supported versions of torch cannot run on the meta device."""
 
 
 def _aten(names: str) -> frozenset[str]:
@@ -287,4 +287,4 @@ FREE = _aten(
         "torchvision::ps_roi_pool",
     }
 )
-"""Operators known to do no matmul-kind arithmetic."""
+"""Operators known to do no multiply-accumulate work."""

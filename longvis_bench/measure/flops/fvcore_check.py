@@ -1,8 +1,8 @@
-"""fvcore's count of MACs beside this package's: at a size fvcore can run, and why the two differ.
+"""Compare this package's count of MACs with fvcore's, at a size that fvcore can run, and explain differences.
 
-fvcore traces on the CPU, so it runs at the size asked for or, halving it, at the first legal one below 200
-GMACs.  It cannot see fused attention or custom operators, and lists those it skipped.  The two are said to
-agree only where no operator that multiplies was skipped by either.
+fvcore traces on the CPU, so the comparison uses the requested size or, halving it, the first legal one below
+200 GMACs.  fvcore does not count fused attention or custom operators, and lists those it skipped.  The counts
+are reported to agree only where neither skipped an operator that multiplies.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from longvis_bench.text import message_of
 
 MOST_MACS = 200e9
 AGREEMENT = 0.01
-"""Difference of two counts, as a share of this package's, that counts as agreement."""
+"""Two counts agree if their difference is at most this share of this package's count."""
 INSTALL = "python -m pip install fvcore"
 
 
 MATMUL_KIND = ("conv", "linear", "matmul", "addmm", "bmm", "einsum", "mm")
-"""fvcore's names of matrix products and convolutions; it also counts normalisation and interpolation."""
+"""fvcore's names of matrix products and convolutions; fvcore counts normalisation, too."""
 
 
 class FvcoreCount(NamedTuple):
-    """What fvcore counted for one image."""
+    """fvcore's count for one image."""
 
     macs: int
-    """Matrix products and convolutions (its "flops" are multiply-adds)."""
+    """Multiply-adds of matrix products and convolutions, which fvcore calls flops."""
     others: dict[str, int]
-    """What else it counted, by its operator names."""
+    """Other operations that fvcore counted, by its names of operators."""
     skipped: dict[str, int]
-    """Operators it did not count -> calls."""
+    """Operators that fvcore did not count -> calls."""
 
 
 def compare(variant: Variant, resolution: int, num_classes: int) -> str:
-    """One paragraph: both counts at one size, and where the difference lies.
+    """A paragraph with both counts at one size, and the cause of a difference.
 
     Arguments:
         variant: the model.
-        resolution: the size asked for; the comparison is made there or at a smaller legal one.
+        resolution: the requested size; the comparison is made there or at a smaller legal one.
         num_classes: width of the logits.
     """
     if importlib.util.find_spec("fvcore") is None:
@@ -59,7 +59,7 @@ def compare(variant: Variant, resolution: int, num_classes: int) -> str:
         if ours is not None and ours.macs <= MOST_MACS:
             try:
                 fvcore = fvcore_count(variant, size, num_classes)
-            except Exception as error:  # whatever a user's model meets in a trace
+            except Exception as error:  # a user's model can raise anything while it is traced
                 return f"fvcore check: fvcore cannot trace this model at {size} px: {message_of(error)}"
             return _sentence(size, ours, fvcore)
     return "fvcore check: no legal size is small enough for fvcore."
@@ -80,16 +80,16 @@ def _count(variant: Variant, size: int, num_classes: int) -> Count | None:
 
 
 def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> FvcoreCount:
-    """What fvcore counts for one image through a registered model."""
+    """The count of fvcore for one image through a registered model."""
     return fvcore_trace(variant.build(resolution=resolution, num_classes=num_classes), resolution)
 
 
 def fvcore_trace(model: nn.Module, resolution: int) -> FvcoreCount:
-    """What fvcore counts for one image in eval mode on the CPU."""
+    """The count of fvcore for one image in eval mode on the CPU."""
     image = torch.zeros(1, 3, resolution, resolution)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # fvcore is unmaintained and uses what torch has deprecated
+        warnings.simplefilter("ignore")  # fvcore is unmaintained and uses deprecated functions of torch
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(model.eval(), image)
@@ -102,10 +102,10 @@ def fvcore_trace(model: nn.Module, resolution: int) -> FvcoreCount:
 
 
 def _sentence(size: int, ours: Count, fvcore: FvcoreCount) -> str:
-    """Both counts, and agreement where every operator that multiplies was counted by both."""
+    """Both counts, and whether they agree on every operator that multiplies."""
     told = (
         f"fvcore check at {size} px: fvcore counts {units.count(fvcore.macs)} MACs, "
-        f"this counts {units.count(ours.macs)}"
+        f"longvis counts {units.count(ours.macs)}"
     )
     difference = ours.macs - fvcore.macs
     agree = abs(difference) <= AGREEMENT * max(ours.macs, 1)
@@ -116,7 +116,7 @@ def _sentence(size: int, ours: Count, fvcore: FvcoreCount) -> str:
     if agree and not unknown and not unseen:
         return f"{told}: they agree within 1 %{_others(fvcore)}."
     if agree:
-        return f"{told}: on what both count they agree within 1 %{_others(fvcore)}. {blind}"
+        return f"{told}: on operators that both count they agree within 1 %{_others(fvcore)}. {blind}"
     if blind:
         return f"{told}. {blind}"
     if any("complex" in name for name in fvcore.skipped):
@@ -127,32 +127,32 @@ def _sentence(size: int, ours: Count, fvcore: FvcoreCount) -> str:
 
 def _others(fvcore: FvcoreCount) -> str:
     names = ", ".join(f"{units.count(value)} for {name}" for name, value in fvcore.others.items())
-    return f"; it adds {names}, which are no matrix products" if names else ""
+    return f"; fvcore adds {names}, which are not matrix products" if names else ""
 
 
 def _blind(ours: Count, fvcore: FvcoreCount, unseen: dict[str, int], neither: list[str]) -> str:
-    """Sentences about the operators that one of the two, or neither, counts."""
+    """Sentences about the operators that only one of the two counts, or neither."""
     sentences = []
     only_ours = {name: calls for name, calls in unseen.items() if name not in neither}
     if only_ours:
         calls = ", ".join(f"{calls} {name} calls" for name, calls in sorted(only_ours.items()))
-        sentences.append(f"fvcore does not see {calls}.")
+        sentences.append(f"fvcore does not count {calls}.")
     ours_unknown = sorted(set(ours.ledger.unknown) - set(neither))
     if neither:
         sentences.append(f"Neither counts {', '.join(neither)}.")
     if ours_unknown:
-        sentences.append(f"This does not count {', '.join(ours_unknown)}.")
+        sentences.append(f"longvis does not count {', '.join(ours_unknown)}.")
     return " ".join(sentences)
 
 
 def _is_skipped(name: str, fvcore: FvcoreCount) -> bool:
-    """Whether fvcore skipped an operator, too; its trace leaves out a leading underscore."""
+    """Whether fvcore skipped an operator; its trace drops a leading underscore of the name."""
     plain = name.replace("::_", "::")
     return any(skipped.replace("::_", "::") == plain for skipped in fvcore.skipped)
 
 
 def _does_arithmetic(name: str) -> bool:
-    """Whether an operator that fvcore skipped multiplies: it has a formula here, or its name says so."""
+    """Whether an operator that fvcore skipped multiplies: it has a formula, or its name shows it."""
     if is_free(name):
         return False
     return formula_for(name) is not None or any(

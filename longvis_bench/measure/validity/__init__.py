@@ -1,1 +1,1 @@
-"""Validity: whether the outputs can be believed, and what finding out may cost."""
+"""Validity: whether a model's outputs are correct, and how much time the check may take."""

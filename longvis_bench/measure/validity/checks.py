@@ -1,13 +1,13 @@
-"""Validity: whether a cell's logits can be believed.
+"""Validity: whether a cell's logits are correct.
 
-Three questions: are the logits finite and of the promised shape; are an image's logits the same alone and in
-a batch; and are they those of a reference, the same weights in higher precision (float32; float64 for
-float32) with unfused attention.  Where the reference cannot be run, the model's operators are recomputed at
-sampled rows and windows instead (`sampling.py`), and the record says so; where not even that is possible the
-verdict is `not checked`, with the reason, never `ok`.
+Three checks: the logits are finite and of the declared shape; an image's logits are the same alone and in a
+batch; and they equal those of a reference, which has the same weights in higher precision (float32; float64
+for float32) and unfused attention.  Where the reference cannot run, the model's operators are recomputed at
+sampled rows and windows instead (`operator_sampling.py`), and the record states that.  Where this is not
+possible either, the verdict is `not checked`, with the reason, and never `ok`.
 
-A fourth question is asked where a tensor may be past 2^31 elements, whatever else is: what 32-bit indices
-give there.  Where nobody can tell, the cell is unsupported.
+A fourth check always runs where a tensor may have more than 2^31 elements: whether 32-bit indices overflow
+there.  A cell that cannot be checked for this is unsupported.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from longvis_bench.records import ValidityRecord, Verdict
 from longvis_bench.text import message_of
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
-"""Largest accepted difference of logits, as a share of the reference's largest logit, by the cell's dtype."""
+"""Largest accepted difference of logits, as a share of the reference's largest logit, by dtype."""
 TF32_TOLERANCE = TOLERANCE[torch.float16]
-"""TF32 rounds inputs to the 10 bits of mantissa that float16 has."""
+"""TF32 rounds inputs to a mantissa of 10 bits, as float16 has."""
 
 
 def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
-    """The logits, if they are a tensor of the promised shape; costs nothing on the device.
+    """The logits, if they are a tensor of the declared shape; costs nothing on the device.
 
     Raises:
-        InvalidOutput: they are not; the message says what was promised and what came.
+        InvalidOutput: they are not; the message has the declared and the actual shape.
     """
     if not isinstance(logits, Tensor):
         raise InvalidOutput(
@@ -49,7 +49,7 @@ def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
     if tuple(logits.shape) != (batch, num_classes):
         raise InvalidOutput(
             f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}): "
-            "one row of logits for each image, whatever ran before."
+            "one row of logits per image, whatever ran before."
         )
     return logits
 
@@ -58,10 +58,10 @@ NOT_FINITE = "the reference itself is not finite"
 
 
 def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
-    """The logits, if they are finite and of the promised shape.
+    """The logits, if they are finite and of the declared shape.
 
     Raises:
-        InvalidOutput: they are not; the message says what was promised and what came.
+        InvalidOutput: they are not; the message has the share of NaN, or both shapes.
     """
     logits = check_shape(logits, batch, num_classes)
     if not torch.isfinite(logits).all():
@@ -74,17 +74,17 @@ def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check of validity found."""
+    """The result of the validity checks."""
 
     record: ValidityRecord
     unchecked: tuple[str, ...] = ()
-    """Operators with a tensor past 2^31 elements whose result nobody looked at, with that tensor's shape."""
+    """Operators with a tensor past 2^31 elements whose result was not checked, with that tensor's shape."""
 
     def require(self, model: str) -> None:
-        """Refuse a result that is wrong, or whose correctness nobody could look at.
+        """Raise for a result that is wrong, or that could not be checked past 2^31 elements.
 
         Raises:
-            InvalidOutput: it is wrong.
+            InvalidOutput: the result is wrong.
             Unsupported: an index may have overflowed.
         """
         record = self.record
@@ -99,10 +99,10 @@ class Checked:
 
 
 def refuse_unchecked(operators: tuple[str, ...]) -> None:
-    """A cell with such operators has no result: its time may be that of a wrong answer.
+    """Raise for unchecked operators, because the time may be that of a wrong result.
 
     Raises:
-        Unsupported: there is one.
+        Unsupported: there is such an operator.
     """
     if operators:
         raise Unsupported(
@@ -113,15 +113,15 @@ def refuse_unchecked(operators: tuple[str, ...]) -> None:
 
 @contextmanager
 def canary(dtype: torch.dtype, limit: int = INT32_ELEMENTS) -> Iterator[None]:
-    """Look at tensors past 2^31 elements, and at nothing else, in what runs inside.
+    """Check the operators that run inside, but only those with a tensor past 2^31 elements.
 
     Arguments:
-        dtype: what runs inside is in.
-        limit: elements from which on an index may overflow.
+        dtype: of the operators that run inside.
+        limit: number of elements above which an index may overflow.
 
     Raises:
-        InvalidOutput: an operator is wrong there.
-        Unsupported: an operator cannot be looked at there.
+        InvalidOutput: an operator's result is wrong.
+        Unsupported: an operator cannot be checked.
     """
     samples = Samples(reference_dtype(dtype), limit=limit, everything=False)
     with samples:
@@ -158,19 +158,19 @@ def check_validity(
     sample: bool = False,
     limit: int = INT32_ELEMENTS,
 ) -> Checked:
-    """Compare a model's logits with themselves in a batch and with a reference.
+    """Compare a model's logits with those in a batch and with those of a reference.
 
     Arguments:
-        model: in eval mode, on the device and in the dtype that was measured.
-        images: (batch, channels, height, width), what was measured, on the same device, in the same dtype.
+        model: in eval mode, on the device and in the dtype of the measurement.
+        images: (batch, channels, height, width), the measured ones, on the same device, in the same dtype.
         num_classes: width of the logits.
-        measured: the logits that the measured iteration gave for them; None: the model is run again.
-        other: (1, channels, height, width), for a batch of two where one image was measured; None: the batch
-            is not checked then.
-        skip_reference: why the reference is not to be run, e.g. for want of memory; then its operators are
-            compared at sampled indices.
+        measured: logits of the measured iteration for these images; None to run the model again.
+        other: (1, channels, height, width), for a batch of two where one image was measured; None to skip
+            the comparison with a batch in that case.
+        skip_reference: the reason for not running the reference, e.g. too little memory; the model's
+            operators are sampled instead.
         sample: sample the operators even where the reference runs, because a tensor may be past the limit.
-        limit: elements from which on an index may overflow.
+        limit: number of elements above which an index may overflow.
 
     Raises:
         InvalidOutput: logits are not finite or have another shape.
@@ -182,7 +182,7 @@ def check_validity(
     compared, error = _with_reference(model, images[:1], alone, skip_reference)
     unchecked: tuple[str, ...] = ()
     if sample or (error is None and compared != NOT_FINITE):
-        # the pair serves both purposes, but for tensors near the limit, which it would bring past it
+        # one forward of the pair does both, unless the second image would push tensors past the limit
         batch = images if sample or pair is None else pair
         looked = _look(model, batch, limit)
         compared, unchecked = f"{looked.told}; whole model {compared}", looked.unchecked
@@ -200,7 +200,7 @@ def check_validity(
 
 
 def tolerance_for(images: Tensor) -> float:
-    """The largest accepted difference of the logits of these images, as the settings of torch are now."""
+    """The largest accepted difference of the logits of these images under torch's current settings."""
     return TF32_TOLERANCE if rounds_to_tf32(images) else TOLERANCE[images.dtype]
 
 
@@ -211,7 +211,7 @@ def _record(
     batch_error: float | None,
     unchecked: tuple[str, ...],
 ) -> ValidityRecord:
-    """The verdict on what was found."""
+    """The record of the checks, with their verdict."""
     tolerance = tolerance_for(images)
     wrong = max(batch_error or 0.0, error or 0.0) > tolerance
     verdict: Verdict = "invalid" if wrong else "not checked" if error is None or unchecked else "ok"
@@ -243,12 +243,12 @@ def _with_reference(
 
 
 class _Look(NamedTuple):
-    """What a forward under observation gave."""
+    """The result of a forward with sampled operators."""
 
     told: str
-    """What was sampled, or why nothing."""
+    """A description of the samples, or why there are none."""
     error: float | None = None
-    """The largest of an operator; None where none was sampled."""
+    """The largest error of an operator; None if none was sampled."""
     logits: object = None
     unchecked: tuple[str, ...] = ()
 

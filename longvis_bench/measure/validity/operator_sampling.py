@@ -1,13 +1,13 @@
-"""The operators a forward runs, recomputed in higher precision on a sample of their rows and windows.
+"""Recompute the operators of a forward in higher precision on a sample of their rows and windows.
 
-Where a whole model in float64 would take too long or too much memory, its operators can still be checked:
-each is recomputed from the inputs it had, at the first, the last and a random index of its output; kernels
-that multiply with plain products (`sampled_kernels.py`), all others on slices (`sampled_slices.py`).
-Those that cannot be recomputed are named.
+Where a whole model in float64 would take too long or too much memory, its operators can still be checked.
+Each is recomputed from its own inputs, at the first, the last and a random element of its output: products,
+convolutions, attention and scans with plain products (`recompute_matmul.py`), all others on slices
+(`recompute_elementwise.py`).  The record names operators that cannot be recomputed.
 
-The same samples are the canary for 32-bit indices: in a tensor past 2^31 elements more of them are taken,
-where such indices overflow.  An operator with such a tensor that cannot be sampled, or that nobody saw run,
-leaves the cell unsupported: its time is no result.
+The same samples detect overflowing 32-bit indices: a tensor past 2^31 elements gets additional samples beyond
+that element.  If an operator with such a tensor cannot be sampled, or was not seen to run, the cell is
+unsupported, because its time may be that of a wrong result.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from longvis_bench.ops.model_tensors import storages
 
 OTHER = "other operators"
 SMALLEST_SCALE = 1e-30
-"""Values below it are compared with it: kernels may flush such numbers to zero."""
+"""Smallest denominator of a relative error: kernels may flush smaller numbers to zero."""
 _MOVES_NOTHING = ("as_strided_", "_unsafe_view", "_reshape_alias", "resize_", "set_", "detach_", "lift_fresh")
-"""Operators that give another view of the same elements; those of torch's own list of views are not here."""
+"""Operators that return another view of the same elements, besides those that torch marks as views."""
 _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 _PROBLEMS = (NotSampled, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
-"""What a recomputation raises that does not understand a call."""
+"""Errors of a recomputation that does not support a call."""
 
 
 class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -50,7 +50,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Arguments:
         dtype: of the recomputation.
-        limit: elements from which on an index may overflow; tests bring it down.
+        limit: number of elements above which an index may overflow; tests lower it.
         everything: sample all operators, not only those with a tensor past the limit.
     """
 
@@ -58,18 +58,18 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.limit, self.everything = dtype, limit, everything
         self.kinds: Counter[str] = Counter()
-        """Calls that were sampled, by kind."""
+        """Sampled calls, by kind."""
         self.error = 0.0
         """Largest difference / largest element of the reference, over all calls."""
         self.worst = ""
-        """The operator that gave it."""
+        """The operator with the largest error."""
         self.unsampled: set[str] = set()
         """Operators that were not sampled."""
         self.past_limit = 0
         """Sampled calls with a tensor past the limit."""
         self._unchecked: dict[str, str] = {}
         self._unfilled: dict[int, str] = {}
-        """Address -> new memory past the limit that nothing was seen to fill yet."""
+        """Address -> description of new memory past the limit that no operator has filled yet."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -79,7 +79,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.is_view or short in _MOVES_NOTHING:
             return func(*args, **kwargs)
         inputs = _tensors((args, kwargs))
-        # what writes in place destroys what it is recomputed from
+        # an operator in place destroys the inputs of its recomputation
         mutable = func._schema.is_mutable
         compare = self._prepare(func, args, kwargs, inputs) if mutable else None
         result = func(*args, **kwargs)
@@ -95,7 +95,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _follow_unfilled(self, written: list[Tensor], made: list[Tensor]) -> None:
-        """An operator that is seen filled a tensor; or its memory is in use again, and none ever did."""
+        """Forget tensors that an operator filled; those whose memory is reused unfilled were not checked."""
         for address in _addresses(written):
             self._unfilled.pop(address, None)
         for address in _addresses(made):
@@ -106,7 +106,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _prepare(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
     ) -> Callable[[Tensor], list[Pair]] | None:
-        """What will compare an operator that may overwrite its input; None: another, or of no interest."""
+        """Prepare the comparison of an operator that may overwrite its input; None for other operators."""
         if not inputs or not (is_elementwise(func) or is_batch_norm_in_place(func)):
             return None
         if (
@@ -161,9 +161,9 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.error, self.worst = error, name
 
     def _difference(self, name: str, given: Tensor, right: Tensor, is_kernel: bool) -> tuple[float, float]:
-        """Largest difference and largest value, where there are numbers to compare with.
+        """Largest difference and largest value, over the elements with a finite reference.
 
-        There are none in masked rows, nor (other operators than kernels) past what the dtype holds.
+        The reference is not finite in masked rows, nor (except in kernels) beyond the range of the dtype.
         """
         shown = right.isfinite() if is_kernel else right.to(given.dtype).isfinite()
         if (is_kernel and not shown.all()) or not shown.any():
@@ -178,11 +178,11 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Operators with a tensor past the limit whose result nobody looked at, with that tensor's shape."""
+        """Operators with a tensor past the limit whose result was not checked, with that tensor's shape."""
         return tuple(sorted({*self._unchecked.values(), *self._unfilled.values()}))
 
     def describe(self) -> str:
-        """What was compared, for `validity_reference`."""
+        """A description of the samples, for `validity_reference`."""
         kinds = ", ".join(f"{calls} {kind}" for kind, calls in sorted(self.kinds.items(), key=_is_other))
         canary = f", {self.past_limit} past 2^31 elements" if self.past_limit else ""
         left = f"; not sampled: {', '.join(sorted(self.unsampled))}" if self.unsampled else ""
@@ -200,11 +200,11 @@ def sample_operators(
     """Run one forward and compare its operators at sampled indices.
 
     Arguments:
-        model: in eval mode, on the device and in the dtype that was measured; a compiled one runs its Python
-            code, whose kernels can be seen.
+        model: in eval mode, on the device and in the dtype of the measurement; a compiled model runs its
+            Python code, whose operators are dispatched one by one.
         images: (batch, channels, height, width) on the same device, in the same dtype.
         dtype: of the recomputation.
-        limit: elements from which on an index may overflow.
+        limit: number of elements above which an index may overflow.
         everything: sample all operators, not only those with a tensor past the limit.
 
     Returns:
@@ -215,7 +215,7 @@ def sample_operators(
     """
     samples = Samples(dtype, limit=limit, everything=everything)
     eager: Any = torch.compiler.set_stance("force_eager")
-    # not in inference mode, where operators arrive whole instead of as the kernels that run
+    # not in inference mode, in which composite operators hide the kernels that run
     with eager, torch.inference_mode(False), torch.no_grad(), samples:
         logits = model(images)
     return samples, logits
@@ -230,7 +230,7 @@ def _addresses(tensors: list[Tensor]) -> list[int]:
 
 
 def _described(func: Any, tree: object) -> str:
-    """An operator and the shape of the largest tensor in its call."""
+    """The name of an operator and the shape of the largest tensor in its call."""
     largest = max(_tensors(tree), key=lambda t: t.numel())
     return f"{func._overloadpacket._qualified_op_name} {tuple(largest.shape)}"
 

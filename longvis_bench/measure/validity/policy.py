@@ -1,7 +1,7 @@
-"""Whether what a cell measured can be believed, and what finding out may cost.
+"""Which validity checks a cell gets, given how long they take.
 
-What is compared with what is in `measure/validity.py`; here it is decided how much of that a cell gets: a
-check may not take longer than what it checks, nor lose a result to the cell's time limit.
+`checks.py` has the checks.  This module decides which of them run: a check may not take longer than the
+measurement, nor lose a result to the cell's time limit.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.records import ValidityRecord
 
 BATCH_LIMIT_S = 30.0
-"""What a batch of two may take, where one image was measured; else the batch is not checked."""
+"""Seconds that a forward of two images may take, where one was measured; otherwise it is skipped."""
 REFERENCE_LIMIT_S = 30.0
-"""What the reference may take, and never more than the timing; else operators are sampled instead."""
+"""Seconds that the reference may take, at most the timing budget; otherwise operators are sampled."""
 REFERENCE_COST = 10
-"""Iterations' time of the float64 reference on a CPU, whose convolutions have no fast kernels."""
+"""Duration of the float64 reference on a CPU, in iterations; float64 convolutions have no fast kernels."""
 REFERENCE_TENSORS = 3
 """How many of its largest tensors, attention scores, the reference holds at once."""
 PRODUCT_SIDE = 2048
 """Rows of the matrix whose product tells the rate of a dtype: 0.1 s in float64 on the slowest GPUs."""
 PAIR_COST = 2
-"""Iterations' time of a batch of two."""
+"""Duration of a batch of two, in iterations."""
 CHECK_COST = 3
-"""Iterations' time of what is checked at least, with room to spare."""
+"""Duration of the smallest check, in iterations, with a margin."""
 
 
 def check_cell(
@@ -90,11 +90,11 @@ def check_cell(
 
 
 def check_step(iteration: Step, images: Tensor, builder: RowBuilder) -> None:
-    """Look at tensors past 2^31 elements in a training step, which has no other check of validity.
+    """Check tensors past 2^31 elements in a training step, which has no other validity check.
 
     Raises:
-        InvalidOutput: an operator is wrong there.
-        Unsupported: an operator cannot be looked at there.
+        InvalidOutput: an operator's result is wrong.
+        Unsupported: an operator cannot be checked.
     """
     cell = builder.request.cell
     if not _may_overflow(images, builder):
@@ -106,13 +106,13 @@ def check_step(iteration: Step, images: Tensor, builder: RowBuilder) -> None:
 
 
 def _may_overflow(images: Tensor, builder: RowBuilder) -> bool:
-    """Whether a tensor may be past 2^31 elements; also where nobody knows."""
+    """Whether a tensor may be past 2^31 elements; True if the size is unknown."""
     largest = _largest(images, builder)
     return largest is None or largest >= INT32_ELEMENTS
 
 
 def _largest(images: Tensor, builder: RowBuilder) -> int | None:
-    """Elements of the iteration's largest tensor, or more; None where it was neither executed nor counted."""
+    """Upper bound of the largest tensor's elements; None where shapes were neither traced nor counted."""
     if builder.tensor_peak is not None:
         return builder.tensor_peak.largest
     counted = builder.largest_output
@@ -120,7 +120,7 @@ def _largest(images: Tensor, builder: RowBuilder) -> int | None:
 
 
 def why_too_late(builder: RowBuilder) -> str | None:
-    """Why not even one more forward is run; what was measured is worth more than its check."""
+    """Why the time limit leaves no room for one more forward, so that the measurement is kept unchecked."""
     builder.phases.book()
     left = builder.request.settings.timeout_s - sum(builder.overhead_s.values())
     if builder.latency_s * CHECK_COST < left:
@@ -132,7 +132,7 @@ def why_too_late(builder: RowBuilder) -> str | None:
 
 
 def why_no_reference(builder: RowBuilder) -> str | None:
-    """Why the reference is not run; with unfused attention it holds scores that the model never does."""
+    """Why the reference is not run; its unfused attention holds score matrices that the model does not."""
     import psutil
 
     memory, cell = builder.memory, builder.request.cell

@@ -1,8 +1,8 @@
-"""Operators without matrix products, recomputed on slices: elementwise, by rows, in windows, and copies.
+"""Recompute operators without matrix products on slices: elementwise, by rows, in windows, and copies.
 
-Where an output needs little of the input, the operator is run again on that little, in higher precision;
-where it needs much (means, statistics of a group), that is summed in pieces; a copy is compared with its
-source.  So no index here comes near 2^31, whatever the tensors' size.
+Where an output depends on few inputs, the operator runs again on those, in higher precision; where it depends
+on many (means, statistics of a group), they are summed in pieces; a copy is compared with its source.  So no
+index of a recomputation comes near 2^31, whatever the size of the tensors.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from longvis_bench.measure.validity.recompute_matmul import Call, Pair, Recomput
 from longvis_bench.measure.validity.sample_indices import Index, segments, shadow
 
 LARGEST_ROW = 2**26
-"""Elements that are converted at once; longer rows are not recomputed, but for sums and means."""
+"""Most elements converted at once; longer rows are recomputed for sums and means only."""
 PIECE = 2**22
-"""Elements that are summed at once."""
+"""Most elements summed at once."""
 
 
 class NotSampled(Exception):
@@ -32,7 +32,7 @@ class NotSampled(Exception):
 
 
 def is_elementwise(func: Any) -> bool:
-    """Whether each output element needs those input elements only that broadcasting puts there."""
+    """Whether each output element depends only on the input elements that are broadcast to it."""
     if torch.Tag.nondeterministic_seeded in func.tags:
         return False
     return torch.Tag.pointwise in func.tags or func._overloadpacket.__name__ in ("copy_", "_to_copy", "gelu_")
@@ -41,10 +41,10 @@ def is_elementwise(func: Any) -> bool:
 def prepare_elementwise(
     func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype, limit: int
 ) -> Callable[[Tensor], list[Pair]]:
-    """Take slices of the inputs now, which an operator in place is about to overwrite; compare later.
+    """Copy slices of the inputs, which an operator in place is about to overwrite, and compare later.
 
     Returns:
-        What makes the pairs once the operator has run, from its result.
+        A function from the operator's result to the pairs.
     """
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     shape = _broadcast(tensors)
@@ -63,7 +63,7 @@ def prepare_elementwise(
 
 
 def _broadcast(tensors: list[Tensor]) -> torch.Size:
-    """The shape that tensors have together."""
+    """The shape to which tensors broadcast."""
     shapes: Callable[..., torch.Size] = torch.broadcast_shapes
     return shapes(*(t.shape for t in tensors))
 
@@ -72,7 +72,7 @@ def _broadcast(tensors: list[Tensor]) -> torch.Size:
 
 
 def _again(call: Call, name: str, part: Tensor) -> Tensor:
-    """The operator's result on a part of its input, everything in higher precision."""
+    """The operator's result on a part of its input, with all arguments in higher precision."""
     changed = {n: call.wide(t) if _is_float(t) else t for n, t in call.arguments.items() if n != name}
     changed |= {n: plain for n, plain in (("dtype", None), ("half_to_float", False)) if n in changed}
     result = call.func(**{name: call.wide(part)}, **changed)
@@ -129,7 +129,7 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _group_norm(call: Call) -> list[Pair]:
-    """Some channels' pixels, with their group's mean and variance summed in pieces."""
+    """Pixels of some channels, with the mean and variance of their group summed in pieces."""
     source, pairs = call["input"], []
     channels = source.shape[1] // call["group"]
     for where in segments(source, call.limit):
@@ -137,7 +137,7 @@ def _group_norm(call: Call) -> list[Pair]:
         assert isinstance(batch, int)
         first = channel if isinstance(channel, int) else channel.start
         if not isinstance(channel, int):
-            raise NotSampled  # no pixels: groups are along the last dimension
+            raise NotSampled  # without spatial dimensions, the groups are along the last one
         group = source[batch, first // channels * channels :][:channels]
         mean, variance = _moments(group, call.dtype)
         normal = (call.wide(source[where]) - mean) / torch.sqrt(variance + call["eps"])
@@ -154,7 +154,7 @@ def _moments(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _batch_norm(call: Call) -> list[Pair]:
-    """Some pixels, with the running statistics."""
+    """Some pixels, normalised with the running statistics."""
     if call.arguments.get("training", False) or call["running_mean"] is None:
         raise NotSampled
     a, source, pairs = call.arguments, call["input"], []
@@ -168,18 +168,18 @@ def _batch_norm(call: Call) -> list[Pair]:
 
 
 def is_batch_norm_in_place(func: Any) -> bool:
-    """Whether it is the batch norm that is told where to write, such as over its input."""
+    """Whether it is the variant of batch norm with an output argument, which may be its input."""
     return str(func) == "aten.native_batch_norm.out"
 
 
 def prepare_batch_norm(call: Call) -> Callable[[Tensor], list[Pair]]:
-    """Recompute now, from an input that is about to be overwritten; what is given are views of the output."""
+    """Recompute before the input is overwritten; the pairs hold views of the output."""
     pairs = _batch_norm(call)
     return lambda out: pairs
 
 
 def _affine(call: Call, normal: Tensor, channel: int | slice) -> Tensor:
-    """Normal values by the channel's weight and bias, where there are any."""
+    """Normalised values, scaled and shifted by the channel's weight and bias if there are any."""
     weight, bias = call["weight"], call["bias"]
     scaled = normal if weight is None else normal * call.wide(weight[channel])
     return scaled if bias is None else scaled + call.wide(bias[channel])
@@ -225,18 +225,18 @@ def _window(call: Call, index: Index) -> tuple[tuple[slice, ...], int]:
 
 
 def _side(values: Any, d: int) -> int:
-    """The number of a dimension, where one may have been given for both."""
+    """The value for a dimension; a single one holds for both."""
     return int(values[d] if len(values) > 1 else values[0])
 
 
 # copies
 
 Source = tuple[Tensor, Index] | float
-"""Where an element comes from, or what it is."""
+"""The tensor and index that an element is copied from, or its value."""
 
 
 def _copies(source_of: Callable[[Call, Index], Source]) -> Recompute:
-    """Elements that come from somewhere else unchanged."""
+    """Elements that are copied unchanged from another tensor."""
 
     def recompute(call: Call) -> list[Pair]:
         given, right = [], []
@@ -309,7 +309,7 @@ def _embedding(call: Call, index: Index) -> Source:
 
 
 def _index(call: Call, index: Index) -> Source:
-    """Advanced indexing with adjacent tensors of integers."""
+    """Advanced indexing with adjacent integer tensors."""
     given = [d for d, index in enumerate(call["indices"]) if index is not None]
     indices = [call["indices"][d] for d in given]
     if given != list(range(given[0], given[-1] + 1)) or any(i.dtype == torch.bool for i in indices):
@@ -328,7 +328,7 @@ def _pixel_shuffle(call: Call, index: Index) -> Source:
 
 
 def _filled(call: Call, index: Index) -> Source:
-    """What a new tensor is filled with."""
+    """The value that a new tensor is filled with."""
     value = call.arguments.get("fill_value", call.arguments.get("value"))
     if value is None:
         value = "ones" in call.func._overloadpacket.__name__
@@ -358,4 +358,4 @@ SLICES: dict[str, Recompute] = {
     "aten::pixel_shuffle": _copies(_pixel_shuffle),
     **_table("zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full", _copies(_filled)),
 }
-"""Operators that are recomputed on slices, besides the elementwise ones."""
+"""Operators recomputed on slices, besides the elementwise ones: qualified name -> recomputation."""

@@ -1,7 +1,7 @@
-"""Matrix products, convolutions, attention and selective scans, recomputed at some indices of their output.
+"""Recompute matrix products, convolutions, attention and selective scans at some elements of their output.
 
-Each function takes a call that has run and gives pairs: what the kernel gave at an index, and what plain
-products give from the same inputs in higher precision.  Nothing is recomputed as a whole.
+Each function takes a finished call and returns pairs: the kernel's output at an index, and that of plain
+products of the same inputs in higher precision.  No output is recomputed as a whole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from longvis_bench.measure.validity.sample_indices import Index, is_past, sample
 from longvis_bench.ops.selective_scan import operator as selective_scan
 
 MOST_STEPS = 256
-"""Tokens of a scan that are recomputed, from its start: later ones cannot change earlier ones."""
+"""Steps of a scan that are recomputed, from its start, as later steps do not affect earlier ones."""
 
 Pair = tuple[Tensor, Tensor]
 """What the operator gave and what it should have given, at some indices."""
@@ -26,23 +26,23 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """An operator's call that has run."""
+    """A finished call of an operator."""
 
     func: Any
     arguments: Mapping[str, Any]
-    """By the names of the operator's schema, defaults included."""
+    """Arguments by their names in the operator's schema, defaults included."""
     out: Tensor
-    """Its result, the first of several."""
+    """The result; the first of several."""
     dtype: torch.dtype
-    """Of the recomputation."""
+    """The dtype of the recomputation."""
     limit: int
-    """Elements from which on an index may overflow."""
+    """Number of elements above which an index may overflow."""
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
 
     def sample_indices(self, tensor: Tensor) -> list[Index]:
-        """Where to look at one of its tensors."""
+        """Indices to sample of one of the call's tensors."""
         return sample_indices(tensor, self.limit)
 
     def along(self, dim: int, *tensors: Tensor) -> list[int]:
@@ -58,7 +58,7 @@ Recompute = Callable[[Call], list[Pair]]
 
 
 def _matmul(left: str, right: str, added: str | None = None) -> Recompute:
-    """Rows of (m, k) x (k, n) + added; of a gigantic right factor some columns only."""
+    """Rows of (m, k) x (k, n) + added; only some columns of a right factor past the limit."""
 
     def recompute(call: Call) -> list[Pair]:
         factor, rows = call[right], call.along(0, call.out, call[left])
@@ -87,7 +87,7 @@ def _batched(left: str, right: str, added: str | None = None) -> Recompute:
 
 
 def _plus(call: Call, added: Tensor, product: Tensor) -> Tensor:
-    """Product and addend by alpha and beta; with beta 0 the addend does not count, even if it is NaN."""
+    """Return alpha * product + beta * addend; with beta 0 the addend is ignored, even if it is NaN."""
     beta, alpha = call.arguments.get("beta", 1), call.arguments.get("alpha", 1)
     scaled: Tensor = alpha * product
     return scaled + beta * call.wide(added) if beta else scaled
@@ -129,7 +129,7 @@ def _convolution(call: Call) -> list[Pair]:
 
 
 def _gathered(call: Call, batch: int, index: list[int]) -> Tensor:
-    """One output of a convolution: the window of the input under it, by the weights."""
+    """One output pixel of a convolution: its window of the input times the weights."""
     image, weight = call["input"], call.wide(call["weight"])
     dims = len(index)
     stride, padding, dilation = (_each(call[name], dims) for name in ("stride", "padding", "dilation"))
@@ -147,7 +147,7 @@ def _gathered(call: Call, batch: int, index: list[int]) -> Tensor:
 
 
 def _scattered(call: Call, batch: int, index: list[int]) -> Tensor:
-    """One output of a transposed convolution: every input that reaches it, by the weight it does so with."""
+    """One output pixel of a transposed convolution: every input that contributes, times its weight."""
     image, weight, groups = call["input"][batch], call["weight"], call["groups"]
     dims = len(index)
     stride, padding, dilation = (_each(call[name], dims) for name in ("stride", "padding", "dilation"))
@@ -168,12 +168,12 @@ def _scattered(call: Call, batch: int, index: list[int]) -> Tensor:
 
 
 def _each(values: Any, dims: int) -> list[int]:
-    """One number a dimension, where one was given for all."""
+    """One value per dimension; a single one holds for all."""
     return list(values) * dims if len(values) == 1 else list(values)
 
 
 def _scan(call: Call) -> list[Pair]:
-    """The first steps of some channels of some sequences; all steps where an index may overflow."""
+    """The first steps of some channels of some images; all steps where an index may overflow."""
     pairs, rows = [], call.along(1, call.out)
     steps = slice(None if is_past(call.out, call.limit) else MOST_STEPS)
     for batch in call.along(0, call.out):

@@ -1,6 +1,6 @@
-"""Where in a tensor a result is looked at: its first, its last and a random element, and those past a limit.
+"""Indices of the elements that are sampled of a tensor: first, last, random, and beyond a limit.
 
-Elements count in memory order, whatever the order of dimensions: an index that overflows does so in memory.
+Elements are counted in memory order, whatever the order of dimensions, as an index overflows in memory.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor
 from longvis_bench.ops.model_tensors import is_dense, storages
 
 INT32_ELEMENTS = 2**31
-"""From here on a 32-bit index overflows."""
+"""A 32-bit index overflows at this element."""
 SEGMENT = 1024
-"""Neighbours along the last dimension that are looked at together."""
+"""Neighbours along the last dimension that are sampled together."""
 
 Index = tuple[int, ...]
 
 
 def is_past(tensor: Tensor, limit: int) -> bool:
-    """Whether an index into a tensor reaches a limit: by its elements, or by the memory that a view spans.
+    """Whether an index into a tensor can reach a limit: its elements, or the memory that a view spans.
 
-    A sparse tensor is indexed by the bytes of its values and indices at most.
+    For a sparse tensor, the bytes of its values and indices are an upper bound.
     """
     if not is_dense(tensor):
         return any(storage.nbytes() >= limit for storage in storages(tensor))
@@ -32,7 +32,7 @@ def is_past(tensor: Tensor, limit: int) -> bool:
 
 
 def sample_indices(tensor: Tensor, limit: int) -> list[Index]:
-    """The first, the last and a random element; past the limit also the one at it and a random one beyond."""
+    """The first, the last and a random index; past the limit also that at it and a random one beyond it."""
     count = tensor.numel()
     if not count:
         return []
@@ -66,5 +66,5 @@ def _around(position: int, length: int, size: int) -> slice:
 
 
 def shadow(shape: torch.Size) -> Tensor:
-    """A tensor of that shape without memory."""
+    """A tensor of a shape, without memory."""
     return torch.empty(shape, device="meta")
