@@ -1,1 +1,1 @@
-"""The images a cell sees: the protocol, the data sets, decoding, resizing and the loader."""
+"""Images of a cell: the protocol, the data sets, decoding, resizing and the loader."""

@@ -1,10 +1,9 @@
-"""From an image file to pixels: the same picture, whatever the format.
+"""Decode image files to pixels, independently of the format.
 
-EXIF orientation is applied, palettes become colour, transparent parts show white, CMYK and the like become
-RGB; grey stays one channel.  Grey images of more than 8 bits keep their depth as float32: 16 bits are
-scaled over their full range, or by a window of pixel values, as mammography needs; 32 bits and floats have no
-known range and need the window.  Pillow reads 16-bit colour as 8 bits a channel.  Of several pages the first
-counts.
+EXIF orientation is applied; palettes, CMYK and the like become RGB, transparent parts become white, and grey
+images keep one channel.  Grey images of more than 8 bits keep their depth as float32: 16 bits are scaled over
+their full range or by a window of pixel values, as mammography needs; 32 bits and floats have no known range
+and need the window.  Pillow reads 16-bit colour as 8 bits per channel.  Of several pages the first is read.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ from longvis_bench.errors import DataError
 Window = tuple[float, float]
 FULL_16_BIT = (0.0, 65535.0)
 MOST_PIXELS = 1 << 30
-"""A file that declares more is taken for broken; Pillow's own limit is below what pathology uses."""
+"""A file that declares more counts as broken; Pillow's own limit is below the sizes of pathology."""
 LARGE_PIXELS = 1 << 20
-"""JPEGs from here on are worth the second that importing torchvision takes."""
+"""JPEGs of at least this size are decoded by torchvision, whose import takes a second."""
 ORIENTATION = 0x0112
-"""EXIF's tag of how an image is turned; 1 is upright."""
+"""EXIF tag of the orientation; 1 is upright."""
 
 
 def decode(path: Path, name: str, window: Window | None = None) -> NDArray[Any]:
     """The pixels of a file.
 
     Arguments:
-        path: where it is.
-        name: what to call it in messages.
+        path: the file.
+        name: its name in messages.
         window: pixel values (low, high) that become 0 and 1, for grey images of more than 8 bits.
 
     Returns:
-        (1 or 3, height, width), uint8 in 0-255 or float32 in 0-1.  Colour lies channels-last in memory, as
-        decoders write it: reordering 4096 x 4096 pixels takes as long as decoding them.
+        (1 or 3, height, width), uint8 in 0-255 or float32 in 0-1.  Colour images are channels-last in
+        memory, as decoders write them: reordering 4096 x 4096 pixels takes as long as decoding them.
 
     Raises:
         BrokenImage: the file is missing, truncated or no image.
-        DataError: the window does not fit the kind of image, or is needed and not given.
+        DataError: the window does not suit the kind of image, or is missing.
     """
     try:
         with _opened(path) as image:
@@ -58,20 +57,20 @@ def decode(path: Path, name: str, window: Window | None = None) -> NDArray[Any]:
         return _pixels(upright, name, window)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # a damaged file can fail anywhere in Pillow's readers
+    except Exception as error:  # a damaged file can raise anything in Pillow's readers
         why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise BrokenImage(name, why.replace(str(path), name)) from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image with its header read; pixels are not yet."""
+    """The image with its header read and its pixels not yet decoded."""
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata that is not used here, and torchvision's future
+        warnings.simplefilter("ignore")  # of metadata that is not used here, and torchvision's deprecations
         try:
             Image.MAX_IMAGE_PIXELS = None
-            # An open file: by name, Pillow (13.0) maps uncompressed TIFFs and garbles those on their side.
+            # An open file: given a path, Pillow (13.0) maps uncompressed TIFFs and garbles rotated ones.
             with path.open("rb") as file, Image.open(file) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"it declares {image.width} x {image.height} pixels")
@@ -81,7 +80,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image with its pixels in memory, turned as its EXIF data say."""
+    """The image with its pixels in memory, rotated by its EXIF orientation."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return image
@@ -97,10 +96,10 @@ def _pixels(image: Image.Image, name: str, window: Window | None) -> NDArray[Any
 
 
 def _fast_jpeg(image: Image.Image, path: Path) -> NDArray[np.uint8] | None:
-    """The pixels of a large grey or RGB JPEG by torchvision's decoder, which writes no padded copy first.
+    """The pixels of a large grey or RGB JPEG by torchvision's decoder, which needs no padded copy.
 
-    None where Pillow is to decide: other kinds of image, those that EXIF data turn, and whatever torchvision
-    refuses, so that damaged files are judged by Pillow alone.
+    None for files left to Pillow: other kinds of images, those with an EXIF rotation, and all that
+    torchvision rejects, so that Pillow alone decides which files are broken.
     """
     kind = (image.format, image.mode)
     if kind not in (("JPEG", "RGB"), ("JPEG", "L")) or image.width * image.height < LARGE_PIXELS:
@@ -117,7 +116,7 @@ def _fast_jpeg(image: Image.Image, path: Path) -> NDArray[np.uint8] | None:
 
 @cache
 def torchvision_decoder() -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The JPEG decoder of torchvision; None where it is not installed or has none."""
+    """The JPEG decoder of torchvision; None if torchvision is not installed or was built without it."""
     try:
         from torchvision.io import decode_jpeg
     except (ImportError, RuntimeError):
@@ -133,13 +132,13 @@ def _range(image: Image.Image, name: str, window: Window | None) -> Window:
     # Older versions of Pillow read 16-bit PNGs into 32 bits.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return FULL_16_BIT
-    raise DataError(f"{name} has 32 bits a pixel, whose range nobody knows: give it with --window LO,HI.")
+    raise DataError(f"{name} has 32 bits per pixel, whose range is unknown: give it with --window LO,HI.")
 
 
 def _scaled(image: Image.Image, window: Window) -> NDArray[np.float32]:
     values: NDArray[np.float32] = np.asarray(image).astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError("some of its pixels are no numbers")
+        raise ValueError("some of its pixels are NaN or infinite")
     low, high = window
     values -= low
     values /= high - low

@@ -2,16 +2,16 @@
 
 scikit-learn's 1,797 scanned digits (8 x 8 pixels, values 0-16; the test part of UCI's "Optical Recognition
 of Handwritten Digits") are upsampled bicubically to the cell's resolution, as HR-ImageNet-100 upsamples
-ImageNet (arXiv:2503.12355).  Upsampling adds no detail.  What it tests is reach: at 1024 px a stroke is
-hundreds of pixels wide, and a model whose last features see only a small part of the image cannot read the
-digit.  It says nothing about fine detail.
+ImageNet (arXiv:2503.12355).  Upsampling adds no detail, so the data set tests the receptive field only: at
+1024 px a stroke is hundreds of pixels wide, and a model whose last features depend on a small part of the
+image cannot read the digit.  It does not test fine detail.
 
-Split: the last 397 images in file order are held out.  The file lists its 13 writers one after the other,
-so that held-out digits come from hands (but for one at the boundary) that training never saw.
+Split: the last 397 images in file order are held out.  The file lists its 13 writers one after the other, so
+that held-out digits are by writers (except one at the boundary) that training does not see.
 
-Images are upsampled on the fly, batch by batch; nothing upsampled is kept.  torch is imported with the first
-batch, so that a sweep is planned without it.  The file is read where scikit-learn keeps it, without importing
-scikit-learn: that takes as long as importing torch.
+Images are upsampled batch by batch and not stored.  torch is imported with the first batch, so that a sweep
+is planned without it.  The file is read from scikit-learn's installation without importing scikit-learn,
+which would take as long as importing torch.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ IMAGES = 1797
 TRAIN_IMAGES = 1400
 HIGHEST_VALUE = 16.0
 MEAN, DEVIATION = 0.3055, 0.3757
-"""Of the 1,400 training images' pixels, after division by `HIGHEST_VALUE`."""
+"""Mean and standard deviation of the 1,400 training images' pixels, divided by `HIGHEST_VALUE`."""
 
 
 FILE = Path("datasets", "data", "digits.csv.gz")
-"""Where an installed scikit-learn keeps the scans: a line an image, 64 values and the digit."""
+"""The scans in scikit-learn's package folder: one line per image, 64 values and the digit."""
 
 
 @cache
 def read_scans() -> NDArray[np.float64]:
-    """All scans as the file has them, (1797, 65) float64; read once, without a tensor operation."""
+    """All scans with their labels, (1797, 65) float64; read once, without a tensor operation."""
     import numpy as np
 
     spec = find_spec("sklearn")
@@ -52,7 +52,7 @@ def read_scans() -> NDArray[np.float64]:
     for folder in folders or ():
         if (file := Path(folder, FILE)).is_file():
             return np.loadtxt(file, delimiter=",")
-    from sklearn.datasets import load_digits  # packed otherwise, or missing
+    from sklearn.datasets import load_digits  # in another location, or not installed
 
     values, labels = load_digits(return_X_y=True)
     return np.column_stack([values, labels])
@@ -82,7 +82,7 @@ class Digits:
     broken: Mapping[str, str] = {}
 
     def size(self, split: Split) -> int:
-        """Images in a split: 1,400 for training, 397 held out."""
+        """Number of images in a split: 1,400 for training, 397 held out."""
         return len(self._range(split))
 
     def batch(
@@ -104,11 +104,11 @@ class Digits:
     def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
         """One digit of 8 x 8 pixels; see `LoadableData.load`."""
         images, labels = _originals()
-        place = self._range(split)[index]
-        return images[place], int(labels[place])
+        position = self._range(split)[index]
+        return images[position], int(labels[position])
 
     def fit(self, image: Tensor, resolution: int) -> Tensor:
-        """Bicubic (a = -0.75, torch's own), as the shipped weights saw it."""
+        """Resize by torch's bicubic kernel (a = -0.75), as in the training of the shipped weights."""
         from torch.nn import functional as F
 
         size = (resolution, resolution)
@@ -122,7 +122,7 @@ class Digits:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """A normalised batch; see `LoadableData.finish`.  Digits are normalised before they grow."""
+        """A normalised batch; see `LoadableData.finish`.  Digits are normalised before they are upsampled."""
         import torch
         from torch.nn import functional as F
 
@@ -138,10 +138,10 @@ class Digits:
         return batch.to(dtype).expand(-1, 3, -1, -1).contiguous()
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Nothing to count: what ships is whole."""
+        """Does nothing: no file of this data set can be broken."""
 
     @staticmethod
     def _range(split: Split) -> range:
-        """Places of a split in file order."""
+        """Positions of a split's images in the file."""
         first, last = {"train": (0, TRAIN_IMAGES), "val": (TRAIN_IMAGES, IMAGES)}[split]
         return range(first, last)

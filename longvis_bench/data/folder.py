@@ -1,17 +1,18 @@
-"""`folder:PATH`: the user's own images, a folder a class under train/ and val/.
+"""`folder:PATH`: the user's own images, one folder per class under train/ and val/.
 
     PATH/train/<class>/*.jpg          PATH/val/<class>/*.png          .jpg .jpeg .png .tif .tiff, any case
 
-Labels number the class folders in alphabetical order, as torchvision's ImageFolder does, or with
-`class_order="natural"` in that of the numbers in their names (2 before 10), as timm does.  With a file of
-classes only those count, and its order is that of the labels.  ImageNet with the list `imagenet100` is
-HR-ImageNet-100 of the Atlas paper (arXiv:2503.12355): the shorter side becomes the resolution, bicubic, and
-the centre is cut out without margin.
+Labels number the class folders in alphabetical order, as in torchvision's ImageFolder, or with
+`class_order="natural"` by the numbers in their names (2 before 10), as in timm.  A file of classes selects
+classes, and its order is that of the labels.  ImageNet with the list `imagenet100` is HR-ImageNet-100 of the
+Atlas paper (arXiv:2503.12355): the shorter side is resized to the resolution, bicubic, and the centre is
+cropped without a margin.
 
 The data set's name is `folder:<last part of PATH>-<hash>`; the hash covers the window and every file's class,
-name and size, so that two folders share a name only where they hold the same images.  Paths stay out of it.
+name and size, so that two folders have the same name only if they hold the same images.  The name contains no
+path.
 
-Not here: how a file becomes pixels (`decode.py`), and how pixels are brought to size (`resize.py`).
+`decode.py` decodes files, and `resize.py` resizes images.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 SHIPPED_LISTS = ("imagenet100",)
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of ImageNet's pixels in 0-1, by channel: what most published weights expect."""
+"""Mean and deviation of ImageNet's pixels in 0-1, per channel, which most published weights expect."""
 
 
 class _File(NamedTuple):
@@ -50,11 +51,11 @@ class Folder:
 
     Arguments:
         path: the folder that holds train/ and val/.
-        classes: a shipped list, or a file of class names by label, one per line; lines that begin with `#`
-            and text after ` #` are comments, unless a class has that very name.  None for all classes.
-        window: the pixel values (low, high) that become 0 and 1, for images of more than 8 bits.
-        normalisation: mean and deviation by channel; None for ImageNet's.
-        class_order: of all classes, where `classes` does not say it.
+        classes: a shipped list, or a file with one class name per line, in the order of the labels; lines
+            that begin with `#` and text after ` #` are comments, unless a class has that name.  None: all.
+        window: pixel values (low, high) that become 0 and 1, for images of more than 8 bits.
+        normalisation: mean and deviation per channel; None for ImageNet's.
+        class_order: order of all classes, if `classes` is None.
 
     Raises:
         UnknownName: a listed class has no folder.
@@ -74,7 +75,7 @@ class Folder:
             raise DataError(f"the window {window[0]:g},{window[1]:g} is empty: LO has to be below HI.")
         self._root, self._window, self._normalisation = _root(path), window, normalisation or IMAGENET
         self.classes = _chosen_classes(self._root, classes, class_order)
-        """Class names by label."""
+        """Class names, in the order of the labels."""
         splits: tuple[Split, ...] = get_args(Split)
         self._files = {split: _files(self._root, split, self.classes) for split in splits}
         self.name = f"folder:{self._root.resolve().name}-{self._hash()}"
@@ -82,7 +83,7 @@ class Folder:
 
     @property
     def num_classes(self) -> int:
-        """Classes with a folder, or those on the list."""
+        """Number of class folders, or of listed classes."""
         return len(self.classes)
 
     @property
@@ -91,7 +92,7 @@ class Folder:
         return self._broken
 
     def size(self, split: Split) -> int:
-        """Image files in a split, broken ones included."""
+        """Number of image files in a split, broken ones included."""
         return len(self._files[split])
 
     def batch(
@@ -119,7 +120,7 @@ class Folder:
         return batch, torch.tensor(labels, dtype=torch.int64, device=device)
 
     def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
-        """One image of its own size; see `LoadableData.load`."""
+        """One image at its own size; see `LoadableData.load`."""
         import torch
 
         from longvis_bench.data.decode import decode
@@ -129,7 +130,7 @@ class Folder:
         return torch.from_numpy(pixels), file.label
 
     def fit(self, image: Tensor, resolution: int) -> Tensor:
-        """Shorter side to the resolution, then the centre; see `resize.fit`."""
+        """Resize the shorter side, then crop the centre; see `resize.fit`."""
         from longvis_bench.data.resize import fit
 
         return fit(image, resolution)
@@ -148,14 +149,14 @@ class Folder:
         return finish(images, resolution, *self._normalisation, device=device, dtype=dtype)
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Count broken files; see `LoadableData.note_broken`."""
+        """Record broken files; see `LoadableData.note_broken`."""
         self._broken.update(broken)
         found = [name for name in self._broken if name.startswith(f"{split}/")]
         if len(found) > BROKEN_SHARE * self.size(split):
             raise too_many_broken(len(found), self.size(split), found[-1], self._broken[found[-1]])
 
     def _hash(self) -> str:
-        """Eight characters that differ where the images, their classes or the window do."""
+        """Eight characters that depend on the images, their classes and the window."""
         files = {split: [(file.name, file.bytes) for file in found] for split, found in self._files.items()}
         content = json.dumps([files, self._window], separators=(",", ":"))
         return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:8]
@@ -171,24 +172,24 @@ def _root(path: str) -> Path:
     if missing:
         names = " and no ".join(f"{split}/" for split in missing)
         raise DataError(
-            f"{path} has no {names}: a data set is train/ and val/, with a folder a class in each."
+            f"{path} has no {names}: a data set is train/ and val/, each with one folder per class."
         )
     return root
 
 
 def _chosen_classes(root: Path, spec: str | None, order: ClassOrder) -> tuple[str, ...]:
-    """Class names by label: all folders of train/, or those of a list."""
+    """Class names in the order of the labels: all folders of train/, or those of a list."""
     there = _class_folders(root, "train")
     unknown = sorted(set(_class_folders(root, "val")) - set(there))
     if unknown and spec is None:
-        raise DataError(f"val/ has a class that train/ has not: {_few(unknown)}.")
+        raise DataError(f"val/ has classes that train/ does not have: {_few(unknown)}.")
     chosen = in_order(there, order) if spec is None else _read_list(spec, there)
     for name in chosen:
         if name not in there:
             raise UnknownName("class", name, there, f"train/ has {len(there)} classes: {_few(there)}.")
     if len(chosen) < 2:
-        found = f"one class only ({chosen[0]})" if chosen else "no class"
-        raise DataError(f"{spec or 'train/'} has {found}: telling classes apart takes two or more.")
+        found = f"only one class ({chosen[0]})" if chosen else "no class"
+        raise DataError(f"{spec or 'train/'} has {found}: classification needs at least two.")
     return tuple(chosen)
 
 
@@ -196,12 +197,12 @@ def _class_folders(root: Path, split: Split) -> list[str]:
     with os.scandir(root / split) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise DataError(f"{split}/ has no class folders: images belong into {split}/<class>/.")
+        raise DataError(f"{split}/ has no class folders: put images into {split}/<class>/.")
     return names
 
 
 def in_order(names: Iterable[str], order: ClassOrder) -> list[str]:
-    """Class names as they are numbered: `natural` compares the numbers in them as numbers (2 before 10)."""
+    """Class names in the order of the labels: `natural` compares numbers in them as numbers (2 before 10)."""
     return sorted(names, key=_natural if order == "natural" else None)
 
 
@@ -209,7 +210,7 @@ def order_doubt(classes: Sequence[str]) -> str | None:
     """Why the order of classes is in doubt: their names hold numbers, which have another order.
 
     Returns:
-        A clause; None where the names are not in alphabetical order, or that is the numbers' order too.
+        A clause; None if the names are not in alphabetical order, or if that is also their numerical order.
     """
     natural = in_order(classes, "natural")
     if list(classes) != in_order(classes, "sorted") or list(classes) == natural:
@@ -234,22 +235,22 @@ def _read_list(spec: str, there: Sequence[str]) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        known = f"{', '.join(SHIPPED_LISTS)} ships, or give a file that lists a class a line."
+        known = f"{', '.join(SHIPPED_LISTS)} ships, or give a file with one class per line."
         raise UnknownName("list of classes", spec, SHIPPED_LISTS, known) from None
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text file"
+        why = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise DataError(f"cannot read the classes in {spec}: {why}.") from error
     names = list(dict.fromkeys(filter(None, (_listed(line.strip(), there) for line in lines))))
     return sorted(names) if shipped else names
 
 
 def _listed(line: str, there: Sequence[str]) -> str:
-    """The class name on a line of a list, without a comment; `#` within a name is part of it."""
+    """The class name on a line of a list, without a comment; a `#` inside a class name is kept."""
     return line if line in there else re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
 
 
 def _files(root: Path, split: Split, classes: Sequence[str]) -> list[_File]:
-    """Every image file of a split, by class and name."""
+    """All image files of a split, sorted by class and name."""
     found: list[_File] = []
     for label, name in enumerate(classes):
         folder = f"{split}/{name}"
@@ -261,7 +262,7 @@ def _files(root: Path, split: Split, classes: Sequence[str]) -> list[_File]:
 
 
 def _walk(folder: Path, name: str) -> Iterator[tuple[str, int]]:
-    """Image files at any depth: names relative to the root, and bytes.  Hidden ones are left out."""
+    """Image files at any depth, without hidden ones: names relative to the root, and bytes."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -273,7 +274,7 @@ def _walk(folder: Path, name: str) -> Iterator[tuple[str, int]]:
 
 
 def _size(entry: os.DirEntry[str]) -> int:
-    """Bytes; 0 for a link to nothing, which decoding will name as broken."""
+    """Size in bytes; 0 for a dangling link, which counts as broken when it is decoded."""
     try:
         return entry.stat().st_size
     except OSError:

@@ -1,36 +1,36 @@
-"""Epochs of batches, decoded ahead by worker processes: what training and long evaluations read from.
+"""Epochs of batches, decoded ahead by worker processes, for training and long evaluations.
 
     loader = Loader(data, "train", resolution=1024, batch_size=16, seed=0, workers=4, device="cuda")
     for images, labels, indices in loader.epoch(3, start=0): ...
 
-**Order.**  "train" is shuffled by `seed` and the epoch's number and by nothing else; "val" keeps its order.
-The number of workers, the device and earlier epochs change no image, and torch's global random state is left
-as it was.
+**Order.**  `seed` and the number of the epoch alone determine the order of "train"; "val" keeps its order.
+The number of workers, the device and earlier epochs do not affect any image, and torch's global random state
+is not changed.
 
-**Continuing.**  `epoch(number, start=k)` gives what `epoch(number)` gives from its batch k on (0-based); the
-batches before it are not decoded.
+**Resuming.**  `epoch(number, start=k)` yields the batches of `epoch(number)` from batch k on (0-based);
+earlier batches are not decoded.
 
-**Several processes.**  Each makes a Loader with its `rank` and the `world_size`.  `batch_size` is for one
-rank: a step takes the next `batch_size * world_size` images of the one order, and each rank its part of them,
-so that all ranks together see what a single process with that batch would.  In training, the last step of an
-epoch is filled up with the epoch's first images where it does not divide by the ranks, so that all have
-batches of one size; in "val" nothing is repeated, and ranks may differ by an image or have an empty batch.
+**Several processes.**  Each makes a Loader with its `rank` and the `world_size`.  `batch_size` is per rank: a
+step takes the next `batch_size * world_size` images of the common order, and each rank its part of them, so
+that all ranks together see the images of a single process with that batch.  In training, if the last step of
+an epoch does not divide by the ranks, it is filled up with the epoch's first images, so that all ranks have
+batches of one size; in "val" no image is repeated, and ranks may differ by one image or have an empty batch.
 
-**Augmentation.**  `augment` takes and returns an RGB PIL image of resolution x resolution, 8 bits a channel,
-before normalisation.  It may draw from `random`, `numpy.random` and torch: they are seeded for each image by
-seed, epoch and index, and put back.  With several workers it has to be picklable on macOS and Windows.
+**Augmentation.**  `augment` takes and returns an RGB PIL image of resolution x resolution, 8 bits per
+channel, before normalisation.  It may draw from `random`, `numpy.random` and torch: the loader seeds them per
+image from seed, epoch and index, and restores them.  With workers it must be picklable on macOS and Windows.
 
-**Where images are resized.**  Smaller images go to the device as they are and grow there; larger ones shrink
-on the worker, which sends less and needs no memory of the device.  On the CPU, and with `augment`, the
-workers do all of it.
+**Resizing.**  Images smaller than the resolution are copied to the device and enlarged there; larger ones are
+shrunk by the worker, so that less data is sent and no device memory is needed.  On the CPU, and with
+`augment`, the workers do all resizing.
 
-**Shared memory.**  Workers hand batches over in shared memory; where that is too small for them, through
-pipes, and where there is none, no worker is started.  `note` says so in a sentence (`shared_memory.py`).
-Where it becomes too small while they work, single batches go through pipes.
+**Shared memory.**  Workers return batches through shared memory, through pipes if shared memory is too small,
+and no worker is started if there is none.  `note` has a sentence about it (`shared_memory.py`).
+If it fills up while workers run, single batches go through pipes.
 
-**Broken files.**  In training the next readable image of the split takes the place, so that batches keep
-their size; in "val" a batch is that much shorter, possibly empty.  `data.broken` names them, and
-over 1 % of the split stops with a DataError.
+**Broken files.**  In training the next readable image of the split replaces a broken one, so that batches
+keep their size; in "val" the batch is shorter, possibly empty.  `data.broken` has the names, and more than
+1 % of a split raises DataError.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ from longvis_bench.text import first_line
 
 Augment = Callable[[Image.Image], Image.Image]
 PREFETCH = 2
-"""Batches each worker keeps ready."""
+"""Batches that each worker decodes ahead."""
 
 
 class Batch(NamedTuple):
-    """What an epoch gives."""
+    """One batch of an epoch."""
 
     images: Tensor
     """(batch, 3, resolution, resolution), normalised, on the device."""
     labels: Tensor
     """(batch), int64, on the device."""
     indices: tuple[int, ...]
-    """Which images of the split these are."""
+    """Indices of the images in the split."""
 
 
 class Loader:
@@ -78,25 +78,25 @@ class Loader:
         data: the images.
         split: "train" is shuffled, "val" is not.
         resolution: pixels per side.
-        batch_size: images a batch of this rank; the last of an epoch takes what is left.
+        batch_size: images per batch and rank; the last batch of an epoch has the remaining ones.
         seed: of the order and of the augmentation.
         workers: processes that decode ahead; 0 for none.
-        device: where batches end.
+        device: of the batches.
         dtype: of the images; float32 unless given.
-        augment: applied to each image; see above.
+        augment: applied to each image; see the module's docstring.
         rank: of this process, from 0.
-        world_size: processes that share an epoch.
-        drop_last: leave out the last step of an epoch where it is not full.
+        world_size: number of processes that share an epoch.
+        drop_last: leave out the last step of an epoch if it is not full.
 
     Raises:
         ValueError: rank or batch size is out of range.
     """
 
     waited_s: float
-    """Seconds the consumer has waited for batches in the current epoch, sending and resizing included.  With
-    no workers that is all of the loading; near the time of the epoch, the loader is the limit."""
+    """Seconds that the consumer waited for batches in the current epoch, copying and resizing included.
+    Without workers this is the whole loading time; close to the epoch's duration, the loader is the limit."""
     note: str | None
-    """What became of the workers asked for, in a sentence; None where all is as asked."""
+    """A sentence for the user if the requested workers could not be used as such; else None."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class Loader:
             pin_memory=self._device.type == "cuda",
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
-            collate_fn=_unchanged,  # torch's own would make tensors of the arrays that go through pipes
-            generator=torch.Generator(),  # or every epoch would draw from the global one
+            collate_fn=_unchanged,  # torch's default would convert the arrays for pipes to tensors
+            generator=torch.Generator(),  # else every epoch would draw from the global generator
         )
         self.waited_s = 0.0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch of this rank; the same for all ranks."""
+        """Batches per epoch and rank."""
         return self._steps.count
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -167,7 +167,7 @@ class Loader:
 
 @contextmanager
 def named_worker_deaths() -> Iterator[None]:
-    """Turn torch's report of a killed worker, which may interrupt any line, into an error with advice.
+    """Turn torch's error for a killed worker, which can appear at any line, into one with advice.
 
     Raises:
         LongvisError: a worker was killed.
@@ -179,27 +179,27 @@ def named_worker_deaths() -> Iterator[None]:
             raise
         raise LongvisError(
             f"a process that loads images was killed ({first_line(str(error))}), most "
-            "likely for want of memory or of shared memory; give fewer --workers, or 0."
+            "likely because memory or shared memory ran out; give fewer --workers, or 0."
         ) from error
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
-    """The shuffled places 0 to `size` - 1 of an epoch."""
+    """The shuffled indices 0 to `size` - 1 of an epoch."""
     generator = torch.Generator().manual_seed(_seed(seed, epoch))
     return torch.randperm(size, generator=generator).tolist()
 
 
 class _Loaded(NamedTuple):
-    """What a worker sends."""
+    """A batch as a worker sends it."""
 
     images: list[Tensor] | Tensor
-    """Arrays where they go through a pipe: torch would put tensors into shared memory."""
+    """NumPy arrays if they are sent through a pipe, because torch would move tensors into shared memory."""
     labels: list[int]
     indices: list[int]
     broken: dict[str, str]
 
     def as_arrays(self) -> _Loaded:
-        """The same with NumPy's arrays, which are pickled whole."""
+        """The same with NumPy arrays, which are pickled by value."""
         images = self.images.numpy() if isinstance(self.images, Tensor) else [i.numpy() for i in self.images]
         return self._replace(images=images)  # type: ignore[arg-type]
 
@@ -215,7 +215,7 @@ def _unchanged(loaded: Any) -> Any:
 
 
 class _Steps(Sampler[tuple[int, list[int]]]):
-    """The epoch's number and the indices of each step of one rank."""
+    """Yields the epoch's number and the indices of each step of one rank."""
 
     def __init__(
         self, size: int, split: Split, batch_size: int, seed: int, rank: int, world_size: int, drop_last: bool
@@ -231,11 +231,11 @@ class _Steps(Sampler[tuple[int, list[int]]]):
             yield self.number, self._part(order, step)
 
     def _part(self, order: list[int] | range, step: int) -> list[int]:
-        """This rank's images of a step: every `world_size`-th, so that unequal ranks differ by one."""
+        """This rank's images of a step: every `world_size`-th, so that ranks differ by at most one image."""
         images = list(order[step * self._step : (step + 1) * self._step])
         if self._shuffled:
             missing = -len(images) % self._world_size
-            images += [order[place % self._size] for place in range(missing)]
+            images += [order[extra % self._size] for extra in range(missing)]
         return images[self._rank :: self._world_size]
 
     def __len__(self) -> int:
@@ -243,7 +243,7 @@ class _Steps(Sampler[tuple[int, list[int]]]):
 
 
 class _Items(Dataset[_Loaded]):
-    """Loads whole batches; lives in the workers."""
+    """Loads whole batches in the workers."""
 
     def __init__(
         self,
@@ -259,7 +259,7 @@ class _Items(Dataset[_Loaded]):
         self.by_pipe = False
 
     def batch_bytes(self, batch_size: int) -> int:
-        """Bytes of a batch of three channels, by the kind of the split's first image."""
+        """Bytes of a batch of three channels, with the dtype of the split's first image."""
         try:
             image, _ = self._data.load(self._split, 0, self._resolution)
         except (BrokenImage, DataError):
@@ -274,20 +274,20 @@ class _Items(Dataset[_Loaded]):
             found = self._readable(index, loaded.broken)
             if found is None:
                 continue
-            place, image, label = found
-            loaded.images.append(self._prepared(image, epoch, place))  # type: ignore[union-attr]
+            used, image, label = found
+            loaded.images.append(self._prepared(image, epoch, used))  # type: ignore[union-attr]
             loaded.labels.append(label)
-            loaded.indices.append(place)
+            loaded.indices.append(used)
         if len({image.shape for image in loaded.images} | {None}) == 2:
             loaded = loaded._replace(images=torch.stack(list(loaded.images)))
         return _handed_over(loaded, by_pipe=self.by_pipe)
 
     def _readable(self, index: int, broken: dict[str, str]) -> tuple[int, Tensor, int] | None:
-        """The image, or in training the first readable one after it, with its index and label."""
+        """The image with its index and label; in training the next readable one if it is broken."""
         size = self._data.size(self._split)
-        for place in range(index, index + size):
+        for candidate in range(index, index + size):
             try:
-                return place % size, *self._data.load(self._split, place % size, self._resolution)
+                return candidate % size, *self._data.load(self._split, candidate % size, self._resolution)
             except BrokenImage as error:
                 broken[error.name] = error.why
                 if self._split == "val":
@@ -295,7 +295,7 @@ class _Items(Dataset[_Loaded]):
         raise DataError(f"no image of {self._split}/ can be read.")
 
     def _prepared(self, image: Tensor, epoch: int, index: int) -> Tensor:
-        """At its size, unless it is to grow on the device; augmented."""
+        """The image resized and augmented, unless it is to be enlarged on the device."""
         if self._augment is not None:
             fitted = self._data.fit(image, self._resolution)
             with _seeded(_seed(self._seed, epoch, index)):
@@ -324,13 +324,13 @@ def _handed_over(loaded: _Loaded, *, by_pipe: bool) -> _Loaded:
 
 
 def _seed(*parts: int) -> int:
-    """One seed from several, such that neighbours share nothing."""
+    """One seed from several numbers; adjacent numbers give independent seeds."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Every source of randomness an augmentation may use, seeded and put back."""
+    """Seed every source of randomness that an augmentation may use, and restore it afterwards."""
     state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
@@ -357,8 +357,9 @@ def _from_picture(picture: Image.Image) -> Tensor:
 
 
 def _started(batches: DataLoader[_Loaded]) -> Iterator[_Loaded]:
-    """Its iterator, with workers running.  Python warns of forking beside torch's threads, which they do not
-    use: torch gives each worker one.
+    """An iterator over batches, with the workers started.
+
+    Python's warning about forking a process with threads is ignored: torch gives each worker one thread.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)

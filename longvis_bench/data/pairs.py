@@ -1,17 +1,17 @@
 """`pairs`: whether two small digits, far apart on a large canvas, are the same digit.
 
-Two of scikit-learn's real handwritten digits are drawn 28-40 px tall at random places of an R x R canvas,
-over a mild texture and beside a glyph that is no digit. The label is 1 where both are the same digit
-(in different drawings), else 0; half of the images are of each. The glyphs keep their size in pixels
-whatever R is, and their places scale with R: the answer takes native detail and long range together, and
-2048 px is harder than 512 px in both.
+Two of scikit-learn's real handwritten digits are drawn 28-40 px tall at random positions on an R x R canvas,
+on a faint texture and with one glyph that is not a digit. The label is 1 if both are the same digit (in
+different drawings), else 0; each label has half of the images. The glyphs keep their size in pixels at every
+R, and their positions scale with R: the task needs both fine detail and long-range dependencies, and both
+become harder from 512 px to 2048 px.
 
-An image is a function of seed, split, index and R alone.  The scene (digits, places, distractors) does not
-depend on R.  The distance between the two, as a share of the side, is uniform over `DISTANCE`; `distances`
-gives it, so that accuracy can be plotted against it.
+An image is a function of seed, split, index and R alone.  The scene (digits, positions, distractors) does not
+depend on R.  The distance between the two digits, as a share of the side, is uniform over `DISTANCE`;
+`distances` returns it, so that accuracy can be plotted against it.
 
-Split: training scenes are made of the training digits of `digits`, held-out scenes of its held-out ones, by
-other writers.  README.md beside this file has the shortcuts that were tried on it.
+Split: training scenes use the training digits of `digits`, held-out scenes its held-out digits, by other
+writers.  README.md beside this file describes the shortcuts that were tried.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ if TYPE_CHECKING:
 TRAIN_IMAGES, VAL_IMAGES = 1600, 1000
 SEED = 2026
 KINDS = (0, 1)
-"""Digits that occur.  No small model that was tried learnt with all ten (README.md, Difficulty)."""
+"""The digits used.  None of the small models that were tried learnt all ten (README.md, Difficulty)."""
 DISTRACTOR_COUNT = 1
-"""Glyphs beside the two digits."""
+"""Glyphs per image besides the two digits."""
 SMALLEST, LARGEST = 256, 4096
-"""Pixels per side: below, glyphs would touch."""
+"""Pixels per side; in smaller images glyphs would touch."""
 GLYPH = (28, 40)
 """Pixels per side of a glyph, lowest and highest."""
 FAVOURED = 0.9
 """Share of the training scenes with equal digits that show a digit of the first half of the kinds.
 
-Were all kinds equal equally often, no single digit would say anything about the label, and nothing small that
-starts from fresh weights was seen to leave the loss of guessing.  So in training a single digit says a
-little, enough to learn to read it; held-out scenes are balanced, and there it says nothing."""
+With all digits equally often in equal pairs, a single digit would be independent of the label, and no small
+model that was trained from random weights got below the loss of guessing.  In training a single digit
+therefore correlates weakly with the label, enough to learn to read digits; held-out scenes are balanced."""
 MARGIN = 24
-"""Pixels between a glyph's centre and the border, at least."""
+"""Least number of pixels between a glyph's centre and the border."""
 DISTANCE = (0.2, 1.0)
 """Between the centres of the two digits, as a share of the canvas inside the margins."""
 APART = 0.2
-"""Between a distractor and any other glyph, at least; the same share."""
+"""Least distance between a distractor and any other glyph, as the same share."""
 BLOB = 32
 """Pixels from one node of the texture's smooth part to the next."""
 BACKGROUND, BLOBS, GRAIN = 0.25, 0.08, 0.05
-"""Brightness of the canvas in 0-1, and how far its smooth and its grainy part reach up and down."""
+"""Brightness of the canvas in 0-1, and amplitudes of its smooth and its grainy part."""
 MEAN, DEVIATION = 0.25, 0.15
-"""What images are normalised with: about the canvas, and a fifth of the way to a glyph."""
+"""Normalisation of the images: the brightness of the canvas, and a fifth of the contrast of a glyph."""
 DISTRACTORS = (
     "........ ...##... ...##... .######. .######. ...##... ...##... ........",
     "........ .##..##. .######. ..####.. ..####.. .######. .##..##. ........",
@@ -67,21 +67,21 @@ DISTRACTORS = (
     "........ ...##... ..####.. .##..##. .#....#. ........ ........ ........",
     "........ .##..##. .##..##. ........ ........ .##..##. .##..##. ........",
 )
-"""8 x 8 drawings that are no digits: plus, cross, two bars, roof, four dots."""
+"""8 x 8 drawings that are not digits: plus, cross, two bars, roof, four dots."""
 
 
 CHANCE = 0.5
 
 
 def local_limit(classes: int) -> float:
-    """The most that a sum of local scores gets right, with perfect detectors and no mixing, 0-1.
+    """Highest accuracy of a model that adds local scores, with perfect detectors and no mixing, 0-1.
 
-    Such a model says "same" where s(a) + s(b) exceeds a threshold.  With k of the K digits scoring more than
-    half of it, it is right for these when they are the same, and, when two differ, unless both are of the k:
+    Such a model answers "same" if s(a) + s(b) exceeds a threshold.  If k of the K digits score more than half
+    the threshold, it is right for equal pairs of these, and for different pairs unless both are among the k:
     (k/K + 1 - k (k-1) / K (K-1)) / 2.
 
     Arguments:
-        classes: digits that occur, K.
+        classes: number of digits used, K.
     """
     shares = (k / classes - k * (k - 1) / (classes * (classes - 1)) for k in range(classes + 1))
     return (1 + max(shares)) / 2
@@ -89,10 +89,10 @@ def local_limit(classes: int) -> float:
 
 @dataclass(frozen=True)
 class Glyph:
-    """Something drawn on the canvas."""
+    """A digit or distractor drawn on the canvas."""
 
     drawing: int
-    """Place among the split's digits; of a distractor, its place in `DISTRACTORS`."""
+    """Index among the split's digits; for a distractor, its index in `DISTRACTORS`."""
     x: float
     """Centre, as a share of the canvas inside the margins; likewise `y`."""
     y: float
@@ -103,7 +103,7 @@ class Glyph:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows; the same at every resolution."""
+    """The content of an image, the same at every resolution."""
 
     same: bool
     digits: tuple[Glyph, Glyph]
@@ -120,11 +120,11 @@ class Pairs:
     """Same or different digits; see the module's docstring.
 
     Arguments:
-        train_images: scenes for training.
-        val_images: held-out scenes; the first ones do not depend on how many there are.
-        seed: of all scenes; difficulty is judged on another one than is reported.
-        classes: the digits that occur, at least two.
-        distractors: glyphs beside the two digits.
+        train_images: number of training scenes.
+        val_images: number of held-out scenes; a scene does not depend on it.
+        seed: of all scenes; the difficulty was set on a different seed than the reported one.
+        classes: the digits used, at least two.
+        distractors: glyphs per image besides the two digits.
         favoured: share of the training scenes with equal digits that show one of the first half of `classes`.
     """
 
@@ -148,7 +148,7 @@ class Pairs:
 
     @property
     def name(self) -> str:
-        """`pairs`, and what was changed of it."""
+        """`pairs`, with a hash of the arguments that differ from the defaults."""
         usual = Pairs()
         changed = {key: value for key, value in vars(self).items() if value != vars(usual)[key]}
         if not changed:
@@ -158,16 +158,16 @@ class Pairs:
         return f"pairs-{digest(changed)[:8]}"
 
     def size(self, split: Split) -> int:
-        """Scenes in a split."""
+        """Number of scenes in a split."""
         return self._sizes[split]
 
     def scene(self, split: Split, index: int) -> Scene:
-        """What an image shows.
+        """The scene of an image.
 
         Raises:
-            IndexError: beyond the split.
+            IndexError: the split has fewer images.
         """
-        places = self._places(split, index)
+        positions = self._positions(split, index)
         random = self._random(split, index)
         same = self._same(split, index)
         kinds = self._kinds(split, same, random)
@@ -178,20 +178,23 @@ class Pairs:
         drawn = random.integers(len(DISTRACTORS), size=self._distractors).tolist()
         glyphs = [
             Glyph(
-                drawing, *place, int(random.integers(GLYPH[0], GLYPH[1] + 1)), float(random.uniform(0.8, 1))
+                drawing,
+                *position,
+                int(random.integers(GLYPH[0], GLYPH[1] + 1)),
+                float(random.uniform(0.8, 1)),
             )
-            for drawing, place in zip([*chosen, *drawn], places, strict=True)
+            for drawing, position in zip([*chosen, *drawn], positions, strict=True)
         ]
         return Scene(same, (glyphs[0], glyphs[1]), tuple(glyphs[2:]))
 
     def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
-        """Pixels between the centres of the two digits, for each image; nothing is drawn for it.
+        """Pixels between the centres of the two digits, per image; no image is drawn.
 
         Raises:
-            IndexError: beyond the split.
+            IndexError: the split has fewer images.
         """
         inside = resolution - 2 * MARGIN
-        scenes = (self._places(split, index) for index in indices)
+        scenes = (self._positions(split, index) for index in indices)
         return [hypot(x - u, y - v) * inside for (x, y), (u, v), *_ in scenes]
 
     def batch(
@@ -231,7 +234,7 @@ class Pairs:
         return pixels[None], int(scene.same)
 
     def fit(self, image: Tensor, resolution: int) -> Tensor:
-        """It is drawn at its size."""
+        """The image itself, which was drawn at this resolution."""
         return image
 
     def finish(
@@ -248,25 +251,25 @@ class Pairs:
         return finish(images, resolution, [MEAN] * 3, [DEVIATION] * 3, device=device, dtype=dtype)
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Nothing to count: nothing is read."""
+        """Does nothing: this data set reads no files."""
 
     def _random(self, split: Split, index: int, part: int = 0) -> np.random.Generator:
         parts = (self._seed, ("train", "val").index(split), index, part)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(parts)))
 
-    def _places(self, split: Split, index: int) -> list[tuple[float, float]]:
-        """Centres of the two digits, then of the distractors; the scene's without its digits."""
+    def _positions(self, split: Split, index: int) -> list[tuple[float, float]]:
+        """Centres of the two digits, then of the distractors."""
         if not 0 <= index < self._sizes[split]:
             raise IndexError(f"{split} has {self._sizes[split]} images; there is no {index}.")
-        return _places(self._random(split, index, 3), self._distractors)
+        return _positions(self._random(split, index, 3), self._distractors)
 
     def _same(self, split: Split, index: int) -> bool:
-        """One of images 2k and 2k + 1, by chance: any even number from the start is balanced."""
+        """Whether the digits are equal: in a random one of images 2k and 2k + 1, for balanced labels."""
         first = bool(self._random(split, index // 2, 2).integers(2))
         return first == (index % 2 == 0)
 
     def _kinds(self, split: Split, same: bool, random: np.random.Generator) -> tuple[int, int]:
-        """Which digits the two are; in training some are equal more often than others (see `FAVOURED`)."""
+        """The two digits; in training some are equal more often than others (see `FAVOURED`)."""
         half = len(self._classes) // 2
         if not same:
             first, second = random.choice(self._classes, size=2, replace=False).tolist()
@@ -278,25 +281,25 @@ class Pairs:
         return kind, kind
 
     def _drawing(self, split: Split, kind: int, random: np.random.Generator) -> int:
-        """A drawing of a digit, as its place in the split."""
-        places = _digits(split)[1][kind]
-        return int(places[random.integers(len(places))])
+        """A random drawing of a digit, as its index in the split."""
+        drawings = _digits(split)[1][kind]
+        return int(drawings[random.integers(len(drawings))])
 
 
-def _places(random: np.random.Generator, distractors: int) -> list[tuple[float, float]]:
-    """Centres in 0-1: the two digits at a uniform distance, then distractors apart from all others."""
+def _positions(random: np.random.Generator, distractors: int) -> list[tuple[float, float]]:
+    """Centres in 0-1: the two digits at a uniform distance, then distractors at a distance from all."""
     distance = random.uniform(*DISTANCE)
     while True:
         (x, y), angle = random.random(2), random.uniform(0, 2 * pi)
         other = (x + distance * cos(angle), y + distance * sin(angle))
         if min(other) >= 0 and max(other) <= 1:
             break
-    places = [(float(x), float(y)), other]
-    while len(places) < 2 + distractors:
+    positions = [(float(x), float(y)), other]
+    while len(positions) < 2 + distractors:
         x, y = random.random(2).tolist()
-        if all(hypot(x - a, y - b) >= APART for a, b in places):
-            places.append((x, y))
-    return places
+        if all(hypot(x - a, y - b) >= APART for a, b in positions):
+            positions.append((x, y))
+    return positions
 
 
 def _texture(random: np.random.Generator, resolution: int) -> Tensor:
@@ -314,20 +317,20 @@ def _texture(random: np.random.Generator, resolution: int) -> Tensor:
 
 
 def _draw(canvas: Tensor, drawing: Tensor, glyph: Glyph) -> None:
-    """Lay a drawing (8, 8), 0-1, over the canvas."""
+    """Draw a glyph from a drawing (8, 8), 0-1, on the canvas."""
     from torch.nn import functional as F
 
     size = (glyph.pixels, glyph.pixels)
     ink = F.interpolate(drawing[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp_(0, 1)
     inside = canvas.shape[-1] - 2 * MARGIN
-    top, left = (round(MARGIN + place * inside - glyph.pixels / 2) for place in (glyph.y, glyph.x))
+    top, left = (round(MARGIN + centre * inside - glyph.pixels / 2) for centre in (glyph.y, glyph.x))
     part = canvas[top : top + glyph.pixels, left : left + glyph.pixels]
     part.lerp_(part.new_tensor(glyph.brightness), ink)
 
 
 @cache
 def _digits(split: Split) -> tuple[Tensor, tuple[NDArray[Any], ...]]:
-    """The split's drawings (images, 8, 8), 0-1, and the places of each digit."""
+    """The split's drawings (images, 8, 8), 0-1, and the indices of each digit's drawings."""
     from longvis_bench.data.digits import Digits
 
     digits = Digits()
@@ -335,8 +338,8 @@ def _digits(split: Split) -> tuple[Tensor, tuple[NDArray[Any], ...]]:
     import torch
 
     labels = np.array([label for _, label in loaded])
-    places = tuple(np.flatnonzero(labels == kind) for kind in range(10))
-    return torch.stack([image[0] for image, _ in loaded]), places
+    indices = tuple(np.flatnonzero(labels == kind) for kind in range(10))
+    return torch.stack([image[0] for image, _ in loaded]), indices
 
 
 @cache

@@ -1,25 +1,25 @@
-"""The images a cell sees: labelled, at the cell's resolution.
+"""The protocol of data sets: labelled images at the cell's resolution.
 
-A data set is anything that follows `ImageData`; `open_data` finds one by its name on the command line:
+A data set is an object that implements `ImageData`; `open_data` opens one by its name on the command line:
 
     digits        real handwritten digits, upsampled (`digits.py`)
-    pairs         two small digits far apart on a large canvas: are they the same? (`pairs.py`)
+    pairs         two small digits far apart on a large canvas, labelled same or different (`pairs.py`)
     folder:PATH   the user's own images, in class folders (`folder.py`)
 
-Importing this module, and opening any data set, imports neither torch nor Pillow nor images.
+Importing this module and opening a data set import neither torch nor Pillow, and read no image.
 
-Two ways to get images, which give the same pixels:
+There are two ways to get images, which give the same pixels:
 
-    images, labels = data.batch("val", [0, 7], 1024, device="cuda")         # these indices, here and now
+    images, labels = data.batch("val", [0, 7], 1024, device="cuda")         # by index, in this process
 
     loader = Loader(data, "train", resolution=1024, batch_size=16, seed=0, workers=4, device="cuda")
     for epoch in range(epochs):
-        for images, labels, indices in loader.epoch(epoch, start=0):        # an epoch, decoded ahead
+        for images, labels, indices in loader.epoch(epoch, start=0):        # one epoch, decoded ahead
             ...
-        loader.waited_s                                                     # seconds the model stood idle
+        loader.waited_s                                                     # seconds spent waiting for images
 
-`loader.py` is where `Loader` is, and its docstring has the rules: order by seed and epoch, continuing at a
-batch, ranks of several processes, augmentation, and what becomes of broken files.
+`loader.py` has `Loader`.  Its docstring has the rules for the order of images, resuming at a batch, ranks of
+several processes, augmentation, and broken files.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["train", "val"]
-"""`val` is held out: no recipe is chosen on it and nothing is trained on it."""
+"""`val` is held out: it is used neither for training nor for choosing a recipe."""
 
 KNOWN = ("digits", "folder:PATH", "pairs")
 FOLDER = "folder:"
 BROKEN_SHARE = 0.01
-"""More broken files than this share are no accident."""
+"""A split with a larger share of broken files raises an error."""
 
 
 class ImageData(Protocol):
-    """Labelled images, produced at whatever resolution is asked for."""
+    """Labelled images at any resolution."""
 
     @property
     def name(self) -> str:
-        """Stored with every row and weight file made from these images; never holds a path."""
+        """Name stored in rows and weight files made from these images; contains no path."""
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 to `num_classes` - 1."""
+        """Number of classes; labels are 0 to `num_classes` - 1."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names of the classes, by label."""
+        """Names of the classes, in the order of the labels."""
 
     @property
     def broken(self) -> Mapping[str, str]:
-        """Files this process could not read, with the reason; names begin with the split."""
+        """Files that this process could not read -> the reason; names begin with the split."""
 
     def size(self, split: Split) -> int:
-        """Images in a split."""
+        """Number of images in a split."""
 
     def batch(
         self,
@@ -80,7 +80,7 @@ class ImageData(Protocol):
             split: "train" or "val".
             indices: which images, 0-based.
             resolution: pixels per side.
-            device: where the batch is made and left.
+            device: of the returned tensors.
             dtype: of the images; float32 unless given.
 
         Returns:
@@ -93,10 +93,10 @@ class ImageData(Protocol):
 
 
 class LoadableData(ImageData, Protocol):
-    """Data whose images can be made in two steps: on a worker's CPU, then on the device."""
+    """Data whose images are prepared in two steps: on a worker's CPU, then on the device."""
 
     def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
-        """One image as it is stored, on the CPU, and its label.
+        """One image at its stored size, on the CPU, and its label.
 
         Returns:
             (1 or 3, height, width), uint8 in 0-255 or float32 in 0-1, and the label.
@@ -106,7 +106,7 @@ class LoadableData(ImageData, Protocol):
         """
 
     def fit(self, image: Tensor, resolution: int) -> Tensor:
-        """A loaded image at its size, (1 or 3, resolution, resolution), on its device and in its dtype."""
+        """A loaded image resized to (1 or 3, resolution, resolution), on its device and in its dtype."""
 
     def finish(
         self,
@@ -116,22 +116,22 @@ class LoadableData(ImageData, Protocol):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Loaded images, fitted or not, as a normalised batch (batch, 3, resolution, resolution)."""
+        """Loaded images, resized or not, as a normalised batch (batch, 3, resolution, resolution)."""
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Count files that a loader's worker could not read.
+        """Record files that a loader's worker could not read.
 
         Raises:
-            DataError: they are more than 1 % of the split's files by now.
+            DataError: more than 1 % of the split's files are broken.
         """
 
 
 class BrokenImage(Exception):
-    """One file that cannot be read; it is left out and counted, and so never reaches the user as an error.
+    """A file that cannot be read; callers leave it out and count it, so the user does not see this error.
 
     Arguments:
         name: the file, relative to the data set's folder.
-        why: what is wrong with it.
+        why: the reason.
     """
 
     def __init__(self, name: str, why: str) -> None:
@@ -140,7 +140,7 @@ class BrokenImage(Exception):
 
 
 def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
-    """The error of a data set that is damaged beyond 1 %."""
+    """The error of a split with more than 1 % of broken files."""
     return DataError(
         f"{count} of {of} images cannot be read, more than {BROKEN_SHARE:.0%}, the last of them {name} "
         f"({why}); repair or remove them."
@@ -148,11 +148,11 @@ def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
 
 
 def open_data(spec: str | DataSpec) -> LoadableData:
-    """The data set a user names.
+    """Open a data set by its name or specification.
 
     Raises:
-        UnknownName: nothing answers to it, or to one of its classes.
-        DataError: a folder that is not as it should be.
+        UnknownName: there is no data set, list of classes or class of that name.
+        DataError: the layout of a folder is wrong, or an option does not apply to the data set.
     """
     spec = DataSpec(spec) if isinstance(spec, str) else spec
     if spec.data.startswith(FOLDER):

@@ -1,9 +1,9 @@
-"""From pixels of any size to a normalised batch, on the CPU or the device.
+"""Resize images of any size and normalise them, on the CPU or the device.
 
-Bicubic with antialiasing, the kernel of Pillow and torchvision (Catmull-Rom, a = -0.5): enlarging, the
-antialiasing does nothing; shrinking, it widens the kernel.  On the CPU 8-bit images stay 8-bit, which is
+Bicubic with antialiasing, the kernel of Pillow and torchvision (Catmull-Rom, a = -0.5).  Antialiasing widens
+the kernel when shrinking and has no effect when enlarging.  On the CPU 8-bit images stay 8-bit, which is
 fastest, as in Pillow; elsewhere they are float.  The two differ by rounding, at most 1.5 of 255, and where a
-kernel overshoots black or white, because 8-bit kernels cut that off after each of their two passes (tested).
+kernel overshoots black or white, because 8-bit kernels clamp after each of their two passes (tested).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 def fit(image: Tensor, resolution: int) -> Tensor:
-    """The shorter side brought to the resolution, then the centre cut out without margin.
+    """Resize the shorter side to the resolution, then crop the centre without a margin.
 
     Arguments:
         image: (channels, height, width), uint8 in 0-255 or float in 0-1.
@@ -44,14 +44,14 @@ def finish(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Loaded images as a batch: sent to the device, fitted there, scaled to 0-1, normalised.
+    """Make a batch of loaded images: copy to the device, resize there, scale to 0-1, normalise.
 
     Arguments:
-        images: each (1 or 3, height, width), uint8 or float32 in 0-1; or all of them in one tensor.
+        images: each (1 or 3, height, width), uint8 or float32 in 0-1; or one tensor of all.
         resolution: pixels per side.
-        mean: by channel, of pixels in 0-1.
-        deviation: by channel.
-        device: where the batch is made.
+        mean: per channel, of pixels in 0-1.
+        deviation: standard deviation per channel.
+        device: of the batch.
         dtype: of the result; float32 unless given.
 
     Returns:
@@ -59,19 +59,19 @@ def finish(
     """
     device = torch.device(device)
     batch = torch.empty(len(images), 3, resolution, resolution, device=device)
-    for place, image in zip(batch, images, strict=True):
-        place.copy_(_unit(fit(_sent(image, device), resolution)))
+    for row, image in zip(batch, images, strict=True):
+        row.copy_(_unit(fit(_sent(image, device), resolution)))
     centre = torch.tensor(mean, device=device).view(1, -1, 1, 1)
     scale = torch.tensor(deviation, device=device).view(1, -1, 1, 1)
     return batch.sub_(centre).div_(scale).to(dtype or torch.float32)
 
 
 def _sent(image: Tensor, device: torch.device) -> Tensor:
-    """The image on the device; there the 8-bit kernels do not exist."""
+    """The image on the device, as float32 there, because 8-bit kernels exist on the CPU only."""
     sent = image.to(device, non_blocking=True)
     return sent if device.type == "cpu" else _unit(sent)
 
 
 def _unit(image: Tensor) -> Tensor:
-    """8-bit values as float32 in 0-1; floats as they are."""
+    """8-bit values as float32 in 0-1; floats unchanged."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image

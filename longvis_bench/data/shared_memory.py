@@ -1,8 +1,8 @@
-"""How worker processes hand batches over: through shared memory, through pipes, or there are none.
+"""How worker processes return batches: through shared memory, through pipes, or no workers at all.
 
-torch hands tensors over in shared memory, on Linux files under /dev/shm.  Containers often have 64 MiB of it,
-and a worker that writes beyond that is killed by SIGBUS; without it, semaphores cannot be made either.  So it
-is measured first.  Through pipes batches are copied, which costs time and no shared memory.
+torch passes tensors through shared memory, on Linux files under /dev/shm.  Containers often have 64 MiB of
+it, and SIGBUS kills a worker that writes beyond that; without it, semaphores cannot be created either.
+Therefore the free shared memory is read first.  Pipes copy batches, which takes time but no shared memory.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from longvis_bench import units
 
 SHARED_MEMORY = Path("/dev/shm")
 SMALL_BYTES = 1 << 30
-"""Less than this is worth a line in `longvis doctor`: a few batches of large images fill it."""
+"""`longvis doctor` reports less than this, which a few batches of large images fill."""
 HEADROOM = 0.9
-"""Share of the free shared memory that the batches may take."""
+"""Largest share of the free shared memory that the batches take."""
 ENLARGE = "in Docker, --shm-size=8g gives more"
 
 
 class Handover(NamedTuple):
-    """How a loader's workers are run."""
+    """How a loader runs its workers."""
 
     workers: int
     way: Literal["shared memory", "pipes"]
     note: str | None = None
-    """What the user should know; None where all is as asked."""
+    """A sentence for the user on a change; None if the request was met."""
 
 
 def plan_handover(workers: int, batch_bytes: int, batches: int) -> Handover:
-    """Workers, and the way for their batches, that this machine's shared memory allows.
+    """The number of workers, and how they return batches, that this machine's shared memory allows.
 
     Arguments:
-        workers: how many are asked for.
-        batch_bytes: of one batch as a worker sends it.
-        batches: how many exist at once.
+        workers: the requested number.
+        batch_bytes: bytes of one batch as a worker sends it.
+        batches: number of batches that exist at once.
     """
     if workers == 0:
         return Handover(0, "shared memory")
@@ -56,7 +56,7 @@ def plan_handover(workers: int, batch_bytes: int, batches: int) -> Handover:
 
 
 def has_semaphores() -> bool:
-    """Whether processes can share a lock, which is tried."""
+    """Whether processes can share a lock, found by creating one."""
     try:
         multiprocessing.get_context().Lock()
     except (OSError, ImportError):
@@ -65,7 +65,7 @@ def has_semaphores() -> bool:
 
 
 def free_shared_memory() -> int | None:
-    """Bytes free in /dev/shm; 0 where it is missing; None on systems that share memory otherwise."""
+    """Bytes free in /dev/shm; 0 if it is missing, None on systems without it by design."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -76,7 +76,7 @@ def free_shared_memory() -> int | None:
 
 
 def shared_memory_fault() -> str | None:
-    """What is wrong with this machine's shared memory, in a sentence for `longvis doctor`, or None."""
+    """A sentence for `longvis doctor` on a fault of this machine's shared memory; None without a fault."""
     if not has_semaphores():
         return f"{SHARED_MEMORY} is missing or not writable, so images are loaded without workers; {ENLARGE}."
     free = free_shared_memory()

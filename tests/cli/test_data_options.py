@@ -52,7 +52,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
     ("spoil", "options", "message"),
     [
         ("rm -r val", (), "has no val/: a data set is train/ and val/"),
-        ("rm -r train/cat val/cat", (), "train/ has one class only (dog)"),
+        ("rm -r train/cat val/cat", (), "train/ has only one class (dog)"),
         ("rm val/dog/*", (), "the class dog has no images in val/"),
         (
             "echo dogs > list; echo cat >> list",

@@ -105,7 +105,7 @@ def test_16_bits_are_scaled_by_a_window(suffix: str, tmp_path: Path) -> None:
 def test_floats_need_a_window(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     Image.fromarray(np.array([[0.5, 1.5]], dtype=np.float32)).save(path)
-    with pytest.raises(DataError, match="range nobody knows: give it with --window LO,HI"):
+    with pytest.raises(DataError, match="range is unknown: give it with --window LO,HI"):
         decode(path, "train/a/x.tif")
     assert decode(path, "x", (0.5, 2.5)).tolist() == [[[0.0, 0.5]]]
 

@@ -205,10 +205,10 @@ def _flat(root: Path) -> None:
 BAD: tuple[tuple[Callable[[Path], Any], str], ...] = (
     (_without("train"), "has no train/: a data set is train/ and val/"),
     (_without("val"), "has no val/"),
-    (_only, "train/ has one class only (cat)"),
+    (_only, "train/ has only one class (cat)"),
     (_without("val/dog"), "the class dog has no images in val/"),
     (_empty("train/cat"), "the class cat has no images in train/"),
-    (_without("train/dog"), "val/ has a class that train/ has not: dog"),
+    (_without("train/dog"), "val/ has classes that train/ does not have: dog"),
     (_flat, "val/ has no class folders"),
     (shutil.rmtree, "there is no folder"),
 )
@@ -228,7 +228,7 @@ def test_bad_options(pictures: Pictures, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown class 'dogs': did you mean dog"):
         Folder(root, classes=str(tmp_path / "list"))
     (tmp_path / "list").write_text("cat\n")
-    with pytest.raises(DataError, match="has one class only"):
+    with pytest.raises(DataError, match="has only one class"):
         Folder(root, classes=str(tmp_path / "list"))
     with pytest.raises(UnknownName, match="did you mean imagenet100"):
         Folder(root, classes="imagenet-100")
