@@ -1,1 +1,1 @@
-"""Training: one recipe for every family."""
+"""Training: one recipe for all families."""

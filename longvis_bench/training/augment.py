@@ -1,7 +1,7 @@
-"""What a recipe does to training images: timm's transforms on each, timm's mixup and erasing on batches.
+"""Augmentation of training images: timm's transforms per image, timm's mixup and erasing per batch.
 
-What happens to one image is drawn from its own seed, so that it does not depend on the batch, the process or
-the device; what happens within a batch is drawn from the global random states, which the loop seeds.
+Random numbers for one image come from its own seed, so that they do not depend on the batch, the process or
+the device; those for a batch come from the global random states, which the training loop seeds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from longvis_bench.errors import LongvisError
 from longvis_bench.training.recipe import Recipe
 
 Seed = tuple[int, ...]
-"""Of one image in one epoch, for NumPy's generators."""
+"""Seed of one image in one epoch, for NumPy's generators."""
 
 
 class PictureAugment:
-    """Random crop, flip and policy of a recipe, on one RGB picture; picklable, for the loader's workers.
+    """Random crop, flip and policy of a recipe for one RGB image; picklable, for the loader's workers.
 
     Arguments:
-        recipe: says what is done.
-        resolution: pixels per side of what is returned.
+        recipe: selects the transforms.
+        resolution: pixels per side of the result.
 
     Raises:
-        LongvisError: timm knows no such policy.
+        LongvisError: timm has no such policy.
     """
 
     def __init__(self, recipe: Recipe, resolution: int) -> None:
@@ -38,7 +38,7 @@ class PictureAugment:
         self._steps = self._make()
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """Augment one picture by the random states as they are."""
+        """Augment one image, drawing from the global random states."""
         for step in self._steps:
             picture = step(picture)
         return picture
@@ -61,23 +61,23 @@ class PictureAugment:
             )
         except (AssertionError, KeyError, ValueError, TypeError) as error:
             raise LongvisError(
-                f"timm knows no augmentation {recipe.auto_augment!r}; an example is rand-m9-mstd0.5-inc1."
+                f"timm has no augmentation {recipe.auto_augment!r}; an example is rand-m9-mstd0.5-inc1."
             ) from error
         return crop_and_flip, policy
 
 
 def picture_augment(recipe: Recipe, resolution: int) -> PictureAugment | None:
-    """What the loader applies to each picture; None where the recipe asks for nothing of the kind."""
+    """The transform that the loader applies to each image; None if the recipe has no crop, flip or policy."""
     wanted = recipe.crop_scale is not None or recipe.flip > 0 or recipe.auto_augment is not None
     return PictureAugment(recipe, resolution) if wanted else None
 
 
 class BatchAugment:
-    """Shifts, mixup or cutmix, and erasing, on normalised batches on their device; targets become soft.
+    """Shifts, mixup or cutmix, and erasing of normalised batches on their device; targets become soft.
 
     Arguments:
-        recipe: says what is done.
-        num_classes: of the targets.
+        recipe: selects the augmentations.
+        num_classes: width of the targets.
         device: of the batches.
     """
 
@@ -103,7 +103,7 @@ class BatchAugment:
         Arguments:
             images: (batch, 3, side, side), normalised; may be changed in place.
             labels: (batch), int64.
-            seeds: one of each image.
+            seeds: one per image.
 
         Returns:
             Images of the same shape, and targets (batch, classes) that sum to 1.
@@ -118,17 +118,17 @@ class BatchAugment:
 
 
 def smooth(labels: Tensor, num_classes: int, share: float) -> Tensor:
-    """Targets (batch, num_classes) with `share` of each spread over all classes."""
+    """Targets (batch, num_classes) with label smoothing: `share` of each is distributed over all classes."""
     return F.one_hot(labels, num_classes).float() * (1 - share) + share / num_classes
 
 
 def shifted(images: Tensor, share: float, seeds: Sequence[Seed]) -> Tensor:
-    """Each image moved by whole pixels, up to `share` of its side along each axis; borders repeated.
+    """Shift each image by whole pixels, up to `share` of its side along each axis, repeating its border.
 
     Arguments:
         images: (batch, channels, side, side).
-        share: 0 to 0.5; draws are uniform and independent for each image and axis.
-        seeds: one of each image.
+        share: 0 to 0.5; shifts are uniform and independent per image and axis.
+        seeds: one per image.
     """
     side = images.shape[-1]
     most = int(share * side)

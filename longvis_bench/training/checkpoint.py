@@ -1,10 +1,9 @@
-"""Where training stands, on disk: enough to go on as if nothing had happened.
+"""Checkpoints: the state of a training on disk, from which it resumes with the same result.
 
-A checkpoint is one file of torch.save, written beside itself and renamed, so that there is always a whole
-one; it is read by the restricted unpickler.  It holds the model, the optimiser, the scaler of fp16, the
-place in the schedule and in the order of images, and the curves.  No random state is in it because none is
-carried over: the order of an epoch, each image's augmentation and each update are seeded by their numbers
-(`loop.py`).
+A checkpoint is one file of torch.save, written under a temporary name and renamed, so that a complete one
+always exists; the restricted unpickler reads it.  It holds the model, the optimiser, the scaler of fp16, the
+position in the schedule and in the order of images, and the curves.  It needs no random state: the loop seeds
+the order of an epoch, each image's augmentation and each update by their numbers (`loop.py`).
 """
 
 from __future__ import annotations
@@ -20,43 +19,43 @@ from longvis_bench.files import write_whole
 
 
 @dataclass(kw_only=True)
-class Place:
-    """How far training has come; plain values."""
+class Position:
+    """The position of a training in its epochs and updates; plain values."""
 
     epoch: int = 1
-    """The current one, from 1."""
+    """Current epoch, from 1."""
     update: int = 0
-    """Updates done in it."""
+    """Finished updates of the epoch."""
     seen: int = 0
-    """Images learnt from in it."""
+    """Training images used in the epoch so far."""
     loss_sum: float = 0.0
-    """Over those images."""
+    """Sum of the loss over these images."""
     spent_s: float = 0.0
-    """Seconds of its updates."""
+    """Seconds of the epoch's updates."""
     waited_s: float = 0.0
-    """Seconds of those in which the model stood idle for want of images."""
+    """Seconds of these in which the model waited for images."""
     curve: list[list[float]] = field(default_factory=list)
-    """One entry an update: see `curves.UPDATE`."""
+    """One entry per update; see `curves.UPDATE`."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry an epoch that ended: the fields of `job.TrainProgress`."""
+    """One entry per finished epoch: the fields of `job.TrainProgress`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A place, and the states that belong to it."""
+    """A position, and the states that belong to it."""
 
-    place: Place
+    position: Position
     states: dict[str, Any]
     """State dicts by name."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint that appears whole or not at all.
+    """Write a checkpoint, which replaces the previous one only when it is complete.
 
     Raises:
-        CheckpointError: the disk does not take it; the checkpoint before it is still there.
+        CheckpointError: the file cannot be written; the previous checkpoint is still there.
     """
-    content = {"place": asdict(checkpoint.place), "states": checkpoint.states}
+    content = {"position": asdict(checkpoint.position), "states": checkpoint.states}
     try:
         write_whole(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
@@ -64,7 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
-    """The checkpoint of an interrupted training; None where there is none.
+    """The checkpoint of an interrupted training; None if there is none.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -73,8 +72,9 @@ def read_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
         return None
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        return Checkpoint(place=Place(**content["place"]), states=content["states"])
-    except Exception as error:  # a damaged pickle can fail anywhere in torch's reader
+        position = content["position"] if "position" in content else content["place"]  # until longvis 0.2
+        return Checkpoint(position=Position(**position), states=content["states"])
+    except Exception as error:  # a damaged pickle can raise anything in torch's reader
         raise CheckpointError(
             f"the checkpoint {path} is damaged ({type(error).__name__}); delete it to train from the start."
         ) from error

@@ -1,4 +1,4 @@
-"""How training went: a table of every update and epoch, and a figure of loss, accuracy and learning rate."""
+"""Training curves: a CSV of all updates and epochs, and a figure of loss, accuracy and learning rate."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ HEIGHT = 5.6
 FAINT = "#BBBBBB"
 
 UPDATE = ("epoch", "step", "loss", "learning_rate", "images_s")
-"""What is kept of each update, in this order."""
+"""Values stored per update, in this order."""
 COLUMNS = (*UPDATE, "top1")
-"""Of the CSV file; top1 is that of some held-out images, at the last update of an epoch."""
+"""Columns of the CSV file; top1 is on some held-out images, at the last update of each epoch."""
 
 
 def write_curves(report: TrainReport, weights: Path) -> tuple[Path, Path]:
-    """Write the curves beside the weight file, as CSV and PNG; return both paths."""
+    """Write the curves next to the weight file, as CSV and PNG; return both paths."""
     table, picture = weights.with_suffix(".csv"), weights.with_suffix(".png")
     text = io.StringIO(newline="")
     csv.writer(text).writerows([COLUMNS, *_lines(report)])
@@ -61,7 +61,7 @@ def _lines(report: TrainReport) -> list[list[object]]:
 
 
 def curves(report: TrainReport) -> Figure:
-    """Loss of updates and epochs above, accuracy on held-out images in the middle, learning rate below."""
+    """A figure of three panels: loss per update and epoch, accuracy on held-out images, learning rate."""
     with style():
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
         FigureCanvasAgg(figure)
@@ -94,7 +94,7 @@ def _title(figure: Figure, report: TrainReport) -> None:
 
 
 def _draw_loss(axes: Axes, report: TrainReport, colour: str) -> None:
-    """Each update in grey, the means of the epochs over them; what guessing costs, where it is near."""
+    """Draw the loss per update in grey, the means of epochs over it, and the loss of guessing."""
     steps, losses = [update[1] for update in report.curve], [update[2] for update in report.curve]
     axes.plot(steps, losses, color=FAINT, linewidth=0.8)
     axes.plot(
@@ -108,15 +108,17 @@ def _draw_loss(axes: Axes, report: TrainReport, colour: str) -> None:
     guess = log(report.job.data.num_classes)
     axes.axhline(guess, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
     axes.set_ylim(0, max(guess, *losses) * 1.05)
-    places = spread([guess, losses[-1], report.history[-1].loss], 0.09 * axes.get_ylim()[1], *axes.get_ylim())
-    for place, text, tone in zip(
-        places, ("guessing", "an update", "an epoch"), (GREY, GREY, colour), strict=True
+    heights = spread(
+        [guess, losses[-1], report.history[-1].loss], 0.09 * axes.get_ylim()[1], *axes.get_ylim()
+    )
+    for height, text, tone in zip(
+        heights, ("guessing", "per update", "per epoch"), (GREY, GREY, colour), strict=True
     ):
-        _beside(axes, place, text, tone)
+        _beside(axes, height, text, tone)
 
 
 def _draw_top1(axes: Axes, report: TrainReport, colour: str) -> None:
-    """Of some held-out images after each epoch, and of all of them at the end, with its interval."""
+    """Draw accuracy on some held-out images per epoch, and on all of them at the end, with its interval."""
     known = [(epoch.step, epoch.top1) for epoch in report.history if epoch.top1 is not None]
     axes.plot(
         [step for step, _ in known],
@@ -136,7 +138,7 @@ def _draw_top1(axes: Axes, report: TrainReport, colour: str) -> None:
 
 
 def _beside(axes: Axes, height: float, text: str, colour: str) -> None:
-    """Words to the right of the axes, at a height of the data."""
+    """Write text to the right of the axes, at a height in data coordinates."""
     axes.annotate(
         text,
         (1.02, height),

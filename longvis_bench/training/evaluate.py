@@ -1,6 +1,6 @@
-"""Held-out accuracy in training, shared among processes: each takes every n-th image, and all learn the sum.
+"""Held-out accuracy in training, over all processes: each evaluates every n-th image, and all get the sum.
 
-Were one process to do it alone, the others would wait in their next collective call for longer than its
+If one process evaluated alone, the others would wait in their next collective call for longer than its
 time-out allows.
 """
 
@@ -22,34 +22,34 @@ from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
 
 @dataclass(frozen=True)
 class HeldOutShare:
-    """Some held-out images of a data set, as a data set; see `ImageData`."""
+    """A part of a data set's held-out images, as a data set; see `ImageData`."""
 
     data: ImageData
     indices: tuple[int, ...]
-    """Of the images, in the data's held-out split."""
+    """Indices of the images in the data's held-out split."""
 
     @property
     def name(self) -> str:
-        """The whole data set's."""
+        """Name of the whole data set."""
         return self.data.name
 
     @property
     def num_classes(self) -> int:
-        """The whole data set's."""
+        """Number of classes of the whole data set."""
         return self.data.num_classes
 
     @property
     def classes(self) -> Sequence[str]:
-        """The whole data set's."""
+        """Classes of the whole data set."""
         return self.data.classes
 
     @property
     def broken(self) -> dict[str, str]:
-        """Files that could not be read so far."""
+        """Files that could not be read so far -> the reason."""
         return dict(self.data.broken)
 
     def size(self, split: Split) -> int:
-        """Images of the share."""
+        """Number of images of the share."""
         return len(self.indices)
 
     def batch(
@@ -61,7 +61,7 @@ class HeldOutShare:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `ImageData.batch`; indices count within the share."""
+        """See `ImageData.batch`; indices are those within the share."""
         chosen = [self.indices[index] for index in indices]
         return self.data.batch("val", chosen, resolution, device=device, dtype=dtype)
 
@@ -79,16 +79,16 @@ def shared_accuracy(
     """Accuracy on `images` held-out images, evenly spaced over all; the same in every process.
 
     Arguments:
-        model: in every process; its buffers become those of the main process.
-        data: where the images come from.
-        accelerator: the processes; each of them has to call this.
+        model: one per process; its buffers are replaced by those of the main process.
+        data: the data set.
+        accelerator: the group of processes, each of which must call this function.
         resolution: pixels per side.
-        images: how many; all where there are fewer.
-        batch_size: images per forward of one process.
+        images: number of images; all if there are fewer.
+        batch_size: images per forward and process.
         device: of this process.
 
     Raises:
-        LongvisError: in every process, if it failed in one; see `measure_accuracy`.
+        LongvisError: in all processes, if one failed; see `measure_accuracy`.
     """
     processes = int(accelerator.num_processes)
     if processes > 1:
@@ -110,7 +110,7 @@ def shared_accuracy(
 
 
 def _joined(parts: Sequence[Accuracy | LongvisError | None]) -> Accuracy:
-    """One accuracy of the shares of all processes, in the order of the images."""
+    """Combine the accuracies of all processes, in the order of the images."""
     for part in parts:
         if isinstance(part, LongvisError):
             raise part

@@ -1,4 +1,4 @@
-"""What is trained, how far it is, and what comes of it."""
+"""The description of a training, its progress, and its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longvis_bench.training.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One model to train."""
+    """One model to train, and how."""
 
     variant: Variant
     data: LoadableData
@@ -25,62 +25,62 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     initial: Path | None = None
-    """Weights to start from, of the same variant at any size; None for fresh ones."""
+    """Initial weights, of the same variant at any size; None for random ones."""
     micro_batch: int | None = None
-    """Images at once on one device; None for all of an update's."""
+    """Images per forward pass and device; None for all images of an update."""
     workers: int = 0
-    """Processes that decode images ahead, for each device."""
+    """Processes that decode images ahead, per device."""
     checkpoint: Path | None = None
-    """Where the state is kept until training ends; None for nowhere."""
+    """Path of the checkpoint, which is deleted at the end; None for no checkpoint."""
     checkpoint_s: float = 600.0
-    """Seconds after which it is written within an epoch too."""
+    """Seconds between checkpoints within an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """Where training stands: after every update, and at the end of every epoch."""
+    """Progress of a training, after every update and at the end of every epoch."""
 
     epoch: int
     """From 1."""
     epochs: int
     step: int
-    """Updates done."""
+    """Finished updates of all epochs."""
     steps: int
     loss: float
-    """Of the last update; at the end of an epoch the mean over its images.  With smoothed or mixed labels."""
+    """Loss of the last update, or the mean over an epoch at its end; with smoothed or mixed labels."""
     learning_rate: float
-    """Of the last update."""
+    """Learning rate of the last update."""
     images_s: float
-    """Training images a second in this epoch, over all devices, making the batches included."""
+    """Training images per second in this epoch, over all devices, loading included."""
     train_s: float
-    """Seconds of this epoch's updates, looking at held-out images not included."""
+    """Seconds of this epoch's updates, without the evaluation on held-out images."""
     waited_s: float
-    """Seconds of those in which this process had no images to learn from."""
+    """Seconds of these in which this process waited for images."""
     left_s: float
-    """Seconds left at the speed of this epoch."""
+    """Estimated remaining seconds at the speed of this epoch."""
     top1: float | None = None
-    """Of some held-out images, 0-1; at the end of an epoch only."""
+    """Accuracy on some held-out images, 0-1; None except at the end of an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport:
-    """A trained model and how it came to be."""
+    """A trained model and its training."""
 
     model: nn.Module
     job: Job
     processes: int
     history: tuple[TrainProgress, ...]
-    """The end of each epoch."""
+    """Progress at the end of each epoch."""
     curve: tuple[tuple[float, ...], ...]
-    """One entry an update: see `curves.UPDATE`."""
+    """One entry per update; see `curves.UPDATE`."""
     accuracy: Accuracy
-    """On all held-out images, in float32, of the weights as their file holds them (fp16)."""
+    """Accuracy on all held-out images, in float32, of the weights rounded to fp16 as in their file."""
     fresh: tuple[str, ...]
-    """Tensors that the initial file does not hold for this size, so that they started random."""
+    """Tensors missing from the initial file for this size, which were initialised at random."""
 
     @property
     def parameters(self) -> int:
-        """Of the model."""
+        """Number of the model's parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
@@ -89,7 +89,7 @@ class TrainReport:
         return sum(epoch.train_s for epoch in self.history)
 
     def facts(self) -> dict[str, Any]:
-        """What the card beside the weight file says of their making; plain values."""
+        """Facts of the training for the card next to the weight file; plain values."""
         recipe = self.job.recipe
         return {
             "num_classes": self.job.data.num_classes,

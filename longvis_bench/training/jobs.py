@@ -1,6 +1,6 @@
-"""What `longvis train` does, without printing: check everything, then work, then keep.
+"""The steps of `longvis train` without its output: check all options, make jobs, store the weights.
 
-Names, sizes, packages and devices are checked for all models before the first one is trained.
+Names, sizes, packages and devices of all models are checked before the first one is trained.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from longvis_bench.weights.store import store_weights, weights_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `longvis train` takes beside models, data, size and recipe."""
+    """Options of `longvis train` besides models, data, size and recipe."""
 
     seed: int = 0
     device: str = "auto"
@@ -43,22 +43,22 @@ class Options:
     """See `initial_weights`."""
     micro_batch: int | None = None
     workers: int | None = None
-    """None for none on a CPU, whose cores the model needs, and up to 8 for each GPU."""
+    """Loader processes per device; None for 0 on a CPU, whose cores the model needs, and up to 8 per GPU."""
     store: Path | None = None
-    """None for the user's data folder."""
+    """Folder for weights; None for the user's data folder."""
     checkpoint_s: float = 600.0
 
 
 def start_training(
     variants: Sequence[Variant], data: str | DataSpec, resolution: int, recipe: Recipe, options: Options
 ) -> list[Job]:
-    """The jobs, once everything that can be checked has been.
+    """Check all options and make the jobs.
 
     Raises:
-        LongvisError: an unknown name or device, an illegal size, a package that is not installed, or weights
-            to start from that belong to another model.
+        LongvisError: an unknown name or device, an illegal size, a package that is not installed, or initial
+            weights of another model.
     """
-    images, place = open_data(data), _prepare(options.device, options.threads)
+    images, device = open_data(data), _prepare(options.device, options.threads)
     if not variants:
         raise LongvisError("there is no model to train: name at least one.")
     for variant in variants:
@@ -71,10 +71,10 @@ def start_training(
             resolution=resolution,
             recipe=recipe,
             seed=options.seed,
-            device=place,
+            device=device,
             initial=_initial(variant, images, resolution, options.initial),
             micro_batch=options.micro_batch,
-            workers=_workers(place) if options.workers is None else options.workers,
+            workers=_workers(device) if options.workers is None else options.workers,
             checkpoint_s=options.checkpoint_s,
         )
         for variant in variants
@@ -92,7 +92,7 @@ def _workers(device: str) -> int:
 
 
 def _checkpoint(job: Job, store: Path | None) -> Path:
-    """Where this training's state lies: the same command finds it again, another one does not."""
+    """Path of a training's checkpoint, from a hash of its options, so that only the same command finds it."""
     identity = {
         "model": job.variant.full_name,
         "data": job.data.name,
@@ -124,7 +124,7 @@ def class_doubt(job: Job) -> str | None:
 
 
 def keep(report: TrainReport, store: Path | None) -> Path:
-    """Put the weights and their curves into the store, and end the checkpoint; the weight file."""
+    """Store the weights and curves, delete the checkpoint, and return the weight file."""
     job = report.job
     weights = store_weights(
         report.model,
@@ -148,13 +148,13 @@ def _initial(variant: Variant, data: ImageData, resolution: int, spec: str | Non
 
 
 def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | None:
-    """The file that training starts from.
+    """The file of initial weights.
 
     Arguments:
         variant: the model.
-        dataset: the name of the data set it is trained on.
-        spec: None for fresh weights, a path (FILE#KEY where a file holds several sets), or a size in pixels:
-            the weights that ship for that size.
+        dataset: name of the data set that the model is trained on.
+        spec: None for random weights, a path (FILE#KEY if a file holds several sets), or a size in pixels for
+            the shipped weights of that size.
 
     Raises:
         CheckpointError: there is no such file, or no weights ship for the size.
@@ -173,17 +173,17 @@ def initial_weights(variant: Variant, dataset: str, spec: str | None) -> Path | 
 
 
 def _prepare(device: str, threads: int | None) -> str:
-    """The device to run on; sets the number of CPU threads."""
-    place = resolve_device(device)
+    """Set the number of CPU threads; return the device to train on."""
+    resolved = resolve_device(device)
     torch.set_num_threads(threads or _usual_threads())
-    return place
+    return resolved
 
 
 def _usual_threads() -> int:
-    """CPU threads of this process where none are asked for.
+    """Default number of CPU threads of this process.
 
-    Processes that train together on one machine share its cores.  torchrun sets OMP_NUM_THREADS=1 where the
-    user did not set it, so that a 1 is no wish there.
+    Processes that train together on one machine share its cores.  torchrun sets OMP_NUM_THREADS=1 if the user
+    did not set it, so a 1 is not a request there.
     """
     together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if together > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
@@ -192,11 +192,11 @@ def _usual_threads() -> int:
 
 
 def end_processes() -> None:
-    """Leave the group of processes that train together, if there is one."""
+    """Leave the process group of a distributed training, if there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for all: the only one, or the first that torchrun or accelerate started."""
+    """Whether this process prints and writes: the only one, or rank 0 of torchrun or accelerate."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,18 +1,18 @@
-"""The training loop, the same for every family: one process or several, safe to kill.
+"""The training loop, the same for every family, for one or several processes; it can be killed and resumed.
 
-Devices, processes, mixed precision and the exchange of gradients are accelerate's; optimiser, schedule, mixup
-and augmentation are timm's.
+accelerate handles devices, processes, mixed precision and gradient exchange; timm provides optimiser,
+schedule, mixup and augmentation.
 
-**An update** learns from `recipe.batch_size` images, over all processes and their micro-batches together; its
-loss is the mean over those images, however they are cut.
+**An update** uses `recipe.batch_size` images over all processes and their micro-batches; its loss is the mean
+over these images, independent of the split into micro-batches.
 
-**Randomness** is a function of numbers: the order of images of the seed and the epoch, what happens to an
-image of the seed, the epoch and the image, everything else of the seed, the update and the process.  So a
-training that is killed and goes on from its checkpoint ends with the same weights bit for bit as one that was
-left alone, on a CPU with the same versions and number of threads.
+**Random numbers** are functions of a few integers: the order of images depends on seed and epoch, the
+augmentation of an image on seed, epoch and image, and all else on seed, update and process.  A training that
+is killed and resumes from its checkpoint therefore ends with the same weights, bit for bit, as an
+uninterrupted one, on a CPU with the same versions and number of threads.
 
-Nothing is selected on the held-out images: `WATCHED_IMAGES` of them are looked at after each epoch, all of
-them once at the end, and the last weights are the result.
+Nothing is selected on the held-out images: the loop evaluates `WATCHED_IMAGES` of them after each epoch and
+all of them once at the end, and the last weights are the result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from longvis_bench.errors import LongvisError
 from longvis_bench.measure.accuracy import Accuracy
 from longvis_bench.measure.numerics import tf32
 from longvis_bench.training.augment import BatchAugment, picture_augment
-from longvis_bench.training.checkpoint import Checkpoint, Place, read_checkpoint, save_checkpoint
+from longvis_bench.training.checkpoint import Checkpoint, Position, read_checkpoint, save_checkpoint
 from longvis_bench.training.evaluate import shared_accuracy
 from longvis_bench.training.job import Job, TrainProgress, TrainReport
 from longvis_bench.training.setup import (
@@ -54,7 +54,7 @@ from longvis_bench.weights.store import round_weights
 
 WATCHED_IMAGES = 128
 DIVERGED = 10.0
-"""A loss of this many times that of guessing, log(classes), will not come back."""
+"""Training stops if the loss exceeds this multiple of the loss of guessing, log(classes)."""
 
 
 def train(
@@ -62,15 +62,15 @@ def train(
     on_progress: Callable[[TrainProgress], object] = lambda progress: None,
     on_note: Callable[[str], object] = lambda sentence: None,
 ) -> TrainReport | None:
-    """Train a model, or go on where its checkpoint stands.
+    """Train a model, or resume from its checkpoint.
 
     Arguments:
-        job: what is trained, on what and how.
+        job: the model, the data and the recipe.
         on_progress: called by the main process after every update and at the end of every epoch.
-        on_note: called by the main process with what the user should know of how images are loaded.
+        on_note: called by the main process with a sentence on the loader's workers.
 
     Returns:
-        The trained model; None in every process but the main one.
+        The trained model in the main process; None in all others.
 
     Raises:
         LongvisError: the loss is no number or far too large (the message says at which step), or the recipe
@@ -84,13 +84,13 @@ def train(
         trainer = _Trainer(job, on_progress)
         if trainer.loader.note is not None and trainer.accelerator.is_main_process:
             on_note(trainer.loader.note)
-        while trainer.place.epoch <= job.recipe.epochs:
+        while trainer.position.epoch <= job.recipe.epochs:
             trainer.epoch()
         return trainer.report()
 
 
 class _Trainer:
-    """A model with its optimiser, its schedule, its images and its place in all of them."""
+    """A model with its optimiser, schedule and loader, and the position in its training."""
 
     def __init__(self, job: Job, on_progress: Callable[[TrainProgress], object]) -> None:
         self.job, self.recipe, self.on_progress = job, job.recipe, on_progress
@@ -107,19 +107,19 @@ class _Trainer:
         self.schedule = make_schedule(self.optimizer, job.recipe, self.updates)
         self.model = self.accelerator.prepare_model(model, device_placement=False)
         self.augment = BatchAugment(job.recipe, job.data.num_classes, self.device)
-        self.place = self._resume()
+        self.position = self._resume()
         self.saved = time.monotonic()
 
-    # Making everything ---------------------------------------------------------------------------------
+    # Setup ---------------------------------------------------------------------------------------------
 
     @property
     def update_images(self) -> int:
-        """Images of an update on this process."""
+        """Images per update in this process."""
         return self.recipe.batch_size // int(self.accelerator.num_processes)
 
     @property
     def micro_batch(self) -> int:
-        """Images at once on this process."""
+        """Images per forward pass in this process."""
         return min(self.job.micro_batch or self.update_images, self.update_images)
 
     def _loader(self) -> Loader:
@@ -139,7 +139,7 @@ class _Trainer:
         )
 
     def _updates(self) -> int:
-        """Updates of an epoch."""
+        """Updates per epoch."""
         images = self.job.data.size("train")
         updates = (
             images // self.recipe.batch_size if self.recipe.mixes else ceil(images / self.recipe.batch_size)
@@ -147,7 +147,7 @@ class _Trainer:
         if updates == 0:
             raise LongvisError(
                 f"{self.job.data.name} has {images} training images, fewer than the {self.recipe.batch_size} "
-                "of one update, and mixing needs whole ones; give a smaller --batch."
+                "of one update, and mixing needs full updates; give a smaller --batch."
             )
         return updates
 
@@ -168,16 +168,16 @@ class _Trainer:
             model = synchronised(model, self.device)
         return model.to(memory_format=torch.channels_last)
 
-    def _resume(self) -> Place:
+    def _resume(self) -> Position:
         found = read_checkpoint(self.job.checkpoint, self.device) if self.job.checkpoint is not None else None
         if found is None:
-            return Place()
+            return Position()
         for name, holder in self._holders().items():
             holder.load_state_dict(found.states[name])
-        return found.place
+        return found.position
 
     def _holders(self) -> dict[str, Any]:
-        """What has a state of its own, by name."""
+        """Objects whose state a checkpoint stores, by name."""
         holders = {
             "model": self.accelerator.unwrap_model(self.model),
             "optimizer": self.optimizer,
@@ -186,22 +186,22 @@ class _Trainer:
         scaler = self.accelerator.scaler
         return holders if scaler is None else {**holders, "scaler": scaler}
 
-    # Learning ------------------------------------------------------------------------------------------
+    # Updates -------------------------------------------------------------------------------------------
 
     def epoch(self) -> None:
-        """What is left of an epoch, then a look at held-out images."""
-        place, before_waiting = self.place, self.place.waited_s
-        batches = self.loader.epoch(place.epoch, start=place.update * self.accumulated)
+        """Train the rest of an epoch, then evaluate on held-out images."""
+        position, before_waiting = self.position, self.position.waited_s
+        batches = self.loader.epoch(position.epoch, start=position.update * self.accumulated)
         self.model.train()
-        while place.update < self.updates:
+        while position.update < self.updates:
             started = time.perf_counter()
             loss, images = self.update(batches)
-            place.update += 1
-            place.seen, place.loss_sum = place.seen + images, place.loss_sum + images * loss
-            place.spent_s += time.perf_counter() - started
-            place.waited_s = before_waiting + self.loader.waited_s
+            position.update += 1
+            position.seen, position.loss_sum = position.seen + images, position.loss_sum + images * loss
+            position.spent_s += time.perf_counter() - started
+            position.waited_s = before_waiting + self.loader.waited_s
             progress = self.progress(loss)
-            place.curve.append(
+            position.curve.append(
                 [progress.epoch, progress.step, loss, progress.learning_rate, progress.images_s]
             )
             self._tell(progress)
@@ -209,15 +209,17 @@ class _Trainer:
         self._end_epoch()
 
     def _end_epoch(self) -> None:
-        place = self.place
+        position = self.position
         top1 = self.measure(WATCHED_IMAGES).top1
-        end = self.progress(place.loss_sum / place.seen, top1=top1)
-        self.place = Place(epoch=place.epoch + 1, curve=place.curve, history=[*place.history, asdict(end)])
+        end = self.progress(position.loss_sum / position.seen, top1=top1)
+        self.position = Position(
+            epoch=position.epoch + 1, curve=position.curve, history=[*position.history, asdict(end)]
+        )
         self._keep()
         self._tell(end)
 
     def update(self, batches: Iterator[Batch]) -> tuple[float, int]:
-        """One step of the optimiser: its mean loss and how many images it learnt from, over all processes."""
+        """One step of the optimiser; returns its mean loss and number of images, over all processes."""
         step = self.step
         self.schedule.step_update(step)
         seed_everything(self.job.seed, step, self.accelerator.process_index)
@@ -231,23 +233,23 @@ class _Trainer:
         loss = float(self.accelerator.reduce(total, "mean"))
         self._check("loss", loss, DIVERGED * log(self.job.data.num_classes))
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or inf))
-        if self.accelerator.scaler is None:  # with one, an overflow is met by a smaller scale
+        if self.accelerator.scaler is None:  # a scaler handles an overflow by a smaller scale
             self._check("norm of the gradients", norm, inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss, sum(parts) * self.accelerator.num_processes
 
     def _parts(self) -> list[int]:
-        """Images of each micro-batch of the current update on this process."""
+        """Images per micro-batch of the current update in this process."""
         processes = self.accelerator.num_processes
-        images = ceil(self.job.data.size("train") / processes) - self.place.update * self.update_images
+        images = ceil(self.job.data.size("train") / processes) - self.position.update * self.update_images
         images = min(images, self.update_images)
         whole, rest = divmod(images, self.micro_batch)
         return [self.micro_batch] * whole + [rest] * (rest > 0)
 
     def _learn(self, batch: Batch, share: float) -> Tensor:
-        """Gradients of one micro-batch, of which the update's are made; its part of the update's loss."""
-        seeds = [(self.job.seed, self.place.epoch, index) for index in batch.indices]
+        """Add the gradients of one micro-batch to those of the update; return its part of the loss."""
+        seeds = [(self.job.seed, self.position.epoch, index) for index in batch.indices]
         images, targets = self.augment(batch.images, batch.labels, seeds)
         with self.accelerator.autocast():
             logits = self.model(images.contiguous(memory_format=torch.channels_last))
@@ -257,7 +259,7 @@ class _Trainer:
         return detached
 
     def _check(self, what: str, value: float, limit: float) -> None:
-        """Raise unless training can go on."""
+        """Raise if a value shows that training has diverged."""
         if isfinite(value) and value <= limit:
             return
         raise LongvisError(
@@ -266,32 +268,32 @@ class _Trainer:
             "lengthen its warmup or lower its clip_norm."
         )
 
-    # Telling and keeping -------------------------------------------------------------------------------
+    # Progress and checkpoints ---------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
-        """Updates done in all epochs."""
-        return (self.place.epoch - 1) * self.updates + self.place.update
+        """Finished updates of all epochs."""
+        return (self.position.epoch - 1) * self.updates + self.position.update
 
     @property
     def learning_rate(self) -> float:
-        """Of the last update."""
+        """Learning rate of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def progress(self, loss: float, top1: float | None = None) -> TrainProgress:
-        """After an update, or with `top1` after an epoch."""
-        place = self.place
+        """The progress after an update, or with `top1` after an epoch."""
+        position = self.position
         return TrainProgress(
-            epoch=place.epoch,
+            epoch=position.epoch,
             epochs=self.recipe.epochs,
             step=self.step,
             steps=self.steps,
             loss=loss,
             learning_rate=self.learning_rate,
-            images_s=place.seen / place.spent_s,
-            train_s=place.spent_s,
-            waited_s=place.waited_s,
-            left_s=place.spent_s / place.update * (self.steps - self.step),
+            images_s=position.seen / position.spent_s,
+            train_s=position.spent_s,
+            waited_s=position.waited_s,
+            left_s=position.spent_s / position.update * (self.steps - self.step),
             top1=top1,
         )
 
@@ -307,10 +309,10 @@ class _Trainer:
         """Write the checkpoint."""
         if self.job.checkpoint is not None and self.accelerator.is_main_process:
             states = {name: holder.state_dict() for name, holder in self._holders().items()}
-            save_checkpoint(self.job.checkpoint, Checkpoint(place=self.place, states=states))
+            save_checkpoint(self.job.checkpoint, Checkpoint(position=self.position, states=states))
         self.saved = time.monotonic()
 
-    # The end -------------------------------------------------------------------------------------------
+    # Result --------------------------------------------------------------------------------------------
 
     def measure(self, images: int) -> Accuracy:
         """Accuracy in strict float32 on held-out images, evenly spaced over all; all processes take part."""
@@ -326,7 +328,7 @@ class _Trainer:
             )
 
     def report(self) -> TrainReport | None:
-        """The result, in the main process; all of them evaluate."""
+        """The result in the main process, else None; all processes take part in the evaluation."""
         model = self.accelerator.unwrap_model(self.model)
         round_weights(model)
         accuracy = self.measure(self.job.data.size("val"))
@@ -336,8 +338,8 @@ class _Trainer:
             model=model.eval(),
             job=self.job,
             processes=self.accelerator.num_processes,
-            history=tuple(TrainProgress(**epoch) for epoch in self.place.history),
-            curve=tuple(tuple(update) for update in self.place.curve),
+            history=tuple(TrainProgress(**epoch) for epoch in self.position.history),
+            curve=tuple(tuple(update) for update in self.position.curve),
             accuracy=accuracy,
             fresh=self.fresh,
         )

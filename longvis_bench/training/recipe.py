@@ -1,7 +1,7 @@
-"""Recipes: everything that training does, in one frozen object that is stored with the weights.
+"""Recipes: all settings of a training, in one frozen object that is stored with the weights.
 
-One recipe for all families of a comparison, so that what differs is the architecture.  `quick` trained the
-weights that ship.  Optimiser and schedule are timm's, by timm's names.
+All families of a comparison use one recipe, so that only the architecture differs.  The shipped weights were
+trained with `quick`.  Optimisers and schedules are timm's and have timm's names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from longvis_bench.errors import LongvisError, UnknownName
 
 
 class Recipe(BaseModel):
-    """How a model is trained.  What is off by default is off unless the recipe names it."""
+    """The settings of a training.  A setting that is off by default is off unless the recipe names it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,49 +24,49 @@ class Recipe(BaseModel):
     epochs: int = Field(ge=1)
     """Passes over the training images, each in a new random order."""
     batch_size: int = Field(ge=1)
-    """Images an update, over all devices and accumulated micro-batches together; the last update of an epoch
-    takes what is left, but with mixup or cutmix it is left out."""
+    """Images per update, over all devices and accumulated micro-batches; the last update of an epoch has the
+    remaining images, and with mixup or cutmix it is left out."""
     optimizer: str
-    """As `timm.optim.create_optimizer_v2` names it."""
+    """Name for `timm.optim.create_optimizer_v2`."""
     learning_rate: float = Field(gt=0)
-    """Highest, reached after warm-up; for `batch_size` images an update.  See `with_batch`."""
+    """Highest learning rate, reached after warm-up, for `batch_size` images per update; see `with_batch`."""
     betas: tuple[float, float] | None = None
-    """Of Adam and its kin; None for the optimiser's own."""
+    """Betas of Adam and similar optimisers; None for the optimiser's defaults."""
     weight_decay: float = Field(ge=0)
-    """On tensors of two dimensions and more; none on biases, norms and what the model itself exempts."""
+    """Weight decay of tensors with two or more dimensions, except those that the model exempts."""
     schedule: str = "cosine"
-    """As `timm.scheduler.create_scheduler_v2` names it, stepped every update."""
+    """Name for `timm.scheduler.create_scheduler_v2`; the schedule is stepped every update."""
     warmup: float = Field(ge=0, lt=1)
-    """Share of all updates in which the rate rises linearly from nearly 0."""
+    """Share of all updates in which the learning rate rises linearly from nearly 0."""
     final_learning_rate: float = Field(ge=0)
-    """Where the schedule ends."""
+    """Learning rate at the end of the schedule."""
     label_smoothing: float = Field(ge=0, lt=1)
-    """Share of the target that is spread over all classes in the cross-entropy."""
+    """Share of the target that is distributed over all classes in the cross-entropy."""
     clip_norm: float | None = Field(None, gt=0)
-    """Gradients are scaled down to this norm over all parameters; None for no limit."""
+    """Largest norm of the gradients over all parameters, to which they are scaled down; None for no limit."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the last block, growing linearly from 0 at the first."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """fp32 is strict, in products and convolutions alike, and tf32 rounds the inputs of both (NVIDIA GPUs);
     bf16 and fp16 are those of autocast.  Weights and optimiser stay in float32."""
     sync_batch_norm: bool = False
-    """Batch norms see the batches of all devices; CUDA only."""
+    """Compute batch norms over the batches of all devices; CUDA only."""
     shift: float = Field(0.0, ge=0, lt=0.5)
-    """Each image is moved by up to this share of its side along each axis, uniformly, borders repeated."""
+    """Shift each image by up to this share of its side along each axis, uniformly, repeating its border."""
     crop_scale: tuple[float, float] | None = None
-    """Each image is a random part of this share of its area, stretched to the size; None for the whole."""
+    """Crop a random part of each image with this share of its area, and resize it; None for no crop."""
     flip: float = Field(0.0, ge=0, le=1)
-    """Share of images mirrored left to right."""
+    """Share of images that are mirrored left to right."""
     auto_augment: str | None = None
-    """A policy by timm's name, e.g. `rand-m9-mstd0.5-inc1`."""
+    """A policy in timm's notation, e.g. `rand-m9-mstd0.5-inc1`."""
     random_erasing: float = Field(0.0, ge=0, le=1)
-    """Share of images of which a rectangle is replaced by noise."""
+    """Share of images in which a rectangle is replaced by noise."""
     mixup: float = Field(0.0, ge=0)
     """Alpha of mixup's beta distribution; 0 for none."""
     cutmix: float = Field(0.0, ge=0)
     """Alpha of cutmix's beta distribution; 0 for none."""
     mixup_switch: float = Field(0.5, ge=0, le=1)
-    """Share of batches that are cut rather than mixed, where both are on."""
+    """Share of batches with cutmix instead of mixup, if both are on."""
 
     @property
     def mixes(self) -> bool:
@@ -74,7 +74,7 @@ class Recipe(BaseModel):
         return self.mixup > 0 or self.cutmix > 0
 
     def with_batch(self, batch_size: int | None) -> Recipe:
-        """The recipe for another batch: the learning rates grow in proportion (arXiv:1706.02677)."""
+        """The recipe for another batch size: learning rates scale in proportion (arXiv:1706.02677)."""
         if batch_size is None or batch_size == self.batch_size:
             return self
         factor = batch_size / self.batch_size
@@ -87,15 +87,15 @@ class Recipe(BaseModel):
         )
 
     def describe(self) -> str:
-        """Every field in one line, but those that are off."""
+        """All fields in one line, except those that are off."""
         fields = self.model_dump(exclude={"name"})
         if not (self.mixup and self.cutmix):
             del fields["mixup_switch"]
         return f"{self.name}: " + ", ".join(f"{key} {value}" for key, value in fields.items() if value)
 
 
-# Chosen on the training images alone (1,120 of them trained, the other 280 judged), at 256 px, 8 epochs, one
-# seed: 2e-3 was better than 1e-3 for vit-n (63 against 37 %), convnext-n (99, 97) and a LongViT (73, 71).
+# Chosen on the training images alone (training on 1,120, evaluation on the other 280), at 256 px, 8 epochs,
+# one seed: 2e-3 was better than 1e-3 for vit-n (63 against 37 %), convnext-n (99, 97) and a LongViT (73, 71).
 QUICK = Recipe(
     name="quick",
     epochs=10,
@@ -112,7 +112,7 @@ QUICK = Recipe(
 )
 
 TUNE = QUICK.model_copy(update={"name": "tune", "epochs": 4, "learning_rate": 1e-3})
-"""For weights that were trained at a smaller size: shorter and gentler than `quick`."""
+"""For weights trained at a smaller size: fewer epochs and a lower learning rate than `quick`."""
 
 ATLAS = Recipe(
     name="atlas",
@@ -135,7 +135,7 @@ ATLAS = Recipe(
     mixup=0.8,
     cutmix=1.0,
 )
-"""What the Atlas paper trained with, by its text and its configuration files (arXiv:2503.12355)."""
+"""The recipe of the Atlas paper, from its text and its configuration files (arXiv:2503.12355)."""
 
 RECIPES = {recipe.name: recipe for recipe in (QUICK, TUNE, ATLAS)}
 
@@ -144,12 +144,12 @@ def read_recipe(spec: str, **changes: Any) -> Recipe:
     """A shipped recipe by name, or one from a TOML file.
 
     Arguments:
-        spec: "quick", "tune", "atlas", or a path that ends in .toml and holds every field without a default.
-        changes: fields to replace; None leaves a field as it is.
+        spec: "quick", "tune", "atlas", or a path to a .toml file with at least the fields without defaults.
+        changes: fields to replace; None keeps a field.
 
     Raises:
-        UnknownName: no recipe of that name.
-        LongvisError: the file is not a recipe.
+        UnknownName: there is no recipe of that name.
+        LongvisError: the file cannot be read, or is not a recipe.
     """
     if spec.endswith(".toml"):
         fields = _read_fields(Path(spec))
@@ -162,8 +162,8 @@ def read_recipe(spec: str, **changes: Any) -> Recipe:
         return Recipe.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise LongvisError(f"the recipe {spec} is not valid: {place}: {fault['msg'].lower()}.") from error
+        field = ".".join(map(str, fault["loc"]))
+        raise LongvisError(f"the recipe {spec} is not valid: {field}: {fault['msg'].lower()}.") from error
 
 
 def _read_fields(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a training is made of: accelerate's processes, timm's optimiser and schedule, and seeds."""
+"""Setup of a training: accelerate's processes, timm's optimiser and schedule, and seeds."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def make_accelerator(job: Job) -> Accelerator:
 
 
 def own_device(job: Job, accelerator: Accelerator) -> torch.device:
-    """The user's device; one for each of several processes."""
+    """The device of this process: the user's, or one of its own among several processes."""
     return torch.device(job.device) if accelerator.num_processes == 1 else accelerator.device
 
 
 def require_division(recipe: Recipe, processes: int, micro_batch: int) -> None:
-    """Raise unless an update can be cut evenly."""
+    """Raise unless an update divides evenly into processes and micro-batches."""
     if recipe.batch_size % processes:
         raise LongvisError(
             f"a batch of {recipe.batch_size} cannot be shared by {processes} processes; "
@@ -62,10 +62,10 @@ def require_division(recipe: Recipe, processes: int, micro_batch: int) -> None:
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch norms that see the batches of all processes.
+    """The model with batch norms over the batches of all processes.
 
     Raises:
-        Unsupported: they have batch norms, and the device is no CUDA GPU.
+        Unsupported: the model has batch norms, and the device is not a CUDA GPU.
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return model
@@ -79,7 +79,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def with_drop_path(variant: Variant, rate: float) -> Variant:
-    """The variant as it is built for training; a factory that takes no stochastic depth refuses."""
+    """The variant with stochastic depth; a factory without this argument raises."""
     if rate == 0:
         return variant
     name = "drop_path_rate" if variant.origin == "timm" else "drop_path"
@@ -99,7 +99,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def make_schedule(optimizer: Any, recipe: Recipe, updates: int) -> Any:
-    """A schedule of timm, stepped every update; the number of the update is all its state."""
+    """A schedule of timm, stepped every update; its only state is the number of the update."""
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=recipe.schedule,
@@ -123,7 +123,7 @@ def seed_everything(*numbers: int) -> None:
 
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeded, with algorithms that give the same sums each time; the caller's settings are put back."""
+    """Seed torch and use deterministic algorithms inside; restore the caller's settings afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     before_warn = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -132,7 +132,7 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         try:
-            # Filling memory that is about to be overwritten only costs time, a fifth for small models.
+            # Filling uninitialised memory would cost small models a fifth of their time, for no benefit.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(before or device.type == "cpu", warn_only=before_warn)
             yield

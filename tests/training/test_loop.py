@@ -23,6 +23,7 @@ from longvis_bench.errors import CheckpointError, LongvisError, UnknownName, Uns
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.training.augment import BatchAugment, shifted
+from longvis_bench.training.checkpoint import read_checkpoint, save_checkpoint
 from longvis_bench.training.job import Job, TrainProgress, TrainReport
 from longvis_bench.training.jobs import Options, keep, start_training
 from longvis_bench.training.loop import train
@@ -247,12 +248,22 @@ def test_damaged_checkpoint_is_named(tiny: Variant, tmp_path: Path) -> None:
         _train(tiny, checkpoint=tmp_path / "state.pt")
 
 
+def test_a_checkpoint_of_longvis_0_2_is_read(tmp_path: Path) -> None:
+    """Until then the position had another name in the file."""
+    torch.save({"place": {"epoch": 2, "update": 3}, "states": {}}, tmp_path / "old.pt")
+    found = read_checkpoint(tmp_path / "old.pt", torch.device("cpu"))
+    assert found is not None
+    assert (found.position.epoch, found.position.update) == (2, 3)
+    save_checkpoint(tmp_path / "new.pt", found)
+    assert read_checkpoint(tmp_path / "new.pt", torch.device("cpu")) == found
+
+
 def test_checkpoint_runs_no_code(tiny: Variant, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "ran",))
 
-    torch.save({"place": {}, "states": Bomb()}, tmp_path / "state.pt")
+    torch.save({"position": {}, "states": Bomb()}, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match="is damaged"):
         _train(tiny, checkpoint=tmp_path / "state.pt")
     assert not (tmp_path / "ran").exists()
