@@ -1,1 +1,1 @@
-"""A sweep: its configuration, its plan, its execution, and the files it leaves."""
+"""A sweep: its configuration, its plan, its execution, and the files that it writes."""

@@ -24,14 +24,14 @@ _MEASURING = (
     "isolation",
     "backbones/building.py",
 )
-"""Modules and packages of ours that can change what is stored in a row of any model."""
+"""Modules and subpackages that can change the content of a row of any model."""
 
 
 def code_hash(variant: Variant, package: Path = PACKAGE) -> str:
-    """Hash of the sources that can change a row of this variant: no commands, tables or plots.
+    """Hash of the sources that can change a row of this variant; commands, tables and plots are left out.
 
     Arguments:
-        variant: the file of its factory is hashed beside what all models share.
+        variant: its factory's file is hashed in addition to the modules of all models.
         package: the folder of this package.
 
     Returns:

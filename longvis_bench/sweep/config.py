@@ -1,6 +1,6 @@
-"""What a sweep was asked for: `SweepConfig`, its defaults on this machine and its name.
+"""The configuration of a sweep: `SweepConfig`, its defaults on this machine, and the name of its run.
 
-Imports no torch, so that bad input answers at once.
+Imports no torch, so that errors in options are reported at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOT_IN_THE_NAME = {
     *("repeats", "budget_s", "precision", "timeout_s"),
     *("memory_limit_bytes", "skip_after_oom", "hours_for", "cache"),
 }
-"""Changing these continues the same run."""
+"""Fields that do not enter the name: a command with other values resumes the same run."""
 
 QUICK_RESOLUTIONS = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096)}
 QUICK_BUDGET_S = 5.0
@@ -74,11 +74,11 @@ FLAGS = {
     "skip_after_oom": "--no-skip",
     "cache": "--no-cache",
 }
-"""Field -> the option of `longvis bench` that sets it, for messages."""
+"""Field -> the option of `longvis bench` that sets it, for error messages."""
 
 
 def _text(read: Callable[[str], Any]) -> BeforeValidator:
-    """Read text with a unit; numbers pass as they are."""
+    """Validator that reads text with a unit and passes numbers unchanged."""
 
     def validate(value: object) -> object:
         if not isinstance(value, str):
@@ -92,7 +92,7 @@ def _text(read: Callable[[str], Any]) -> BeforeValidator:
 
 
 def _modes(value: object) -> object:
-    """`both` stands for inference and training."""
+    """Replace `both` by inference and training."""
     if not isinstance(value, list | tuple):
         return value
     return tuple(mode for name in value for mode in (BOTH if name == "both" else (name,)))
@@ -111,10 +111,10 @@ def _train_length(value: object) -> object:
 
 
 class SweepConfig(BaseModel):
-    """What `longvis bench` was asked; also the form of `--config` files and of `config` in run.json.
+    """The options of `longvis bench`; also the schema of `--config` files and of `config` in run.json.
 
-    None means "the default for this machine", which `resolve` fills in.  Text with a unit is read: "2k" as a
-    resolution, "2m" as a duration, "2%" as a share, "8GiB" as a size.
+    None means the default for this machine, which `resolve` fills in.  Values can be text with a unit: "2k"
+    as a resolution, "2m" as a duration, "2%" as a share, "8GiB" as a size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -124,7 +124,7 @@ class SweepConfig(BaseModel):
     resolutions: tuple[Pixels, ...] = ()
     """Pixels per side."""
     modes: Annotated[tuple[Mode, ...], BeforeValidator(_modes)] = ("infer",)
-    """Any of "infer" and "train"; "both" stands for the two."""
+    """Any of "infer" and "train"; "both" means both."""
     batch_sizes: tuple[Positive | Literal["auto"], ...] = (1,)
     """Images per batch; "auto" finds the batch of the highest throughput."""
     dtypes: tuple[Dtype, ...] = ()
@@ -133,7 +133,7 @@ class SweepConfig(BaseModel):
     device: str = "auto"
     """One of "auto", "cpu", "cuda", "cuda:N", "mps" and "xpu"."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """CPU threads; by default OMP_NUM_THREADS, else all usable cores."""
+    """CPU threads; by default OMP_NUM_THREADS if set, else all usable cores."""
     memory_format: MemoryFormat = "channels_last"
     """Memory format of images and convolution weights: "channels_last" or "contiguous"."""
     fuse: bool = False
@@ -141,11 +141,11 @@ class SweepConfig(BaseModel):
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory (training only)."""
     compile: bool = False
-    """Run through torch.compile; compile time is reported apart from the budget."""
+    """Run through torch.compile; compile time is reported separately and not part of the budget."""
     repeats: int = Field(3, ge=1, le=1000)
-    """Fresh processes that time each cell at least, interleaved with those of others; 1: a first look."""
+    """Fewest fresh processes per cell, interleaved with those of other cells; 1 for a first look."""
     metrics: tuple[Metric, ...] = METRICS
-    """Which of count, time, memory, accuracy and validity to measure."""
+    """Any of "count", "time", "memory", "accuracy" and "validity"."""
     data: str = "digits"
     """Labelled images: "digits", "pairs" or "folder:PATH"."""
     classes: str | None = None
@@ -154,7 +154,7 @@ class SweepConfig(BaseModel):
     """For folder:PATH without `classes`: number the folders "sorted" (1, 10, 2) or "natural" (1, 2, 10); by
     default sorted, with a warning where the two differ."""
     window: tuple[float, float] | None = None
-    """For folder:PATH with more than 8 bits per pixel: the values shown as black and white."""
+    """For folder:PATH with more than 8 bits per pixel: the pixel values that become black and white."""
     images: Positive | None = None
     """Held-out images to measure accuracy on; by default 128 on the CPU, else all."""
     weights: Path | None = None
@@ -168,9 +168,9 @@ class SweepConfig(BaseModel):
     timeout_s: Seconds = 600.0
     """Kill a cell after this many seconds."""
     memory_limit_bytes: Bytes | None = None
-    """Kill a cell whose processes hold more memory than this; the interpreter and torch are included."""
+    """Kill a cell whose processes hold more memory than this, interpreter and torch included."""
     hours_for: Annotated[TrainLength | None, BeforeValidator(_train_length)] = None
-    """Also report the hours that a training of this length takes, e.g. "126689x320": images x epochs."""
+    """Also report the hours of a training of this length, e.g. "126689x320": images x epochs."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random weights."""
     models_dirs: tuple[Path, ...] = ()
@@ -178,11 +178,11 @@ class SweepConfig(BaseModel):
     cache: bool = True
     """Read counts, shape runs and accuracies of earlier runs from the cache; False computes them anew."""
     skip_after_oom: bool = True
-    """Skip sizes above one that ran out of memory."""
+    """Skip sizes larger than one that ran out of memory."""
 
     @property
     def source(self) -> DataSpec:
-        """The data, as `open_data` finds it."""
+        """The data set, in the form that `open_data` takes."""
         order: ClassOrder = self.class_order or "sorted"
         if not self.data.startswith(FOLDER):
             return DataSpec(self.data, self.classes, self.window, class_order=order)
@@ -191,14 +191,14 @@ class SweepConfig(BaseModel):
 
     @property
     def is_quick(self) -> bool:
-        """Whether the quick default is asked for."""
+        """Whether no model is named, so that the sweep is the quick tour."""
         return not self.models
 
     def resolve(self, registry: Registry) -> SweepConfig:
-        """The same with every default of this machine filled in.
+        """The configuration with all defaults of this machine filled in.
 
         Raises:
-            DeviceError: the device is not there.
+            DeviceError: this machine does not have the device.
         """
         device = resolve_device(self.device)
         kind = "cuda" if kind_of(device) == "cuda" else "cpu"
@@ -217,18 +217,18 @@ class SweepConfig(BaseModel):
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether accuracy is all that is asked for."""
+        """Whether accuracy is the only metric."""
         return self.metrics == ("accuracy",)
 
     def _usual_images(self, kind: str) -> int:
-        """All held-out images; some of them where accuracy is one of many numbers on a CPU."""
+        """Default number of held-out images: all, or a part on a CPU if there are other metrics."""
         if kind == "cpu" and not self.is_evaluation:
             return CPU_IMAGES
         return open_data(self.source).size("val")
 
     @property
     def name(self) -> str:
-        """Name of the run's directory: readable, and the same for the same resolved configuration."""
+        """Name of the run's directory: readable, and equal for equal resolved configurations."""
         models = "-".join(re.sub(r"[^a-z0-9]+", "-", Path(model).name.lower()) for model in self.models)
         short = models if len(models) <= 48 else f"{len(self.models)}-models"
         sizes = "-".join(map(str, self.resolutions))
@@ -248,10 +248,10 @@ def _quick_models(registry: Registry, kind: str) -> tuple[str, ...]:
 
 
 def read_config(options: Mapping[str, Any]) -> SweepConfig:
-    """Check options.
+    """Validate options.
 
     Raises:
-        LongvisError: one is unknown or impossible; the message names the field and its flag.
+        LongvisError: a field is unknown or its value invalid; the message names the field and its flag.
     """
     try:
         return SweepConfig.model_validate(dict(options))
@@ -260,7 +260,7 @@ def read_config(options: Mapping[str, Any]) -> SweepConfig:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first fault: the field with its flag, the value, and what would be right."""
+    """A sentence on the first error: the field with its flag, the value, and valid values."""
     fault = error.errors()[0]
     name = str(fault["loc"][0])
     if fault["type"] == "extra_forbidden":

@@ -26,7 +26,7 @@ _EXAMPLES: dict[str, Any] = {
     "hours_for": "126689x320",
     "models_dirs": ["my-models"],
 }
-"""What a field without a default looks like, for the lines that are commented out."""
+"""Example values of fields without a default, for lines that are commented out."""
 
 
 def read_config_file(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read_config_file(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         given: options of the command line, which replace those of a run.json.
 
     Raises:
-        LongvisError: the file cannot be read, or holds something else.
+        LongvisError: the file cannot be read, or is neither of the two.
     """
     wrong = LongvisError(f"--config {path} is neither TOML nor a run.json of longvis.")
     try:
@@ -58,11 +58,11 @@ def write_config_file(path: Path, options: Mapping[str, Any]) -> None:
     """Write options as TOML, with every other field commented out at its default or an example.
 
     Arguments:
-        path: must not be there yet.
+        path: must not exist yet.
         options: fields of SweepConfig as given; defaults of this machine are not filled in.
 
     Raises:
-        LongvisError: an option is impossible, or the file is there or cannot be written.
+        LongvisError: an option is invalid, or the file exists or cannot be written.
     """
     from longvis_bench.sweep.config import read_config
 
@@ -74,7 +74,7 @@ def write_config_file(path: Path, options: Mapping[str, Any]) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
     except FileExistsError:
-        raise LongvisError(f"--save-config {path} is there already; give another name.") from None
+        raise LongvisError(f"--save-config {path} exists already; give another name.") from None
     except OSError as error:
         raise LongvisError(f"cannot write --save-config {path}: {error.strerror or error}.") from error
 
@@ -86,7 +86,7 @@ def _line(name: str, value: Any, given: bool) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML: strings, numbers, truth values and lists of them are written as in JSON."""
+    """A value as TOML; strings, numbers, booleans and lists of them have the syntax of JSON."""
     if isinstance(value, dict):  # a length of training
         return json.dumps(f"{value['images']}x{value['epochs']}")
     return json.dumps(value, ensure_ascii=False)

@@ -8,10 +8,10 @@ from longvis_bench.registry.card import COUNTED_AT
 from longvis_bench.registry.registry import Variant
 
 CPU_MACS_S = 25e9
-"""MACs per second and CPU thread: 3e9 to 16e9 for small models at 256 px, up to 55e9 at 2048 px, in the
-committed runs on two threads.  The slow cells decide how long a sweep takes."""
+"""MACs per second and CPU thread.  The committed runs on two threads have 3e9 to 16e9 for small models at 256
+px and up to 55e9 at 2048 px; the large cells dominate the duration of a sweep."""
 GPU_MACS_S = 5e12
-"""MACs per second on a GPU; no committed run supports it yet."""
+"""MACs per second on a GPU: an assumption, as no run on a GPU is committed yet."""
 START_S = 0.5
 COUNT_S = 1.5
 """Seconds to count operations and trace shapes, for any model: 0.3 to 1.2 in the committed runs."""

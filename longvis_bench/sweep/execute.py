@@ -1,7 +1,7 @@
-"""Run a plan: each cell once, each row kept, the same command again resumes.
+"""Run a plan: each cell once; all rows are kept, and the same command resumes an interrupted run.
 
-A cell whose key has a final row is not run again.  After a device or host ran out of memory, larger sizes of
-the same model are skipped with that reason, and planned anew when that row is retried.
+A cell whose key has a final row is not run again.  After a cell ran out of memory, larger sizes of the same
+model are skipped with that reason, and run again when that cell is retried.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from longvis_bench.sweep.run_file import Invocation, record
 
 INTERRUPTED = "interrupted"
 AFTER_OOM = "a smaller size of this model ran out of memory"
-NO_FORK = "This system cannot fork: every cell starts a new interpreter, which takes some seconds each."
+NO_FORK = "This system cannot fork: every cell starts a new interpreter, which takes some seconds."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sweep came to."""
+    """The result of a sweep."""
 
     rows: tuple[Row, ...]
-    """One row a cell of the plan, as far as they were run."""
+    """One row per cell of the plan, for the cells that were run."""
     path: Path
     was_complete: bool
-    """Nothing had to be run."""
+    """Whether nothing had to be run."""
     interrupted: bool
     faults: tuple[HarnessFault, ...] = ()
-    """Faults of our own; their cells have no row, and the same command tries them again."""
+    """Internal errors of longvis; their cells have no row, and the same command runs them again."""
     unwritten: RunDirectoryError | None = None
-    """Why tables and figures could not be written, though all rows are."""
+    """The error of writing tables and figures, after all rows were written."""
 
     @property
     def exit_code(self) -> int:
-        """0 where every row is a result, 1 where a cell failed, 130 after an interrupt, 70 for our faults."""
+        """0 if every row is a result, 1 if a cell failed, 130 if interrupted, 70 after an internal error."""
         if self.interrupted:
             return 130
         if self.faults:
@@ -69,18 +69,18 @@ def run_sweep(
     retry: Collection[Status] = (),
     only_missing: bool = False,
 ) -> Outcome:
-    """Run what is missing of a plan into a run directory.
+    """Run the cells of a plan that have no row in a run directory.
 
     Arguments:
         plan: the cells.
-        path: the run's directory; made where it does not exist.
-        invocation: what was asked, kept in run.json.
-        reporter: told of every step.
+        path: the run's directory, which is created if needed.
+        invocation: the command, which is stored in run.json.
+        reporter: receives every event.
         retry: statuses whose cells are run again.
-        only_missing: a row of older code settles its cell too.
+        only_missing: do not run cells with a row of older code.
 
     Raises:
-        RunDirectoryError: the directory cannot be used, or holds rows of another environment.
+        RunDirectoryError: the directory cannot be used, or has rows of another environment.
     """
     _refuse_reference(path)
     with RunDirectory(path) as directory:
@@ -98,12 +98,12 @@ def _refuse_reference(path: Path) -> None:
     parts = path.resolve().parts
     if ("results", "reference") in pairwise(parts):
         raise RunDirectoryError(
-            f"{path} is a committed reference run and is never written to; choose another."
+            f"{path} is a committed reference run, which is never changed; give another --out."
         )
 
 
 class _Sweep:
-    """One pass over a plan."""
+    """One execution of a plan."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Sweep:
         self._changes = _changes(self.to_run, stored)
 
     def _settle_by_cell(self) -> None:
-        """Take rows of the same cell whose keys differ by the code's hash alone; the environment is one."""
+        """Accept rows of the same cell whose keys differ in the code's hash; a run has one environment."""
         by_cell = {row.cell.identity(): row for row in self._rows.values()}
         for planned in self._plan.cells:
             row = by_cell.get(planned.cell.identity())
@@ -135,17 +135,17 @@ class _Sweep:
                 self._rows.setdefault(planned.request.key, row)
 
     def rows(self) -> list[Row]:
-        """The plan's rows that are there, in the plan's order."""
+        """The existing rows of the plan, in the plan's order."""
         keys = [planned.request.key for planned in self._plan.cells]
         return [self._rows[key] for key in keys if key in self._rows]
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing has to be run."""
+        """Whether no cell has to be run or timed again."""
         return not self.to_run and not self._wanting()
 
     def run(self) -> bool:
-        """Run what is missing; True if the user interrupted it."""
+        """Run what is missing; return whether the user interrupted it."""
         if self.is_complete:
             return False
         try:
@@ -158,7 +158,9 @@ class _Sweep:
                 for planned in self.to_run:
                     self._run_one(planned, runner)
             while wanting := self._wanting():
-                with Runner() as runner:  # anew for each pass: forks of one server share its addresses
+                with (
+                    Runner() as runner
+                ):  # a new one per pass, because forks of one server share its addresses
                     for planned in wanting:
                         self._time_again(planned, runner)
             self._judge()
@@ -192,9 +194,7 @@ class _Sweep:
             return planned.decided.model_copy(update={"attempt": request.attempt})
         after = self._ran_out_of_memory(planned)
         if after is not None:
-            reason = (
-                f"{AFTER_OOM} ({after.cell.resolution} px, {after.status}); --no-skip runs it all the same."
-            )
+            reason = f"{AFTER_OOM} ({after.cell.resolution} px, {after.status}); --no-skip runs it anyway."
             return interrupted_row(request).model_copy(update={"reason": reason})
         try:
             with self._turns.turn(self._reporter):
@@ -215,7 +215,7 @@ class _Sweep:
         self._rows[row.key] = row
 
     def _wanting(self) -> list[Planned]:
-        """Cells that should be timed in one more process; rows of older code are left as they are."""
+        """Cells that should be timed in one more process; rows of older code are not changed."""
         config = self._plan.config
         found = []
         for planned in self._plan.cells:
@@ -228,7 +228,7 @@ class _Sweep:
         return found
 
     def _time_again(self, planned: Planned, runner: Runner) -> None:
-        """Add a process to a cell's row; one that fails is kept as such, and the row with it."""
+        """Add a process to a cell's row; if it fails, the row stays and records the failed process."""
         row = self._rows[planned.request.key]
         assert row.timing is not None
         request = self._request(planned).model_copy(
@@ -250,7 +250,7 @@ class _Sweep:
         self._reporter.refine(self._rows[row.key])
 
     def _judge(self) -> None:
-        """Give cells with too few processes of their own the spread between those of the others."""
+        """Judge cells with too few processes by the spread between processes of the other cells."""
         others = pooled_spread(self.rows())
         for planned in self._plan.cells:
             row = self._rows.get(planned.request.key)
@@ -262,7 +262,7 @@ class _Sweep:
                 self._rows[row.key] = final
 
     def _ran_out_of_memory(self, planned: Planned) -> Row | None:
-        """A stored row that says this cell cannot fit: the same condition at a smaller size did not."""
+        """The row of the same conditions at a smaller size that ran out of memory; None if there is none."""
         if not self._plan.config.skip_after_oom:
             return None
         wanted = planned.cell.identity(without=_FREE_AFTER_OOM)
@@ -275,11 +275,11 @@ class _Sweep:
 
 
 _FREE_AFTER_OOM = ("resolution", "round", "weights", "weights_sha256")
-"""Fields in which a cell may differ from one that ran out of memory and still be the same, but larger."""
+"""Fields that are ignored when a cell is compared with a smaller one that ran out of memory."""
 
 
 def _changes(to_run: Sequence[Planned], stored: Mapping[str, Row]) -> list[str]:
-    """Which cells were measured here before under another key, and what changed it: a sentence a cause."""
+    """One sentence per cause on cells that were measured before under another key."""
     before = {_condition(row.cell): row for row in stored.values()}
     causes: dict[str, list[str]] = {}
     for planned in to_run:
@@ -287,14 +287,14 @@ def _changes(to_run: Sequence[Planned], stored: Mapping[str, Row]) -> list[str]:
         if row is not None and planned.request.key not in stored:
             causes.setdefault(_cause(planned, row), []).append(_named(planned.cell))
     return [
-        f"{units.several(len(names), 'cell')} measured before and now anew, for {cause} changed: "
+        f"{units.several(len(names), 'cell')} measured again because {cause} changed: "
         f"{units.listing(names, 4)}."
         for cause, names in causes.items()
     ]
 
 
 def _condition(cell: Cell) -> tuple[object, ...]:
-    """What makes two cells the same one to a reader of a table."""
+    """The conditions by which a reader of a table identifies a cell."""
     return tuple(getattr(cell, name) for name in _CONDITION)
 
 
@@ -302,7 +302,7 @@ _CONDITION = ("model", "resolution", "batch_size", "mode", "dtype", "device", "r
 
 
 def _cause(planned: Planned, row: Row) -> str:
-    """What differs between a planned cell and a stored row: `the code`, `threads (1 -> 2), the weights`."""
+    """Differences between a planned cell and a stored row: `the code`, `threads (1 -> 2), the weights`."""
     old, new = row.cell.model_dump(mode="json"), planned.cell.model_dump(mode="json")
     differing = [name for name in new if new[name] != old[name]]
     causes = [f"{name} ({old[name]} -> {new[name]})" for name in differing if not name.startswith("weights")]
@@ -318,7 +318,7 @@ def _named(cell: Cell) -> str:
 
 
 def _is_final(row: Row, retry: Collection[Status], retried: Collection[str], skipping: bool) -> bool:
-    """Whether a stored row settles its cell."""
+    """Whether a cell with this stored row is not run again."""
     if row.status in retry:
         return False
     if row.status != "skipped" or row.reason is None:

@@ -1,7 +1,7 @@
-"""From what the user asks for to a list of cells: everything is checked here, before anything runs.
+"""Make the list of cells from a configuration, and check everything before any cell runs.
 
-Imports no torch, so that `--dry-run` and bad input answer at once; unless an accelerator may be there and has
-to be asked for, or timm for one of its names, or weights are given, which have to fit.
+Imports no torch, so that `--dry-run` and errors in options are fast, except to find an accelerator, to look
+up a model of timm, or to check that given weights fit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Planned:
 
     request: Request
     decided: Row | None = None
-    """The row, where planning alone settles it (illegal size, missing package)."""
+    """The row of a cell that cannot run (illegal size, missing package); else None."""
 
     @property
     def cell(self) -> Cell:
@@ -55,7 +55,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a sweep, cheap ones first."""
+    """All cells of a sweep, in the order of their cost."""
 
     config: SweepConfig
     environment: Environment
@@ -74,7 +74,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     """Resolve and check a configuration.
 
     Raises:
-        LongvisError: a name, flag or device is wrong, or no cell at all can run; the first reason is given.
+        LongvisError: a name, flag or device is wrong, or no cell can run; the message has the first reason.
     """
     registry = Registry(config.models_dirs, working_dir)
     config = config.resolve(registry)
@@ -112,7 +112,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
 
 
 def _refuse_hopeless(faults: list[LongvisError | None]) -> None:
-    """Raise where no cell can run: exit code 3 if all want for a package, else 2."""
+    """Raise if no cell can run: exit code 3 if all need a missing package, else 2."""
     reasons = [fault for fault in faults if fault is not None]
     if len(reasons) < len(faults):
         return
@@ -125,7 +125,7 @@ def _refuse_hopeless(faults: list[LongvisError | None]) -> None:
 
 
 def _refuse_empty_evaluation(config: SweepConfig, cells: list[Cell]) -> None:
-    """Raise where accuracy is all that is asked for and no cell has weights."""
+    """Raise if accuracy is the only metric and no cell has weights."""
     if config.is_evaluation and all(cell.weights is None for cell in cells):
         cell = cells[0]
         raise CheckpointError(
@@ -134,7 +134,7 @@ def _refuse_empty_evaluation(config: SweepConfig, cells: list[Cell]) -> None:
 
 
 def _cost(planned: Planned) -> tuple[int, int]:
-    """Cheap cells first."""
+    """Sort key that puts cheap cells first."""
     return planned.cell.resolution, planned.cell.batch_size
 
 
@@ -221,7 +221,7 @@ def _cell(
 
 
 def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
-    """What makes a cell impossible, as far as it shows without building the model."""
+    """Why a cell cannot run, as far as known without building the model; None if it can."""
     try:
         variant.require_packages()
         variant.plan(cell.resolution)
@@ -240,19 +240,23 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
 
 
 def _check_options(config: SweepConfig) -> None:
-    """Refuse options that would have no effect."""
+    """Raise for options that would have no effect."""
     if "auto" in config.batch_sizes and "time" not in config.metrics:
-        raise LongvisError("--batch auto finds the highest throughput, so --metrics must include time.")
+        raise LongvisError(
+            "--batch auto searches for the highest throughput, so --metrics must include time."
+        )
     if config.grad_checkpointing and "train" not in config.modes:
         raise LongvisError("--grad-checkpointing is for training; add --mode train.")
     if config.fuse and "infer" not in config.modes:
-        raise LongvisError("--fuse folds batch norms, which training needs; drop it, or use --mode infer.")
+        raise LongvisError(
+            "--fuse folds batch norms, which training needs; leave it out, or use --mode infer."
+        )
     if config.hours_for is not None and "train" not in config.modes:
         raise LongvisError("--hours-for reports how long training takes; add --mode train.")
 
 
 def _check_fit(config: SweepConfig, variant: Variant, weights: WeightFile | None, data: ImageData) -> None:
-    """Refuse weights of another model; for accuracy alone, also those that leave a tensor random."""
+    """Raise for weights of another model; if accuracy is the only metric, also for missing tensors."""
     if weights is None:
         return
     from longvis_bench.weights.matching import check_fit

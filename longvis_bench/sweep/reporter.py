@@ -1,4 +1,4 @@
-"""What a sweep reports to whoever watches it."""
+"""Events of a sweep for a display or log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Receives the events of a sweep as they happen, and ignores them; subclasses override what they show."""
+    """Receives the events of a sweep and ignores them; subclasses override the methods that they need."""
 
     def note(self, sentence: str) -> None:
-        """Something the user should know, before or while cells run."""
+        """A sentence for the user, before or while cells run."""
 
     def begin(self, cells: Sequence[Planned], done: Sequence[Row]) -> None:
-        """A sweep starts: the cells to run, and the rows already there."""
+        """The sweep starts, with the cells to run and the rows that exist already."""
 
     def start(self, planned: Planned) -> None:
         """A cell starts."""
@@ -31,14 +31,14 @@ class Reporter:
         """A row was stored."""
 
     def refine(self, row: Row) -> None:
-        """A row was stored again, timed in one more process."""
+        """A row was stored again, with one more process."""
 
     def end(self) -> None:
-        """The sweep is over, however it ended."""
+        """The sweep has ended, completely or not."""
 
 
 class Silent(Reporter):
-    """The reporter of Python callers: it logs what they should know as a warning."""
+    """The reporter of the Python interface, which logs notes as warnings."""
 
     def note(self, sentence: str) -> None:
         """See Reporter."""

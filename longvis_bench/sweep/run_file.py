@@ -1,12 +1,12 @@
-"""What a run's directory was asked for: every different command, in order, in its run.json.
+"""The commands of a run: its run.json lists every different command, in order.
 
-    environment     where all rows of the directory were made
+    environment     the environment of all rows of the directory
     invocations     longvis, created, command, config, shard and cut of each command
-    merged          names of the runs whose rows these are, after `longvis merge`
+    merged          names of the merged runs, after `longvis merge`
 
-`config` is the resolved configuration, which `--config run.json` replays.  No absolute path is stored: paths
-below the working directory are stored relative to it, others are cut to their last part and named in `cut`,
-and a replay asks for them again.
+`config` is the resolved configuration, which `--config run.json` replays.  run.json contains no absolute
+path: paths below the working directory are relative to it; of others only the last part is stored and the
+field is listed in `cut`, and the user must give them again for a replay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from longvis_bench.text import without_paths
 from longvis_bench.version import __version__
 
 _SAME = ("longvis", "config", "shard")
-"""Commands that agree in these are recorded once."""
+"""Commands with equal values of these fields are recorded once."""
 _OPTIONS = {
     "weights": "--weights",
     "models_dirs": "--models-dir",
@@ -39,20 +39,20 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Invocation:
-    """One command, as run.json keeps it."""
+    """One command, as stored in run.json."""
 
     config: dict[str, Any]
     command: str | None = None
     shard: str | None = None
     """`2/8`: the second of eight parts of the configuration's cells."""
     cut: tuple[str, ...] = ()
-    """Fields of `config` whose paths are not stored whole."""
+    """Fields of `config` whose paths are stored in part."""
     longvis: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def invocation_of(config: SweepConfig, command: str | None, shard: str | None = None) -> Invocation:
-    """A resolved configuration as it is stored."""
+    """The record of a command from its resolved configuration."""
     content = config.model_dump(mode="json")
     cut = []
     for name in _OPTIONS:
@@ -80,13 +80,13 @@ def _stored(value: Any) -> Any:
 def record(
     directory: RunDirectory, run: Mapping[str, Any] | None, invocation: Invocation, environment: Environment
 ) -> None:
-    """Add a command to a directory's run.json, unless it is there.
+    """Add a command to a directory's run.json, unless it is listed already.
 
     Arguments:
         directory: open for writing.
-        run: its run.json as read; None where there is none yet.
+        run: content of its run.json; None if there is none yet.
         invocation: the command.
-        environment: where its rows are made.
+        environment: of the command's rows.
     """
     known = [] if run is None else list(run["invocations"])
     new = json.loads(json.dumps(asdict(invocation)))
@@ -101,19 +101,19 @@ def read_replay(text: str, where: str, given: Mapping[str, Any]) -> dict[str, An
 
     Arguments:
         text: the file's content.
-        where: its name for messages.
-        given: options of the present command line, which replace stored ones.
+        where: its name in messages.
+        given: options of the current command line, which replace stored ones.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no run.json.
-        LongvisError: it holds a path only in part, and none is given for it.
+        ValueError, KeyError, TypeError: the text is not a run.json.
+        LongvisError: a path is stored in part, and the command line does not give it.
     """
     last = migrate_run(json.loads(text), where)["invocations"][-1]
     missing = [name for name in last["cut"] if given.get(name) is None]
     if missing:
         options = " and ".join(_OPTIONS[name] for name in missing)
         raise LongvisError(
-            f"{where} cannot be replayed as it is: it names no folders outside of the working directory, "
-            f"so that {options} must be given again."
+            f"{where} cannot be replayed as it is: it stores no path outside the working directory, "
+            f"so give {options} again."
         )
     return dict(last["config"])

@@ -1,4 +1,4 @@
-"""One benchmark from options to finished files: what `longvis bench` and `lv.bench` share."""
+"""One benchmark from options to files, for `longvis bench` and `lv.bench`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RUNS = Path("results/runs")
 
 @dataclass(frozen=True)
 class Session:
-    """A checked plan and the directory it goes to."""
+    """A checked plan and the directory of its run."""
 
     plan: Plan
     path: Path
     invocation: Invocation
-    """What was asked, as run.json keeps it."""
+    """The command, as stored in run.json."""
 
     def run(
         self, *, reporter: Reporter | None = None, retry: Sequence[str] = (), only_missing: bool = False
@@ -38,12 +38,12 @@ class Session:
         """Run what is missing, then write tables and plots.
 
         Arguments:
-            reporter: told of every step.
+            reporter: receives every event.
             retry: statuses whose cells are run again.
-            only_missing: rows of older code settle their cells too.
+            only_missing: do not run cells with a row of older code.
 
         Raises:
-            UnknownName: a status to retry is none.
+            UnknownName: `retry` has an unknown status.
         """
         known: tuple[Status, ...] = get_args(Status)
         for status in retry:
@@ -67,7 +67,7 @@ class Session:
             return outcome
         try:
             write_derived(self.path, rows)
-        except RunDirectoryError as error:  # a full disk hides no result: the caller shows the rows first
+        except RunDirectoryError as error:  # on a full disk the caller still shows the rows
             return replace(outcome, unwritten=error)
         return outcome
 
@@ -81,15 +81,15 @@ def start(
     command: str | None = None,
     shard: tuple[int, int] | None = None,
 ) -> Session:
-    """Check options and plan; nothing is written yet.
+    """Check options and plan the sweep, without writing anything.
 
     Arguments:
         options: fields of SweepConfig.
         out: the run's directory; by default one named after the configuration.
-        fresh: a new numbered directory instead of continuing.
+        fresh: use a new numbered directory instead of resuming.
         machine: name of this machine in the results.
-        command: the command line, to be kept with the run.
-        shard: (2, 8) is the second of eight parts of the cells, which every machine cuts alike.
+        command: the command line, which is stored with the run.
+        shard: (2, 8) is the second of eight parts of the cells; all machines divide them in the same way.
 
     Raises:
         LongvisError: an option is wrong, or no cell can run.
@@ -107,7 +107,7 @@ def start(
 
 
 def _shard(plan: Plan, number: int, parts: int) -> Plan:
-    """Every n-th cell: the plan is sorted by cost, so that the parts cost about the same."""
+    """Every n-th cell of the plan, which is sorted by cost, so that the parts cost about the same."""
     if not 1 <= number <= parts:
         raise LongvisError(f"there is no shard {number} of {parts}: give 1/{parts} to {parts}/{parts}.")
     cells = plan.cells[number - 1 :: parts]

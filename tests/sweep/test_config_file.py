@@ -44,7 +44,7 @@ def test_toml_that_is_none_says_where() -> None:
 
 def test_nothing_is_overwritten() -> None:
     Path("sweep.toml").write_text("kept")
-    with pytest.raises(LongvisError, match="is there already"):
+    with pytest.raises(LongvisError, match="exists already"):
         write_config_file(Path("sweep.toml"), {})
     assert Path("sweep.toml").read_text() == "kept"
 

@@ -260,7 +260,7 @@ def test_changed_code_is_named_as_the_cause(fake: type[FakeRunner], monkeypatch:
     listener = Listener()
     session(64, 128, 256).run(reporter=listener)
     assert listener.notes == [
-        "2 cells measured before and now anew, for the measuring code (--only-missing keeps the old rows) "
+        "2 cells measured again because the measuring code (--only-missing keeps the old rows) "
         "changed: moody-fine 64 px, moody-fine 128 px."
     ]
 
@@ -272,7 +272,7 @@ def test_changed_weights_and_conditions_are_named_as_the_cause(fake: type[FakeRu
     save_file(model.state_dict(), "w.safetensors")
     session(64, weights=Path("w.safetensors"), seed=3).run(reporter=listener)
     assert listener.notes == [
-        "1 cell measured before and now anew, for seed (0 -> 3), the weights changed: moody-fine 64 px."
+        "1 cell measured again because seed (0 -> 3), the weights changed: moody-fine 64 px."
     ]
     assert len(fake.asked) == 2
 
@@ -354,7 +354,7 @@ def test_a_path_that_is_not_stored_is_asked_for_on_replay(tmp_path: Path) -> Non
     outside = invocation_of(_config(weights=tmp_path.parent / "b.safetensors"), None)
     assert (outside.config["weights"], outside.cut) == ("b.safetensors", ("weights",))
     text = json.dumps({"schema": 2, "environment": {}, "invocations": [asdict(outside)]})
-    with pytest.raises(LongvisError, match="--weights must be given again"):
+    with pytest.raises(LongvisError, match="give --weights again"):
         read_replay(text, "run.json", {})
     assert read_replay(text, "run.json", {"weights": Path("b")})["weights"] == "b.safetensors"
 
