@@ -1,1 +1,1 @@
-"""The command line: one file a command, each of which parses, calls and prints, and computes nothing."""
+"""The command line: one file per command, which parses options, calls the package and prints results."""

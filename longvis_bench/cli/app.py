@@ -1,4 +1,4 @@
-"""`longvis`: the table of contents of the command line."""
+"""`longvis`: the list of commands."""
 
 from __future__ import annotations
 

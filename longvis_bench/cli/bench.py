@@ -161,7 +161,7 @@ def bench(
         bool | None,
         typer.Option(
             "--compile",
-            help="Run through torch.compile; compile time is reported apart from the budget.",
+            help="Run through torch.compile; its time is reported separately, not part of the budget.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -203,8 +203,8 @@ def bench(
         typer.Option(
             "--memory-limit",
             metavar="SIZE",
-            help="Kill a cell whose processes hold more than this, e.g. 8GiB; the ~0.4 GiB of Python and "
-            "torch count, which peak memory leaves out.",
+            help="Kill a cell whose processes hold more than this, e.g. 8GiB. This includes the ~0.4 GiB of "
+            "Python and torch, which the column of peak memory does not.",
             show_default="none",
             parser=reader("--memory-limit", units.read_size),
             rich_help_panel=HOW,
@@ -215,7 +215,7 @@ def bench(
         typer.Option(
             "--repeats",
             metavar="N",
-            help="Fresh processes that time each cell, at least; more are added while its interval is wide.",
+            help="Fewest fresh processes per cell; more are added while the interval is too wide.",
             show_default="3",
             parser=reader("--repeats", units.read_whole),
             rich_help_panel=HOW,
@@ -225,7 +225,7 @@ def bench(
         bool,
         typer.Option(
             "--quick",
-            help="A first look: time each cell in a single process, and say so in the verdict.",
+            help="First look: time each cell in one process only (verdict: single).",
             rich_help_panel=HOW,
         ),
     ] = False,
@@ -316,7 +316,7 @@ def bench(
     no_skip: Annotated[
         bool,
         typer.Option(
-            "--no-skip", help="Also run sizes above one that ran out of memory.", rich_help_panel=RUN
+            "--no-skip", help="Also run sizes larger than one that ran out of memory.", rich_help_panel=RUN
         ),
     ] = False,
     shard: Annotated[
@@ -324,7 +324,7 @@ def bench(
         typer.Option(
             "--shard",
             metavar="K/N",
-            help="Run part K of N of the cells, e.g. 2/8; join them by `longvis merge`.",
+            help="Run part K of N of the cells, e.g. 2/8; combine the parts with `longvis merge`.",
             parser=reader("--shard", read_shard),
             rich_help_panel=RUN,
         ),
@@ -335,7 +335,7 @@ def bench(
             "--out",
             "-o",
             metavar="DIR",
-            help="Directory of the run; the same one resumes.",
+            help="Directory of the run; an existing run is resumed.",
             show_default="results/runs/NAME",
             rich_help_panel=OUTPUT,
         ),
@@ -355,7 +355,7 @@ def bench(
         bool,
         typer.Option(
             "--json",
-            help="Print rows as JSON lines on standard output; all else goes to standard error.",
+            help="Print rows as JSON lines on standard output, everything else on standard error.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -364,7 +364,7 @@ def bench(
         typer.Option(
             "--save-config",
             metavar="FILE",
-            help="Write these options as TOML, every other field as a comment, and stop.",
+            help="Write these options to a TOML file, all other fields as comments, and stop.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -378,7 +378,7 @@ def bench(
     options |= {"cache": False} if no_cache else {}
     if quick and repeats not in (None, 1):
         raise LongvisError(
-            f"--quick times each cell in one process, and --repeats asks for {repeats}: give one."
+            f"--quick times each cell in one process, but --repeats is {repeats}; leave one of them out."
         )
     options |= {"repeats": 1} if quick else {}
     if config is not None:
@@ -411,7 +411,7 @@ def bench(
 
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, under the names of SweepConfig's fields, which the parameters bear."""
+    """The given options, by field of SweepConfig; the parameters have the names of the fields."""
     from longvis_bench.sweep.config import SweepConfig
 
     values = {name: params[name] for name in SweepConfig.model_fields if name in params}
@@ -420,7 +420,7 @@ def _given(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_absent(value: object) -> bool:
-    """Whether an option was not given; 0 is a value."""
+    """Whether an option was not given; 0 counts as given."""
     return value is None or value is False or value == ()
 
 
@@ -429,7 +429,7 @@ def _one_list(values: list[Any]) -> tuple[Any, ...]:
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:
-    """The table and where everything went; with --json the rows and nothing else on standard output."""
+    """Print the table and the run's path; with --json print only the rows on standard output."""
     from rich.console import Console
 
     from longvis_bench.report.summary import terminal_table

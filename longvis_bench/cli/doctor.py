@@ -1,4 +1,4 @@
-"""`longvis doctor`: what this machine can run, and the command that would add what is missing."""
+"""`longvis doctor`: check what this machine can run, and print commands that install what is missing."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from longvis_bench.registry.registry import Registry
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 1 << 30
 OPTIONAL = {
-    "fvcore": ("fvcore", "counts FLOPs a second time"),
-    "torchvision": ("torchvision", "decodes large JPEGs faster"),
+    "fvcore": ("fvcore", "a second count of FLOPs"),
+    "torchvision": ("torchvision", "faster decoding of large JPEGs"),
 }
-"""Module -> (package, what it adds)."""
+"""Module -> (package, its use)."""
 _MARKS = {"ok": "[green]ok[/]     ", "absent": "[yellow]absent[/] ", "failed": "[bold red]failed[/] "}
 
 
 class Finding(NamedTuple):
-    """One check: passed, absent though optional, or failed."""
+    """Result of one check: passed, an optional part is absent, or failed."""
 
     state: Literal["ok", "absent", "failed"]
     what: str
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
 
 def doctor() -> None:
-    """Check what this machine can run, and say how to add what is missing; exit code 1 if a check fails."""
+    """Check what this machine can run and how to add what is missing; exit code 1 if a check fails."""
     console = Console(highlight=False, soft_wrap=True)
     states = []
     for finding in examine():
@@ -57,7 +57,7 @@ def doctor() -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Check the interpreter, the machine, the needed and optional packages, and every card."""
+    """Check the interpreter, the machine, required and optional packages, and all cards."""
     yield from _system()
     yield from _devices()
     yield from _packages()
@@ -79,7 +79,7 @@ def _system() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     try:
         devices = available_devices()
-    except ImportError:  # named among the packages
+    except ImportError:  # reported among the packages
         return
     for device in devices:
         gpu = gpu_of(device)
@@ -101,7 +101,7 @@ def _packages() -> Iterator[Finding]:
     for module, (package, use) in OPTIONAL.items():
         yield _optional(module, package, use)
     scan = _optional("mamba_ssm", "mamba-ssm", "its CUDA scan")
-    yield scan if scan.state == "ok" else scan._replace(advice="not needed: the scan has other backends")
+    yield scan if scan.state == "ok" else scan._replace(advice="optional: the scan has other backends")
 
 
 def _of_ours() -> dict[str, str]:
@@ -110,10 +110,10 @@ def _of_ours() -> dict[str, str]:
 
 
 def _of_cards() -> dict[str, str]:
-    """Packages that the built-in families need, other implementations aside."""
+    """Packages of the built-in families' default implementations -> the command that installs each."""
     try:
         needs = [need for found in built_in_cards() for need in found.card.requires]
-    except LongvisError:  # named among the models
+    except LongvisError:  # reported among the models
         return {}
     return {need.package: need.install for need in needs}
 
@@ -162,24 +162,24 @@ def _models() -> Iterator[Finding]:
 
 def _measuring() -> Iterator[Finding]:
     if platform.system() != "Linux":
-        yield Finding("absent", "fork", "cells start as new interpreters here, in some seconds each")
         yield Finding(
-            "absent", "peak CPU memory", "it is measured on Linux only, and null with a reason here"
+            "absent", "fork", "on this system each cell starts a new interpreter, which takes some seconds"
         )
+        yield Finding("absent", "peak CPU memory", "measured on Linux only; rows have null and the reason")
         return
     yield Finding("ok", "cells start by fork; the kernel reports peak memory")
     yield _shared_memory(SHARED_MEMORY)
 
 
 def _shared_memory(folder: Path) -> Finding:
-    """Loader processes hand images over through shared memory."""
+    """Check the shared memory through which loader processes return images."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
         return Finding("absent", f"{folder} (for loader processes)", "train with --workers 0")
     if free < LEAST_SHARED_MEMORY:
         advice = "train with --workers 0, or give the container more, e.g. docker run --shm-size 8g"
-        return Finding("absent", f"{folder} has {units.size(free)} free only (for loader processes)", advice)
+        return Finding("absent", f"{folder} has only {units.size(free)} free (for loader processes)", advice)
     return Finding("ok", f"{folder}, {units.size(free)} free")
 
 

@@ -1,7 +1,7 @@
-"""`longvis eval`: accuracy of weights on held-out images, with intervals and by class.
+"""`longvis eval`: accuracy of weights on held-out images, with intervals and per class.
 
-An evaluation is a sweep whose cells measure the accuracy alone, so that its rows and predictions lie in a run
-like all others: it resumes, `longvis report` shows it again, and runs can be compared.
+An evaluation is a sweep with accuracy as its only metric.  Its rows and predictions are a run like any other:
+it can be resumed, shown again by `longvis report`, and compared with other runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
 
 NO_TIMEOUT_S = 1e7
-"""No limit: there may be many held-out images."""
+"""Practically no limit, because there may be many held-out images."""
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def evaluate(
             "--out",
             "-o",
             metavar="DIR",
-            help="Directory of the run; the same one resumes.",
+            help="Directory of the run; an existing run is resumed.",
             show_default="results/runs/NAME",
             rich_help_panel=OUTPUT,
         ),
@@ -145,7 +145,7 @@ def evaluate(
 
 
 def _show(outcome: Outcome) -> None:
-    """The accuracies, the worst classes of each, and where everything went."""
+    """Print accuracies, the worst classes of each, and the run's path."""
     from longvis_bench.report.per_class import worst_classes
     from longvis_bench.report.summary import ACCURACY, terminal_table
     from longvis_bench.runs.predictions import read_answers

@@ -1,4 +1,4 @@
-"""`longvis flops`: the operations of a model by module and operator."""
+"""`longvis flops`: MACs of a model by module and operator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def flops(
     ] = 1000,
     no_second_opinion: Annotated[
         bool,
-        typer.Option("--no-second-opinion", help="Do not count with fvcore as well.", rich_help_panel=HOW),
+        typer.Option("--no-second-opinion", help="Do not compare with fvcore's count.", rich_help_panel=HOW),
     ] = False,
     models_dir: ModelsDirs = None,
     depth: Annotated[
@@ -48,7 +48,7 @@ def flops(
         ),
     ] = 2,
 ) -> None:
-    """Count the MACs and FLOPs per image, by module and operator, beside fvcore's count."""
+    """Count MACs and FLOPs per image, by module and operator, and compare them with fvcore's count."""
     from longvis_bench.measure.flops.fvcore_check import compare
 
     variant = Registry(models_dir or ()).find(name)
@@ -67,10 +67,10 @@ def flops(
 
 
 def _counted(variant: Variant, resolution: int, classes: int) -> Count:
-    """The count; where the model does not run without data, its parameters and the reason.
+    """The count of a model.
 
     Raises:
-        Unsupported: the operations cannot be counted.
+        Unsupported: the model cannot be counted without data; the message has its parameters and the reason.
     """
     from longvis_bench.measure.exception_status import cause, is_ours
     from longvis_bench.measure.flops.counter import count_variant, variant_parameters

@@ -1,4 +1,4 @@
-"""How the commands behave as one program: help, one style of errors, and closed or full standard output."""
+"""Common behaviour of all commands: help, one style of errors, closed or full standard output."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
 
 
 class Command(TyperCommand):
-    """A command whose flags show no type in `--help`, and that refuses empty values."""
+    """A command that shows no type for flags in `--help` and rejects empty values."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters as help shows them: `--help` stands last, in the last panel."""
+        """The parameters in the order of the help, with `--help` last, in the last panel."""
         params = _without_flag_types(super().get_params(ctx))
         panels = [getattr(param, "rich_help_panel", None) for param in params]
         if params[-1].name == "help":
@@ -32,10 +32,10 @@ class Command(TyperCommand):
         return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse after a look at what typer lets pass.
+        """Parse, after checks that typer does not make.
 
         Raises:
-            LongvisError: an option has an empty value, or one that takes one value is given twice.
+            LongvisError: an option has an empty value, or an option with one value is given twice.
         """
         _refuse_empty(args)
         for param in self.params:
@@ -45,14 +45,14 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The program: errors of parsing are one sentence like all others, and `longvis` alone shows the help."""
+    """The program: parsing errors are one sentence, as all errors, and `longvis` alone shows the help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters as help shows them."""
+        """The parameters in the order of the help."""
         return _without_flag_types(super().get_params(ctx))
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> NoReturn:
-        """Run a command and leave the process with its documented exit code."""
+        """Run a command and end the process with the documented exit code."""
         _open_closed_streams()
         words = list(sys.argv[1:] if args is None else args)
         code = _run(super().main, words or ["--help"], *more, **{**options, "standalone_mode": False})
@@ -66,7 +66,7 @@ def _run(main: Any, *args: Any, **options: Any) -> int:
         code = stop.exit_code
     except typer.Abort:
         code = 1
-    except SystemExit as stop:  # typer's own, after a pipe was closed or a completion was installed
+    except SystemExit as stop:  # from typer, after a closed pipe or the installation of completion
         code = stop.code
     except Exception as error:
         if not hasattr(error, "format_message"):
@@ -76,7 +76,7 @@ def _run(main: Any, *args: Any, **options: Any) -> int:
 
 
 def _usage(error: Any) -> str:
-    """What is wrong with a command line, in one sentence of our style."""
+    """A sentence on the error of a command line, from typer's message."""
     message = str(error.format_message()).strip()
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "longvis"
@@ -118,20 +118,20 @@ def _refuse_empty(args: Sequence[str]) -> None:
 
 
 def _refuse_repeated(names: Sequence[str], args: Sequence[str]) -> None:
-    """Raise where an option of one value stands twice: the last one alone would count."""
+    """Raise if an option with one value is given twice, because typer would silently use the last."""
     words = args[: args.index("--")] if "--" in args else args
     given = [word for word in words if word in names or word.startswith(tuple(f"{name}=" for name in names))]
     if len(given) > 1:
-        raise LongvisError(f"{names[0]} takes one value, and is given {len(given)} times.")
+        raise LongvisError(f"{names[0]} takes one value but is given {len(given)} times.")
 
 
 def _open_closed_streams() -> None:
-    """Replace standard streams that the caller closed (`>&-`), so that no file of ours gets their number."""
+    """Replace standard streams that the caller closed (`>&-`), so that no opened file gets their number."""
     for number, name, mode in _STREAMS:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         codecs.register_error("longvis", ascii_instead)
@@ -139,11 +139,11 @@ def _open_closed_streams() -> None:
 
 
 def _flushed(code: int) -> int:
-    """The exit code, after what stands in standard output was written."""
+    """Flush standard output; return the exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError) as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes again at exit
         if getattr(error, "errno", None) == errno.EPIPE:
             return code or 1
         return explain(f"cannot write to standard output: {error}.", BAD_INPUT)

@@ -1,4 +1,4 @@
-"""What every command does with errors: one sentence, the documented exit code, no traceback."""
+"""Error handling of all commands: one sentence, the documented exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ INTERRUPTED = 130
 INTERNAL_ERROR = 70
 BAD_INPUT = LongvisError.exit_code
 NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-"""No path of ours meets these: the user gave one that no file system takes."""
+"""Errors that only a path given by the user can cause, as no file system accepts it."""
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a command so that it ends with a sentence and an exit code, whatever is raised."""
+    """Wrap a command so that every exception ends it with a sentence and an exit code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -41,10 +41,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             fail("interrupted.", INTERRUPTED)
         except BrokenPipeError:
-            sys.stderr.close()  # the reader is gone; do not let the interpreter complain at exit
+            sys.stderr.close()  # the reader is gone; keep the interpreter from reporting that at exit
             raise typer.Exit(1) from None
         except Exception as error:
-            if hasattr(error, "format_message"):  # typer's: the command line could not be parsed
+            if hasattr(error, "format_message"):  # from typer: the command line could not be parsed
                 raise
             fail(*_unforeseen(error))
 
@@ -57,7 +57,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def explain(message: str, code: int) -> int:
-    """Print one sentence to standard error; the exit code is handed through."""
+    """Print one sentence to standard error; return the exit code."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -67,13 +67,13 @@ def explain(message: str, code: int) -> int:
 
 
 def sentence(text: str) -> str:
-    """A message of a library as a part of ours: small first letter, no full stop."""
+    """A library's message as a part of a sentence: lower-case first letter, no full stop."""
     text = text.strip().rstrip(".")
     return text[:1].lower() + text[1:]
 
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
-    """Message and exit code of an exception that is no LongvisError."""
+    """Message and exit code of an exception other than LongvisError."""
     if isinstance(error, OSError) and error.errno in NO_PATH:
         return f"{str(error.filename)[:40]}... cannot be a path: {error.strerror}.", BAD_INPUT
     if isinstance(error, OSError) and error.filename is None and _output_is_full():
@@ -82,7 +82,7 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
 
 
 def _output_is_full() -> bool:
-    """Whether standard output takes no more; an end of line more does no harm where it does."""
+    """Whether standard output cannot be written, found by writing an end of line."""
     try:
         os.write(1, b"\n")
     except OSError:
@@ -91,7 +91,7 @@ def _output_is_full() -> bool:
 
 
 def _internal(error: Exception) -> str:
-    """Save the traceback, a cell's own where it comes from one; on a full disk it goes to standard error."""
+    """Save the traceback (of the cell, if it has one) to a file, or print it if the disk is full."""
     trace = error.trace if isinstance(error, HarnessFault) else "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(

@@ -25,7 +25,7 @@ def merge(
         ),
     ],
 ) -> None:
-    """Merge runs of one environment; for a cell in several runs, the last run's row counts."""
+    """Merge runs of one environment; a cell in several runs keeps the row of the last run."""
     from longvis_bench.report.write import write_derived
     from longvis_bench.runs.merge import merge_runs
 

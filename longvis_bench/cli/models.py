@@ -1,4 +1,4 @@
-"""`longvis models`: what there is to measure, from the cards alone."""
+"""`longvis models`: list the models, from their cards alone."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from longvis_bench.registry.registry import Registry, Variant
 
 NON_COMMERCIAL = "*"
 WIDE = 100
-"""Columns of a terminal from which on all is shown."""
+"""Terminals with at least this many columns show all columns of the table."""
 STEPS = (1, 2, 4, 8, 14, 16, 28, 32, 56, 64, 112, 128, 224, 256)
-"""Multiples that are tried for a model's legal sizes, in pixels."""
+"""Multiples that are tried to describe a model's legal sizes, in pixels."""
 SHOWN_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-"""Sizes that are tried where no multiple describes the legal ones."""
+"""Sizes that are tried if no multiple describes the legal sizes."""
 
 
 def models(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A family or a variant to show in full.",
+            help="A family or variant to show in detail.",
             show_default=False,
             autocompletion=complete_families,
         ),
@@ -46,7 +46,7 @@ def models(
         ),
     ] = False,
 ) -> None:
-    """List the models with their size and cost, or show one family in full."""
+    """List the models with their size and cost, or show one family in detail."""
     registry = Registry(models_dir or ())
     console = Console(highlight=False)
     if name is not None and as_json:
@@ -70,7 +70,7 @@ def _show_all(console: Console, registry: Registry) -> None:
         if found.card.licences.non_commercial:
             console.print(f"{NON_COMMERCIAL} non-commercial in part: {escape(_licences(found.card))}")
     console.print(
-        "Also: timm:NAME (any timm model) and path/to/file.py:callable. One in full: longvis models NAME"
+        "Also: timm:NAME (any timm model) and path/to/file.py:callable. Details: longvis models NAME"
     )
 
 
@@ -85,7 +85,7 @@ def _card(registry: Registry, name: str) -> FoundCard:
 
 
 def _entries(registry: Registry) -> Iterator[dict[str, Any]]:
-    """What there is to say of each variant, by family and size."""
+    """Facts of each variant, sorted by family and size."""
     for found in registry.cards:
         card = found.card
         for name in sorted(card.variants, key=lambda name: card.variants[name].params or 0):
@@ -105,7 +105,7 @@ def _entries(registry: Registry) -> Iterator[dict[str, Any]]:
 
 
 def _list(registry: Registry, wide: bool) -> Table:
-    """One line per variant; a wide terminal also shows whose code runs and its licence."""
+    """One line per variant; a wide terminal also shows the implementation and its licence."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in (
         "model",
@@ -141,14 +141,14 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 BY_CODE = "by its code"
-"""Legal sizes of a model whose card names a function of somebody else's."""
+"""Legal sizes of a model whose card names a function of code that is not built in."""
 
 
 def legal_sizes(variant: Variant) -> str:
-    """The legal resolutions of a variant in a few words: `multiples of 32`, else `256,512,1k`.
+    """The legal resolutions of a variant as short text: `multiples of 32`, else `256,512,1k`.
 
-    Tried are the first forty multiples from 256 px on, and those next to 2048 px.  Listing a card that is
-    not built in never runs its code: where that code decides, so it says.
+    A multiple is tested at its first forty values from 256 px on, and at those next to 2048 px.  Listing a
+    card that is not built in never runs its code; if that code decides, the text is `BY_CODE`.
     """
     if variant.origin != BUILT_IN and variant.card is not None and variant.card.resolution.plan is not None:
         return BY_CODE
@@ -169,7 +169,7 @@ def _takes(variant: Variant, size: int) -> bool:
 
 
 def _licences(card: Card) -> str:
-    """Who allows what, in one line."""
+    """The licences of a family, in one line."""
     parts = {
         "code that runs": card.licences.code,
         "authors' code": card.licences.upstream,
@@ -179,7 +179,7 @@ def _licences(card: Card) -> str:
 
 
 def _content(registry: Registry, found: FoundCard) -> dict[str, Any]:
-    """The card as data, with what follows from it."""
+    """The card as data, with legal sizes, origin and BibTeX entry."""
     card = found.card
     content = card.model_dump(mode="json", by_alias=True)
     for name, variant in content["variants"].items():
@@ -205,9 +205,7 @@ def _show(console: Console, registry: Registry, found: FoundCard) -> None:
         if value:
             console.print(f"  {label:17}{escape(value)}")
     if card.licences.non_commercial:
-        console.print(
-            "  [bold]non-commercial[/]   commercial use of some of this is forbidden; see the licences"
-        )
+        console.print("  [bold]non-commercial[/]   some of the licences forbid commercial use")
     for note in card.notes:
         console.print(f"  - {escape(note)}")
     console.print(_variants(registry, card))
@@ -221,7 +219,7 @@ def _show(console: Console, registry: Registry, found: FoundCard) -> None:
 
 
 def bibtex(card: Card) -> str | None:
-    """The BibTeX entry of a family's paper; None where its card names no authors or no number of arXiv."""
+    """The BibTeX entry of a family's paper; None if its card has no authors or no arXiv number."""
     number = (card.paper or "").removeprefix("arXiv:")
     if not number[:4].isdigit() or card.paper_title is None or not card.authors:
         return None

@@ -11,7 +11,7 @@ from rich.console import Console
 def new(
     name: Annotated[str, typer.Argument(help="Lower-case name of the model.")],
 ) -> None:
-    """Write ./models/NAME/ with a card, a small model and its test, as a start for your own."""
+    """Write ./models/NAME/ with a card, a small model and a test, to replace by your own."""
     from longvis_bench.adapters.scaffold import write_model
 
     folder = write_model(name)

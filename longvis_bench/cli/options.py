@@ -1,4 +1,4 @@
-"""Options that several commands share, how their values are read, and the panels of `--help`."""
+"""Options that several commands share, parsers of their values, and the panels of `--help`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ OUTPUT = "Output"
 
 
 def reader(flag: str, read: Callable[[str], T]) -> Callable[[Any], T]:
-    """A parser for typer, of a function that raises ValueError with what would be right.
+    """Make a parser for typer from a function that raises ValueError with the valid values.
 
     Returns:
-        A function that raises LongvisError with the flag, what would be right and what was given.
+        A function that raises LongvisError with the flag, the valid values and the given value.
     """
 
     def parse(text: Any) -> Any:
         if not isinstance(text, str):
-            return text  # a default, which is a value already
+            return text  # a default, which is parsed already
         try:
             return read(text)
         except ValueError as error:
@@ -43,17 +43,17 @@ def reader(flag: str, read: Callable[[str], T]) -> Callable[[Any], T]:
 
 
 def several(flag: str, read: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    """A parser of values separated by commas; the option may be repeated, see `joined`."""
+    """A parser of comma-separated values; the option may be repeated, see `joined`."""
     return lambda text: tuple(reader(flag, read)(part) for part in text.split(","))
 
 
 def joined(values: Iterable[tuple[T, ...]] | None) -> tuple[T, ...]:
-    """The values of an option that was given once or several times, each value once."""
+    """All values of an option given once or several times, without duplicates."""
     return tuple(dict.fromkeys(value for given in values or () for value in given))
 
 
 def names(flag: str) -> Callable[[str], tuple[str, ...]]:
-    """A parser of model names, separated by commas outside brackets."""
+    """A parser of model names that are separated by commas outside brackets."""
 
     def parse(text: str) -> tuple[str, ...]:
         found = tuple(split_names(text))
@@ -65,10 +65,10 @@ def names(flag: str) -> Callable[[str], tuple[str, ...]]:
 
 
 def batch(text: str) -> int | str:
-    """`8` -> 8; `auto` stays.
+    """`8` -> 8; `auto` is kept.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     try:
         return text.strip() if text.strip() == "auto" else units.read_whole(text)
@@ -77,7 +77,7 @@ def batch(text: str) -> int | str:
 
 
 def choice(known: Sequence[str]) -> Callable[[str], str]:
-    """A reader of one of several words."""
+    """A parser of one of several words."""
 
     def read(text: str) -> str:
         if text.strip() not in known:
@@ -88,12 +88,12 @@ def choice(known: Sequence[str]) -> Callable[[str], str]:
 
 
 def choices(flag: str, literal: object, *more: str) -> Callable[[str], tuple[str, ...]]:
-    """A parser of values of a Literal type, separated by commas.
+    """A parser of comma-separated values of a Literal type.
 
     Arguments:
-        flag: for the message.
+        flag: the option, for messages.
         literal: the type.
-        more: further words that are allowed.
+        more: further allowed words.
     """
     return several(flag, choice((*get_args(literal), *more)))
 
@@ -102,7 +102,7 @@ def window_bounds(text: str) -> tuple[float, float]:
     """`100,4000` -> (100.0, 4000.0).
 
     Raises:
-        ValueError: it is not two finite numbers.
+        ValueError: the text is not two finite numbers.
     """
     try:
         low, high = (float(part) for part in text.split(","))
@@ -117,7 +117,7 @@ def shard(text: str) -> tuple[int, int]:
     """`2/8` -> (2, 8).
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: the text has another form.
     """
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip(), re.ASCII)
     if match is None:
@@ -129,7 +129,7 @@ def train_length(text: str) -> TrainLength:
     """`126689x320` -> 126689 images, 320 epochs.
 
     Raises:
-        ValueError: it is not images x epochs.
+        ValueError: the text is not images x epochs.
     """
     try:
         return TrainLength.parse(text)
@@ -138,9 +138,9 @@ def train_length(text: str) -> TrainLength:
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Shell completion of model names: the last one of a list separated by commas.
+    """Shell completion of the last name of a comma-separated list of models.
 
-    Reads cards only; a card that cannot be read completes nothing.
+    Reads cards only; there is no completion if a card cannot be read.
     """
     from longvis_bench.registry.registry import Registry
 
@@ -153,7 +153,7 @@ def complete_models(incomplete: str) -> list[str]:
 
 
 def complete_families(incomplete: str) -> list[str]:
-    """Shell completion of the names of families and models."""
+    """Shell completion of names of families and models."""
     from longvis_bench.registry.registry import Registry
 
     try:
@@ -192,7 +192,10 @@ OneRes = Annotated[
 ModelsDirs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--models-dir", metavar="DIR", help="Further folder of model cards; repeatable.", rich_help_panel=DATA
+        "--models-dir",
+        metavar="DIR",
+        help="Additional folder of model cards; repeatable.",
+        rich_help_panel=DATA,
     ),
 ]
 Device = Annotated[
@@ -258,7 +261,7 @@ Window = Annotated[
     typer.Option(
         "--window",
         metavar="LO,HI",
-        help="16-bit pixel values shown as black and white.",
+        help="Pixel values that become black and white, for images of more than 8 bits.",
         parser=reader("--window", window_bounds),
         rich_help_panel=DATA,
     ),
@@ -268,7 +271,7 @@ HoursFor = Annotated[
     typer.Option(
         "--hours-for",
         metavar="NxE",
-        help="Also report the hours of a training, e.g. 126689x320: images x epochs.",
+        help="Also report the hours of a training of this length: images x epochs, e.g. 126689x320.",
         parser=reader("--hours-for", train_length),
         rich_help_panel=OUTPUT,
     ),
@@ -284,7 +287,7 @@ def with_ema(weights: Path | None, flag: str) -> Path:
     from longvis_bench.weights.files import split_key
 
     if weights is None or split_key(weights)[1]:
-        raise LongvisError(f"--ema chooses among the sets of weights in a file: give it with {flag} FILE.")
+        raise LongvisError(f"--ema selects one of several sets of weights in a file; give the file with {flag} FILE.")
     return weights.with_name(f"{weights.name}#ema")
 
 
@@ -294,5 +297,5 @@ def data_spec(
     window: tuple[float, float] | None,
     class_order: ClassOrder | None = None,
 ) -> DataSpec:
-    """What a user says about the data."""
+    """The data set from the options of a command."""
     return DataSpec(data, classes, window, class_order=class_order or "sorted")

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live display on a terminal, plain lines elsewhere."""
+"""Progress display of a sweep: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Progress(Reporter):
     """The reporter of the command line.
 
     Arguments:
-        quiet_output: keep standard output free, for --json.
+        quiet_output: print to standard error, so that standard output has only --json.
     """
 
     def __init__(self, quiet_output: bool = False) -> None:
@@ -104,10 +104,10 @@ class Progress(Reporter):
             self._live = None
 
     def leave_at_once(self) -> None:
-        """What `end` does for a process that leaves without waiting for anything."""
+        """Restore the terminal of a process that ends at once, without waiting for anything."""
         if self._console.is_terminal:
             os.write(self._console.file.fileno(), SHOW_CURSOR)
-        os.write(2, b"\nEnded at once; finished rows are kept, and the same command goes on from there.\n")
+        os.write(2, b"\nEnded at once; finished rows are kept, and the same command resumes.\n")
 
     def _print(self, *texts: str | Text, soft_wrap: bool = False) -> None:
         """A line, unless the output takes none: the sweep goes on, and what is printed last reports it."""
@@ -128,7 +128,7 @@ class Progress(Reporter):
 
 
 def line(row: Row) -> Text:
-    """One row in one line: model, size, status, and the number people wait for."""
+    """One row in one line: model, size, status, latency and memory, or the reason of a failure."""
     text = Text(f"{clean(row.cell.model)} {row.cell.resolution} px  ", no_wrap=True, overflow="ellipsis")
     text.append(row.status, style="green" if row.status == "ok" else "bold red")
     if row.timing is not None:
@@ -141,7 +141,7 @@ def line(row: Row) -> Text:
 
 
 def show_plan(session: Session, as_json: bool) -> None:
-    """The cells a sweep would run and roughly how long that takes, for --dry-run."""
+    """Print the cells of a sweep and its estimated duration, for --dry-run."""
     plan = session.plan
     if as_json:
         for planned in plan.cells:

@@ -1,4 +1,4 @@
-"""`longvis report`: make tables and plots again from stored rows."""
+"""`longvis report`: make tables and plots from stored rows."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ def report(
     overhead: Annotated[
         bool,
         typer.Option(
-            "--overhead", help="Show where the time of each cell went; write nothing.", rich_help_panel=WHAT
+            "--overhead", help="Show the time of each cell by phase; write nothing.", rich_help_panel=WHAT
         ),
     ] = False,
     memory: Annotated[
         bool,
         typer.Option(
-            "--memory", help="Show what each memory peak consists of; write nothing.", rich_help_panel=WHAT
+            "--memory", help="Show the parts of each memory peak; write nothing.", rich_help_panel=WHAT
         ),
     ] = False,
     by_class: Annotated[
         bool,
-        typer.Option("--by-class", help="Also show the worst classes per accuracy.", rich_help_panel=WHAT),
+        typer.Option(
+            "--by-class", help="Also show the worst classes of each accuracy.", rich_help_panel=WHAT
+        ),
     ] = False,
     hours_for: HoursFor = None,
     out: Annotated[
@@ -37,15 +39,15 @@ def report(
             "-o",
             metavar="DIR",
             help="Directory to write to.",
-            show_default="the run, if there is one only",
+            show_default="the run, if only one is given",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
     """Print the table of runs and write summary.csv, summary.md and plots/ again.
 
-    Several runs are shown side by side.  If two runs hold the same cell, measured in the same environment by
-    the same code, the row of the run named last counts.
+    Several runs are shown side by side.  If two runs have the same cell, measured in the same environment by
+    the same code, the row of the last one is shown.
     """
     from longvis_bench.report.breakdowns import memory_table, overhead_table
     from longvis_bench.report.per_class import worst_classes

@@ -1,4 +1,4 @@
-"""A sweep from the command line: run, shown and ended with its exit code, Ctrl-C and SIGTERM included."""
+"""Run a sweep from the command line, show it and end with its exit code, also on Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def run_session(
 
     Arguments:
         session: the checked plan.
-        progress: told of every step.
+        progress: receives every event.
         show: prints the outcome.
         retry: see `Session.run`.
         only_missing: see `Session.run`.
 
     Raises:
-        typer.Exit: always, unless a fault of ours is raised.
+        typer.Exit: always, unless an internal error is raised.
     """
     with _ending_gently(progress) as signals:
         try:
             outcome = session.run(reporter=progress, retry=retry, only_missing=only_missing)
             show(outcome)
-        except KeyboardInterrupt:  # while tables and plots were written; all rows are kept
+        except KeyboardInterrupt:  # while tables and plots are written; all rows are kept
             raise typer.Exit(_exit_code(signals)) from None
     if signals:
         raise typer.Exit(_exit_code(signals))
@@ -72,12 +72,12 @@ def note(text: str) -> None:
 
 
 def show_ending(console: Console, outcome: Outcome) -> None:
-    """Where everything went, and how to go on."""
+    """Print the run's path and how to continue."""
     if outcome.was_complete:
-        console.print("Nothing was measured: this run was complete. To measure afresh, add --fresh.")
+        console.print("Nothing was measured: this run was complete. To measure again, add --fresh.")
     if outcome.interrupted:
         console.print(
-            f"Interrupted. To go on from here, give the same command --out {outcome.path}", markup=False
+            f"Interrupted. To continue, give the same command with --out {outcome.path}", markup=False
         )
     what = "Rows" if outcome.unwritten else "Rows, tables and plots"
     console.print(f"{what}: {outcome.path}", soft_wrap=True, markup=False)
@@ -85,10 +85,10 @@ def show_ending(console: Console, outcome: Outcome) -> None:
 
 @contextmanager
 def _ending_gently(progress: Progress) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end the running cell and then the sweep; a second one ends everything at once.
+    """On Ctrl-C or SIGTERM end the running cell, then the sweep; on a second signal end at once.
 
     Yields:
-        The signals that came, a list that fills meanwhile.
+        The received signals, a list that grows while the sweep runs.
     """
     came: list[int] = []
 
@@ -96,7 +96,7 @@ def _ending_gently(progress: Progress) -> Iterator[list[int]]:
         came.append(number)
         if len(came) > 1:
             progress.leave_at_once()
-            os._exit(_exit_code(came))  # the server ends what runs, once this process is gone
+            os._exit(_exit_code(came))  # the fork server then ends the running cell
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""`longvis train`: train the weights that accuracy is measured with."""
+"""`longvis train`: train weights for measurements of accuracy."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from longvis_bench.training.job import TrainProgress, TrainReport
 
 LINE_EVERY_S = 30.0
-"""Between lines of progress where there is no terminal; the end of an epoch has one of its own."""
+"""Seconds between lines of progress without a terminal, besides one line per epoch."""
 LOADER_LIMIT = 0.3
-"""Share of an epoch spent waiting for images above which it is worth a line."""
+"""A line is printed if more than this share of an epoch was spent waiting for images."""
 
 
 def train(
@@ -74,7 +74,7 @@ def train(
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Initial weights: a file as for `eval --weights`, or the size of shipped ones, e.g. 256.",
+            help="Initial weights: a file as for `eval --weights`, or the size of shipped weights, e.g. 256.",
             show_default="random",
             rich_help_panel=DATA,
         ),
@@ -102,7 +102,7 @@ def train(
         typer.Option(
             "--batch",
             metavar="N",
-            help="Images per update over all devices; learning rates scale with it.",
+            help="Images per update, over all devices; learning rates scale with it.",
             show_default="the recipe's",
             parser=reader("--batch", units.read_whole),
             rich_help_panel=HOW,
@@ -113,7 +113,7 @@ def train(
         typer.Option(
             "--micro-batch",
             metavar="N",
-            help="Images per forward pass on a device.",
+            help="Images per forward pass and device.",
             show_default="its share of an update",
             parser=reader("--micro-batch", units.read_whole),
             rich_help_panel=HOW,
@@ -124,7 +124,7 @@ def train(
         typer.Option(
             "--seed",
             metavar="N",
-            help="Seed of weights, order and augmentation.",
+            help="Seed of weights, order of images and augmentation.",
             min=0,
             rich_help_panel=HOW,
         ),
@@ -158,7 +158,7 @@ def train(
         typer.Option(
             "--checkpoint-minutes",
             metavar="MIN",
-            help="Write a checkpoint this often, besides once per epoch.",
+            help="Minutes between checkpoints within an epoch; each epoch ends with one.",
             min=0,
             rich_help_panel=OUTPUT,
         ),
@@ -166,11 +166,11 @@ def train(
     quiet: Annotated[
         bool,
         typer.Option(
-            "--quiet", help="Print the weight files and the final table alone.", rich_help_panel=OUTPUT
+            "--quiet", help="Print only the weight files and the final table.", rich_help_panel=OUTPUT
         ),
     ] = False,
 ) -> None:
-    """Train models by one recipe and keep their weights; the same command resumes."""
+    """Train models with one recipe and store their weights; the same command resumes."""
     from longvis_bench.training.jobs import (
         Options,
         class_doubt,
@@ -213,7 +213,9 @@ def train(
                 _add(table, report)
             if job.data.broken:
                 names = ", ".join(sorted(job.data.broken))
-                console.print(f"left out, cannot be read ({len(job.data.broken)}): {names}", markup=False)
+                console.print(
+                    f"left out because they cannot be read ({len(job.data.broken)}): {names}", markup=False
+                )
     finally:
         end_processes()
     if table.row_count:
@@ -224,9 +226,9 @@ class _Display:
     """One model's progress: a live bar on a terminal; elsewhere a plain line every 30 seconds.
 
     Arguments:
-        console: where it is shown.
+        console: prints the progress.
         name: of the model.
-        quiet: show nothing but notes.
+        quiet: print only notes.
     """
 
     def __init__(self, console: Console, name: str, quiet: bool = False) -> None:
@@ -254,7 +256,7 @@ class _Display:
             self._bar.stop()
 
     def show(self, progress: TrainProgress) -> None:
-        """An update moves the bar, or now and then prints a line; so does the end of an epoch."""
+        """Move the bar, or print a line every `LINE_EVERY_S` and at the end of an epoch."""
         if self._quiet:
             return
         about = (
@@ -276,12 +278,12 @@ class _Display:
         share = progress.waited_s / progress.train_s
         if share > LOADER_LIMIT:
             self._say(
-                f"{self._name}  the loader is the limit, not the model: {units.percent(share)} of the epoch "
-                "went into waiting for images; more --workers may help"
+                f"{self._name}  the loader limits the speed: the model waited for images for "
+                f"{units.percent(share)} of the epoch; more --workers may help"
             )
 
     def note(self, sentence: str) -> None:
-        """Print what the user should know of how images are loaded."""
+        """Print a sentence on the loader's workers."""
         self._say(f"{self._name}  {sentence}")
 
     def _say(self, line: str) -> None:
@@ -309,7 +311,7 @@ def _add(table: Table, report: TrainReport) -> None:
 
 
 def show_share(correct: int | None, images: int) -> str:
-    """A share of right answers with its 95 % Wilson interval: "47.1 % (42.2-52.0)"."""
+    """An accuracy with its 95 % Wilson interval: "47.1 % (42.2-52.0)"."""
     interval = None if correct is None else wilson(correct, images)
     if correct is None or interval is None:
         return units.UNKNOWN

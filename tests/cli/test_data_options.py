@@ -254,7 +254,7 @@ def test_a_folder_end_to_end(pictures: Pictures, longvis: Longvis, tmp_path: Pat
     model = ("--models", "net.py:net", "--res", "64", "--device", "cpu", "--data", f"folder:{root}")
     done = longvis("train", *model, "--epochs", "1", "--store", "store")
     assert done.returncode == 0, done.stderr
-    assert "left out, cannot be read (1): val/cat/000.png" in " ".join(done.stdout.split())
+    assert "left out because they cannot be read (1): val/cat/000.png" in " ".join(done.stdout.split())
     weights = next((tmp_path / "store").rglob("*.safetensors"))
     done = longvis(
         "bench", *model, "--weights", weights, "--images", "120", "--budget", "0.2", "--out", "run"

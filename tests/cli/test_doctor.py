@@ -69,7 +69,7 @@ def test_without_a_compiler_and_headers(monkeypatch: pytest.MonkeyPatch) -> None
     assert "absent  Python.h" in text
 
 
-@pytest.mark.parametrize(("free", "words"), [(1 << 26, "64.0 MiB free only"), (1 << 33, "8.00 GiB free")])
+@pytest.mark.parametrize(("free", "words"), [(1 << 26, "has only 64.0 MiB free"), (1 << 33, "8.00 GiB free")])
 def test_little_shared_memory(free: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(Path.cwd())._replace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

@@ -265,9 +265,7 @@ def test_architecture_names_every_package() -> None:
 def test_the_rooms_for_what_comes_are_empty() -> None:
     """A room that is taken leaves the list and is described as what it is."""
     rooms = [
-        room
-        for cell, _ in table(DOCS / "architecture.md", "Rooms for what comes")
-        for room in cell.split("`, `")
+        room for cell, _ in table(DOCS / "architecture.md", "Planned packages") for room in cell.split("`, `")
     ]
     assert len(rooms) == 7
     for room in rooms:
@@ -299,7 +297,7 @@ def test_contributing_names_the_files_of_a_family_and_the_rules() -> None:
 def test_every_module_that_a_page_names_is_there() -> None:
     """`sweep/plan` on docs/architecture.md."""
     text = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## The life of a cell")[1]
-    text = text.split("## Rooms for what comes")[0]
+    text = text.split("## Planned packages")[0]
     for name in re.findall(r"`([a-z_]+/[a-z_]*)`", text):
         found = [folder / name for folder in (ROOT, ROOT / "longvis_bench")]
         assert any(path.exists() or path.with_suffix(".py").exists() for path in found), name
