@@ -1,4 +1,7 @@
-"""The generated parts of README.md and docs/: run this file to write them; `test_docs.py` compares them."""
+"""The generated parts of README.md and docs/, and docs/example.toml.
+
+Run this file to write them; `test_docs.py` compares them.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,14 @@ from longvis_bench.report.summary import frame, terminal_table
 from longvis_bench.runs.directory import latest, read_rows, read_run
 from longvis_bench.runs.predictions import read_answers
 from longvis_bench.stats import wilson
+from longvis_bench.sweep.config_file import example_text
 from longvis_bench.training.recipe import QUICK, TUNE
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
 WIDTH = 112
+EXAMPLE = ROOT / "docs" / "example.toml"
+"""All fields of a configuration file; docs/running.md links to it."""
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -349,3 +355,4 @@ def _arrows() -> str:
 if __name__ == "__main__":
     for page in pages():
         page.write_text(render(page), encoding="utf-8")
+    EXAMPLE.write_text(example_text(), encoding="utf-8")

@@ -168,7 +168,7 @@ MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see 
 NO_CACHE_HELP = "Compute counts, shapes and accuracies anew instead of reading them from the cache."
 RES_HELP = "Pixels per side, e.g. 1024,2048 or 1k,2k."
 WEIGHTS_HELP = (
-    "Weight file: safetensors, or written by torch.save; FILE#KEY where it holds several sets; "
+    "Weight file: safetensors or torch.save; FILE#KEY for one of several sets in a file; "
     "an index of shards; or a folder of save_pretrained."
 )
 
@@ -287,7 +287,9 @@ def with_ema(weights: Path | None, flag: str) -> Path:
     from longvis_bench.weights.files import split_key
 
     if weights is None or split_key(weights)[1]:
-        raise LongvisError(f"--ema selects one of several sets of weights in a file; give the file with {flag} FILE.")
+        raise LongvisError(
+            f"--ema selects one of several sets of weights in a file; give the file with {flag} FILE."
+        )
     return weights.with_name(f"{weights.name}#ema")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longvis_bench.errors import LongvisError
-from longvis_bench.sweep.config import FLAGS, SweepConfig
+from longvis_bench.sweep.config import FLAGS, SweepConfig, read_config
 from longvis_bench.sweep.run_file import read_replay
 
 _EXAMPLES: dict[str, Any] = {
@@ -64,19 +64,36 @@ def write_config_file(path: Path, options: Mapping[str, Any]) -> None:
     Raises:
         LongvisError: an option is invalid, or the file exists or cannot be written.
     """
-    from longvis_bench.sweep.config import read_config
-
-    content = read_config(options).model_dump(mode="json")
-    lines = ["# Configuration of `longvis bench --config FILE`; options of the command line replace these."]
-    for name, field in SweepConfig.model_fields.items():
-        lines += ["", f"# {field.description}  [{FLAGS[name]}]", _line(name, content[name], name in options)]
+    text = config_text(options)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(text)
     except FileExistsError:
         raise LongvisError(f"--save-config {path} exists already; give another name.") from None
     except OSError as error:
         raise LongvisError(f"cannot write --save-config {path}: {error.strerror or error}.") from error
+
+
+def config_text(options: Mapping[str, Any]) -> str:
+    """Options as TOML, with every other field commented out at its default or an example.
+
+    Arguments:
+        options: see `write_config_file`.
+
+    Raises:
+        LongvisError: an option is invalid.
+    """
+    content = read_config(options).model_dump(mode="json")
+    lines = ["# Configuration of `longvis bench --config FILE`; options of the command line replace these."]
+    for name, field in SweepConfig.model_fields.items():
+        lines += ["", f"# {field.description}  [{FLAGS[name]}]", _line(name, content[name], name in options)]
+    return "\n".join(lines) + "\n"
+
+
+def example_text() -> str:
+    """All fields as TOML at their defaults; fields whose default depends on the machine are commented out."""
+    fields = SweepConfig.model_fields.items()
+    return config_text({name: field.default for name, field in fields if field.default not in (None, ())})
 
 
 def _line(name: str, value: Any, given: bool) -> str:

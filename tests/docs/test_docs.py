@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from longvis_bench import errors
 from longvis_bench.cli.app import app
 from longvis_bench.records import ACCEPTED, Status
-from longvis_bench.sweep.config import SweepConfig
+from longvis_bench.sweep.config import SweepConfig, read_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,6 +205,18 @@ def test_generated_parts_are_as_generated(page: Path) -> None:
     assert readme_parts.render(page) == page.read_text(encoding="utf-8"), (
         "run: python scripts/readme_parts.py"
     )
+
+
+def test_the_example_configuration_is_as_generated_and_has_the_defaults() -> None:
+    """All fields stand in it: those with a default as such, the others as comments that can be used."""
+    text = readme_parts.EXAMPLE.read_text(encoding="utf-8")
+    assert text == readme_parts.example_text(), "run: python scripts/readme_parts.py"
+    content = tomllib.loads(text)
+    assert read_config(content) == SweepConfig()
+    without = {name for name, field in SweepConfig.model_fields.items() if field.default in (None, ())}
+    assert set(content) == set(SweepConfig.model_fields) - without
+    for name in without:
+        assert f"\n# {name} = " in text
 
 
 def test_what_the_readme_shows_of_a_task_is_what_the_command_prints() -> None:
