@@ -192,7 +192,7 @@ ON_SHAPE = ("gives finite logits", *ON_FINITE, "is counted completely", *GROWTH)
 WRONG: dict[type[nn.Module], Wrong] = {
     Placed: Wrong("builds on meta", "leave out device arguments", ("is counted completely", *GROWTH)),
     Double: Wrong("builds on cpu", "leave out dtype arguments", ("gives logits", *ON_SHAPE)),
-    Narrow: Wrong("gives logits", "not (2, 7): one row of logits for each image", ON_SHAPE),
+    Narrow: Wrong("gives logits", "not (2, 7): one row of logits per image", ON_SHAPE),
     Broken: Wrong("gives finite logits", "100% of the logits are NaN or infinite; try", ON_FINITE),
     Random: Wrong("is deterministic in eval", "is dropout off in eval mode?", ON_SAME),
     Mixes: Wrong("does not mix images", "look for reshapes that mix the batch and for batch statistics"),

@@ -275,7 +275,7 @@ def test_architecture_names_every_package() -> None:
 
 
 def test_the_rooms_for_what_comes_are_empty() -> None:
-    """A room that is taken leaves the list and is described as what it is."""
+    """A planned package that exists leaves the list and is described as what it is."""
     rooms = [
         room for cell, _ in table(DOCS / "architecture.md", "Planned packages") for room in cell.split("`, `")
     ]
