@@ -59,7 +59,7 @@ BAD = [
     (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "--timeout takes a time"),
     (("bench", "--models", "vit-n", "--res", str(2**70)), 2, "resolutions"),
     (("bench", "--models", "vit-n", "--repeats", str(10**9)), 2, "repeats"),
-    (("bench", "--models", "vit-n", "--quick", "--repeats", 3), 2, "give one"),
+    (("bench", "--models", "vit-n", "--quick", "--repeats", 3), 2, "leave one of them out"),
     (("bench", "--models", "vit-n", "--seed", "-1"), 2, "seed"),
     (("bench", "--mode", ""), 2, "--mode has an empty value"),
     (("bench", "--mode=", "--res", "64"), 2, "--mode has an empty value"),
