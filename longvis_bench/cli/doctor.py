@@ -89,7 +89,7 @@ def _devices() -> Iterator[Finding]:
         name = found[0].get("name", "an NVIDIA GPU")
         yield Finding("absent", f"CUDA, though there is {name}", "install a torch built for CUDA")
     if found or "cuda" in devices:
-        yield _optional("pynvml", "nvidia-ml-py", "reads the clocks, temperature and memory of the GPU")
+        yield _optional("pynvml", "nvidia-ml-py", "clocks, temperature and memory of the GPU")
 
 
 def _packages() -> Iterator[Finding]:
@@ -128,7 +128,7 @@ def _optional(module: str, package: str, use: str) -> Finding:
 
 
 def _compiling() -> Iterator[Finding]:
-    """What `--compile` and Triton's scan need beside torch."""
+    """Requirements of `--compile` and Triton's scan besides torch."""
     compiler = c_compiler()
     if compiler is None:
         what = "a C compiler (for --compile, and Triton on CUDA)"

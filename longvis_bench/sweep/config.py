@@ -128,8 +128,8 @@ class SweepConfig(BaseModel):
     batch_sizes: tuple[Positive | Literal["auto"], ...] = (1,)
     """Images per batch; "auto" finds the batch of the highest throughput."""
     dtypes: tuple[Dtype, ...] = ()
-    """Any of "fp32", "tf32", "bf16" and "fp16"; empty for fp32 on the CPU and on CUDA for bf16, or fp16 where
-    the GPU has no bf16 of its own."""
+    """Any of "fp32", "tf32", "bf16" and "fp16"; empty for fp32 on the CPU and, on CUDA, bf16, or fp16 on GPUs
+    without native bf16."""
     device: str = "auto"
     """One of "auto", "cpu", "cuda", "cuda:N", "mps" and "xpu"."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -241,7 +241,7 @@ class _Sweep:
             except HarnessFault as fault:
                 self.faults.append(fault)
                 self._reporter.note(
-                    f"internal error at {_named(planned.cell)}: {fault}; the row keeps what it had."
+                    f"internal error at {_named(planned.cell)}: {fault}; its row is kept as it was."
                 )
                 more = row.model_copy(update={"status": "error", "reason": str(fault), "timing": None})
             seconds = monotonic() - start

@@ -73,9 +73,9 @@ def train(
         The trained model in the main process; None in all others.
 
     Raises:
-        LongvisError: the loss is no number or far too large (the message says at which step), or the recipe
-            does not suit the devices, or a process that loads images was killed.
-        Unsupported: the device does not train in the recipe's precision.
+        LongvisError: the loss is not finite or far too large (the message has the step), or the recipe does
+            not suit the devices, or a process that loads images was killed.
+        Unsupported: the device does not support the recipe's precision.
         IllegalSize: the model cannot take the resolution.
         CheckpointError: the initial weights belong to another model, or the checkpoint is damaged.
     """
@@ -315,7 +315,7 @@ class _Trainer:
     # Result --------------------------------------------------------------------------------------------
 
     def measure(self, images: int) -> Accuracy:
-        """Accuracy in strict float32 on held-out images, evenly spaced over all; all processes take part."""
+        """Accuracy in strict float32 on evenly spaced held-out images; all processes must call this."""
         with tf32(False):
             return shared_accuracy(
                 self.accelerator.unwrap_model(self.model),

@@ -25,18 +25,20 @@ from longvis_bench.training.recipe import Recipe
 
 
 def make_accelerator(job: Job) -> Accelerator:
-    """One for this training: a process may train several models, one after the other.
+    """A new accelerator per training, as one process may train several models in sequence.
 
     Raises:
-        Unsupported: the device does not train in the recipe's precision.
+        Unsupported: the device does not support the recipe's precision.
     """
     AcceleratorState._reset_state()
     precision = {"fp32": "no", "tf32": "no"}.get(job.recipe.precision, job.recipe.precision)
     on_cpu = torch.device(job.device).type == "cpu"
     if on_cpu and precision == "fp16":
-        raise Unsupported("fp16 is trained with on CUDA only; on a CPU take the precision bf16 or fp32.")
+        raise Unsupported(
+            "training in fp16 needs CUDA; on a CPU, set the recipe's precision to bf16 or fp32."
+        )
     if job.recipe.precision == "tf32":
-        require_tf32(torch.device(job.device), "take the precision fp32")
+        require_tf32(torch.device(job.device), "set the recipe's precision to fp32")
     return Accelerator(cpu=on_cpu, mixed_precision=precision, device_placement=False)
 
 

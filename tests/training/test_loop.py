@@ -287,9 +287,9 @@ def test_micro_batches_give_the_same_training(tmp_path: Path) -> None:
         ({"micro_batch": 24}, "a micro-batch of 24 does not divide the 32 images of an update"),
         ({"micro_batch": 1, "mixup": 0.8}, "mix pairs: a micro-batch of 1 is odd"),
         ({"batch_size": 128, "cutmix": 1.0}, "has 96 training images, fewer than the 128 of one update"),
-        ({"precision": "fp16"}, "fp16 is trained with on CUDA only"),
-        ({"precision": "tf32"}, "no TF32 tensor cores .* take the precision fp32"),
-        ({"auto_augment": "rund-m9"}, "timm knows no augmentation 'rund-m9'"),
+        ({"precision": "fp16"}, "training in fp16 needs CUDA"),
+        ({"precision": "tf32"}, "no TF32 tensor cores .* set the recipe's precision to fp32"),
+        ({"auto_augment": "rund-m9"}, "timm has no augmentation 'rund-m9'"),
         ({"drop_path": 0.1}, r"cannot be called: .*'drop_path'; it takes"),
     ],
 )

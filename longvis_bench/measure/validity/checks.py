@@ -229,7 +229,7 @@ def _record(
 def _with_reference(
     model: nn.Module, image: Tensor, alone: Tensor, skip: str | None
 ) -> tuple[str, float | None]:
-    """What an image's logits were compared with, or why with nothing, and how far they are from it."""
+    """The reference, or why it did not run, as text; and the error of an image's logits against it."""
     dtype = reference_dtype(image.dtype)
     if skip is not None:
         return skip, None

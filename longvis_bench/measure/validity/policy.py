@@ -32,9 +32,9 @@ REFERENCE_LIMIT_S = 30.0
 REFERENCE_COST = 10
 """Duration of the float64 reference on a CPU, in iterations; float64 convolutions have no fast kernels."""
 REFERENCE_TENSORS = 3
-"""How many of its largest tensors, attention scores, the reference holds at once."""
+"""Number of largest tensors (attention scores) that the reference holds at once."""
 PRODUCT_SIDE = 2048
-"""Rows of the matrix whose product tells the rate of a dtype: 0.1 s in float64 on the slowest GPUs."""
+"""Side of the matrix whose product measures the rate of a dtype: 0.1 s in float64 on the slowest GPUs."""
 PAIR_COST = 2
 """Duration of a batch of two, in iterations."""
 CHECK_COST = 3
