@@ -86,7 +86,8 @@ def config_text(options: Mapping[str, Any]) -> str:
     content = read_config(options).model_dump(mode="json")
     lines = ["# Configuration of `longvis bench --config FILE`; options of the command line replace these."]
     for name, field in SweepConfig.model_fields.items():
-        lines += ["", f"# {field.description}  [{FLAGS[name]}]", _line(name, content[name], name in options)]
+        described = " ".join((field.description or "").split())  # a comment has one line
+        lines += ["", f"# {described}  [{FLAGS[name]}]", _line(name, content[name], name in options)]
     return "\n".join(lines) + "\n"
 
 

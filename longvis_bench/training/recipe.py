@@ -47,8 +47,8 @@ class Recipe(BaseModel):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the last block, growing linearly from 0 at the first."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """fp32 is strict in products and convolutions, tf32 rounds the inputs of both (NVIDIA GPUs), bf16 and fp16
-    use autocast.  Weights and optimiser stay in float32."""
+    """fp32 is strict in products and convolutions, tf32 rounds the inputs of both (NVIDIA GPUs), bf16 and
+    fp16 use autocast.  Weights and optimiser stay in float32."""
     sync_batch_norm: bool = False
     """Compute batch norms over the batches of all devices; CUDA only."""
     shift: float = Field(0.0, ge=0, lt=0.5)
