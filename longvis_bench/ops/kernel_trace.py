@@ -55,7 +55,7 @@ def note(kind: str, kernel: str) -> None:
 
 @contextmanager
 def listen() -> Iterator[Kernels]:
-    """Collect the kernels that say so themselves (`note`), without watching operators, which takes time."""
+    """Collect the kernels that are recorded by `note`, without watching operators, which takes time."""
     kernels: Kernels = {}
     token = _kernels.set(kernels)
     try:

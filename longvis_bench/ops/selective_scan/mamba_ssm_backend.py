@@ -59,7 +59,7 @@ def _kernel(
 
 
 def _token_major(t: Tensor) -> Tensor:
-    """(..., channels, length), token after token in memory; never its argument."""
+    """A copy of (..., channels, length) in token-major memory."""
     return t.mT.clone(memory_format=torch.contiguous_format).mT
 
 

@@ -1,11 +1,10 @@
 """Selective scan on the CPU, compiled by numba, whose wheel contains LLVM: no C compiler is needed.
 
-Shapes and equations are in `operator.py`.  The work is cut into tasks of one image and at most `WIDTH`
-channels of one group.  Within a task, every innermost loop runs over channels: the recurrence couples steps
-of one channel only, so these loops become vector instructions.  What takes the time is one exponential a
-step, channel and state; LLVM knows no vector form of libm's, so `_exp2` is one.  Softplus and D x are part of
-the loop over steps, and inputs are read where they lie, whatever their strides: nothing as large as x is made
-but outputs.
+Shapes and equations are in `operator.py`.  A task is one image and at most `WIDTH` channels of one group.
+Within a task, every innermost loop runs over channels: the recurrence couples steps of one channel only, so
+LLVM vectorises these loops.  One exponential per step, channel and state takes most of the time; LLVM has no
+vector form of libm's, so `_exp2` provides one.  Softplus and D x are computed in the loop over steps, and
+inputs are read with their own strides, so that only the outputs allocate tensors as large as x.
 
 The backend uses as many threads as torch.  They are plain Python threads (the kernels release the GIL),
 because numba's threading layers do not survive a fork; each process starts its own threads on first use.
@@ -260,9 +259,9 @@ def _backward(  # type: ignore[no-untyped-def]
 ):
     """Tasks first ... last - 1 of the gradients; recomputes the states and stores them with their decays.
 
-    Arrays are those of `_forward`, with g, the gradient of y, laid out as x; d_x, d_delta: as y; d_shared:
-    (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, groups, tasks of a group,
-    length, states).  What has no length or image is summed by the caller.
+    Arrays are those of `_forward`, with g, the gradient of y, in the layout of x; d_x, d_delta in that of y;
+    d_shared: (batch, states + 2, channels), of A, D and delta's bias; d_b, d_c: (batch, groups, tasks per
+    group, length, states).  The caller sums d_shared over images, and d_b and d_c over tasks.
     """
     channels, length, states, groups = sizes
     width = channels // groups
@@ -355,7 +354,7 @@ def backward(
 def _inputs(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> tuple[Any, ...]:
-    """The seven inputs as the kernels take them."""
+    """The seven inputs in the form that the kernels take."""
     sequences = (*_strided(x), *_strided(delta), _flat(A), *_strided(grouped(B)), *_strided(grouped(C)))
     return (*sequences, _flat(D), _flat(delta_bias))
 
@@ -374,7 +373,7 @@ def _flat(t: Tensor) -> NDArray[np.float32]:
 
 
 def _run(kernel: Callable[..., None], x: Tensor, A: Tensor, B: Tensor, *arrays: Any) -> None:
-    """Share the tasks among the threads; the caller is one of them."""
+    """Run the tasks on several threads, one of which is the caller's."""
     (batch, channels, length), groups = x.shape, grouped(B).shape[1]
     tasks = batch * groups * -(-channels // groups // WIDTH)
     threads = min(torch.get_num_threads(), tasks)

@@ -13,10 +13,10 @@ Shapes, here and in every backend:
     B, C          (batch, states, length), or (batch, groups, states, length)
     D, delta_bias (channels,)
 
-With groups, each has its own B and C and as many channels, which lie side by side: several directions of one
-image are so many groups of one scan.
+With groups, each group has its own B and C and an equal number of adjacent channels; a scan of several
+directions of one image has one group per direction.
 
-In memory, outputs that have a length lie token after token, whatever the inputs do: as a Linear wants them.
+Outputs with a length are token-major in memory, as a Linear needs them, whatever the inputs' strides.
 
 The operator is opaque to torch.  It has a fake implementation (for torch.compile and the meta device),
 autograd (the backward is an operator as well, which recomputes the states instead of saving them), autocast

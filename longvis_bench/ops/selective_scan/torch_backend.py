@@ -1,8 +1,8 @@
 """Selective scan in plain torch, for every device and dtype, one step of the sequence at a time.
 
-Shapes and equations are in `operator.py`.  Half precision is computed in float32.  The backward makes
-the states anew and keeps them: memory grows linearly with the sequence, where autograd through a loop of
-slices would grow quadratically.
+Shapes and equations are in `operator.py`.  Half precision is computed in float32.  The backward recomputes
+the states and stores them: its memory grows linearly with the sequence, while that of autograd through a loop
+of slices would grow quadratically.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from longvis_bench.ops.selective_scan.operator import Backend, Gradients, groupe
 def forward(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """Run the scan: (batch, channels, length)."""
+    """Run the scan; returns (batch, channels, length)."""
     wide, groups = _working_dtype(x), grouped(B).shape[1]
     u, step = (_steps(t, wide, groups) for t in (x, _softplus(delta, delta_bias, wide)))
     b, c = (_columns(t, wide) for t in (B, C))
@@ -85,7 +85,7 @@ def _softplus(delta: Tensor, delta_bias: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _steps(t: Tensor, dtype: torch.dtype, groups: int) -> Tensor:
-    """(batch, channels, length) -> (length, batch, groups, channels of a group): each step in one block."""
+    """(batch, channels, length) -> (length, batch, groups, channels per group), each step contiguous."""
     return torch.unflatten(t.to(dtype).permute(2, 0, 1).contiguous(), 2, (groups, -1))
 
 
@@ -95,12 +95,12 @@ def _columns(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _back(steps: Tensor, like: Tensor) -> Tensor:
-    """(length, batch, groups, channels of a group) -> (batch, channels, length), token after token."""
+    """(length, batch, groups, channels per group) -> (batch, channels, length), token-major in memory."""
     return _copied(steps.flatten(2).transpose(0, 1), like).mT
 
 
 def _token_major(columns: Tensor, like: Tensor) -> Tensor:
-    """(length, batch, groups, states) -> (batch, groups, states, length), token after token in memory."""
+    """(length, batch, groups, states) -> (batch, groups, states, length), token-major in memory."""
     return _copied(columns.permute(1, 2, 0, 3), like).mT
 
 

@@ -1,9 +1,9 @@
 """Selective scan on CUDA, in Triton.
 
-Shapes and equations are in `operator.py`.  One program runs one image and `LANES` channels of a group along
-the whole sequence, with its states (LANES, states) in registers; channels lie side by side in memory, so its
-loads are contiguous.  The backward keeps the state at the start of every `SPAN` steps only, and makes those
-in between anew, span by span from the last, into scratch memory that stays in the cache.
+Shapes and equations are in `operator.py`.  One program processes one image and `LANES` channels of a group
+along the whole sequence, with its states (LANES, states) in registers; channels are adjacent in memory, so
+its loads are contiguous.  The backward stores the state at the start of every `SPAN` steps only, and
+recomputes those in between, span by span from the last, in scratch memory that stays in the cache.
 
 Computes in float32, also for half precision; offsets are 64-bit, also within one image.  With
 TRITON_INTERPRET=1 in the environment before triton is imported, the kernels run on the CPU, slowly; the tests
@@ -103,7 +103,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     scratch: (batch, programs, SPAN, LANES, STATES), the states before each step of one span.
     """
     image, block, blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
-    origin = image * 0  # 64-bit: steps are counted from it, so that their products with channels are too
+    origin = image * 0  # 64-bit, so that products of steps and channels are 64-bit as well
     group, lane, is_lane = _lanes(channels, groups, LANES)
     state = tl.arange(0, STATES)
     is_state = state < states
@@ -205,7 +205,7 @@ def backward(
 
 
 def _programs(u: Tensor, groups: int) -> tuple[int, int]:
-    """Programs for (batch, length, channels): one an image and LANES channels of a group."""
+    """Grid of programs for (batch, length, channels): one per image and LANES channels of a group."""
     return u.shape[0], groups * triton.cdiv(u.shape[2] // groups, LANES)
 
 
