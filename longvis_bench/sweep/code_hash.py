@@ -1,4 +1,4 @@
-"""A cell's key, and which sources of this package can change a number: their hash is part of every key."""
+"""The key of a cell, which includes a hash of the source files that can change a measurement."""
 
 from __future__ import annotations
 
