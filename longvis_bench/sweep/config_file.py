@@ -18,6 +18,7 @@ _EXAMPLES: dict[str, Any] = {
     "dtypes": ["fp32"],
     "threads": 8,
     "classes": "imagenet100",
+    "class_order": "natural",
     "window": [100.0, 4000.0],
     "images": 1000,
     "weights": "weights.safetensors",

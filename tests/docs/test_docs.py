@@ -24,6 +24,7 @@ from longvis_bench import errors
 from longvis_bench.cli.app import app
 from longvis_bench.records import ACCEPTED, Status
 from longvis_bench.sweep.config import SweepConfig, read_config
+from longvis_bench.sweep.config_file import example_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,7 +211,7 @@ def test_generated_parts_are_as_generated(page: Path) -> None:
 def test_the_example_configuration_is_as_generated_and_has_the_defaults() -> None:
     """All fields stand in it: those with a default as such, the others as comments that can be used."""
     text = readme_parts.EXAMPLE.read_text(encoding="utf-8")
-    assert text == readme_parts.example_text(), "run: python scripts/readme_parts.py"
+    assert text == example_text(), "run: python scripts/readme_parts.py"
     content = tomllib.loads(text)
     assert read_config(content) == SweepConfig()
     without = {name for name, field in SweepConfig.model_fields.items() if field.default in (None, ())}
