@@ -12,7 +12,7 @@ from longvis_bench.errors import LongvisError, UnknownName
 ALL = "all"
 TIMM = "timm:"
 _TIMM_STYLE = re.compile(r"(?:timm[/.:]|hf-hub:timm/)?(?P<name>[a-z0-9_-]+(?:\.\w+)?)", re.ASCII)
-OURS = 0.75
+OURS = 0.85
 """Likeness to a card's name from which on a name with hyphens, as cards have them, is not sought in timm."""
 _HUB_STYLE = re.compile(r"(?:hf-hub:)?(?P<name>[\w.-]+/[\w.-]+)", re.ASCII)
 
