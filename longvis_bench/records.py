@@ -263,6 +263,8 @@ class ProcessRecord(_Record):
     """Times of the yardstick runs between these samples, in seconds; see `measure/latency/yardstick.py`."""
     seconds: float = 0.0
     """Wall time of the process, including the model build."""
+    overhead_s: dict[str, float] = {}
+    """Phase -> seconds of a further process; empty for the first one, whose phases are the row's."""
     started: str | None = None
     """Start time: UTC, ISO 8601, to the second."""
     disturbed: str | None = None

@@ -14,6 +14,7 @@ from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME, MEMORY_PARTS
 from longvis_bench.report.grouping import Grouped, in_order, in_words
+from longvis_bench.report.phase_table import phase_table
 from longvis_bench.report.plain_table import plain_table
 from longvis_bench.stats import median
 
@@ -81,7 +82,7 @@ def _memory_legend(shown: Sequence[str]) -> list[str]:
 
 
 def overhead_table(rows: Sequence[Row]) -> RenderableType:
-    """One line per cell, in the order of tables, then medians and sums, in seconds."""
+    """Seconds by phase over all cells; then one line per cell, in the order of tables, medians and sums."""
     timed = [row for row in in_order(rows) if row.overhead_s]
     if not timed:
         return Text("No row of these runs has a timing breakdown.")
@@ -92,7 +93,8 @@ def overhead_table(rows: Sequence[Row]) -> RenderableType:
     columns = [[s for row in timed if (s := _number(row, name)) is not None] for name in SPENT]
     table.add_row("median", "", *(_seconds(median(column)) for column in columns))
     table.add_row("sum", "", *(_seconds(sum(column) if column else None) for column in columns))
-    return Group(table, Text(), *(Text(line) for line in _overhead_legend(timed)))
+    legend = (Text(line) for line in _overhead_legend(timed))
+    return Group(phase_table(timed), Text(), table, Text(), *legend)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -243,7 +243,9 @@ class _Sweep:
                 self._reporter.note(
                     f"internal error at {_named(planned.cell)}: {fault}; its row is kept as it was."
                 )
-                more = row.model_copy(update={"status": "error", "reason": str(fault), "timing": None})
+                more = row.model_copy(
+                    update={"status": "error", "reason": str(fault), "timing": None, "overhead_s": {}}
+                )
             seconds = monotonic() - start
         timing = with_process(row.timing, more, seconds)
         self._store(row.model_copy(update={"timing": timing}))

@@ -56,9 +56,15 @@ def with_process(record: TimingRecord, more: Row, seconds: float) -> TimingRecor
     """
     timing = more.timing if more.status == "ok" else None
     if timing is None or not timing.processes:
-        failed = ProcessRecord(samples=0, seconds=seconds, disturbed=f"{more.status}: {more.reason}")
+        failed = ProcessRecord(
+            samples=0,
+            seconds=seconds,
+            overhead_s=more.overhead_s,
+            started=more.started,
+            disturbed=f"{more.status}: {more.reason}",
+        )
         return record.model_copy(update={"processes": (*record.processes, failed)})
-    process = timing.processes[0].model_copy(update={"seconds": seconds})
+    process = timing.processes[0].model_copy(update={"seconds": seconds, "overhead_s": more.overhead_s})
     return record.model_copy(
         update={
             "samples_s": (*record.samples_s, *timing.samples_s),
