@@ -19,7 +19,14 @@ FAMILIES = Path(__file__).parent / "families"
 
 def test_bench_gives_a_frame_and_load_results_the_same() -> None:
     frame = lv.bench(
-        ["moody-fine"], [64, 72], out="run", models_dirs=[FAMILIES], device="cpu", budget_s=0.1, threads=1
+        ["moody-fine"],
+        [64, 72],
+        out="run",
+        models_dirs=[FAMILIES],
+        device="cpu",
+        budget_s=0.1,
+        repeats=1,
+        threads=1,
     )
     assert isinstance(frame, pd.DataFrame)
     assert list(frame.status) == ["ok", "illegal_size"]
@@ -31,7 +38,7 @@ def test_bench_gives_a_frame_and_load_results_the_same() -> None:
 
 UNGUARDED = """
 import longvis_bench as lv
-frame = lv.bench(["moody-fine"], [64], models_dirs=[{families!r}], device="cpu", budget_s=0.1, threads=1)
+frame = lv.bench(["moody-fine"], [64], models_dirs=[{families!r}], device="cpu", budget_s=0.1, repeats=1, threads=1)
 print(frame.status[0])
 """
 
