@@ -38,7 +38,8 @@ def test_bench_gives_a_frame_and_load_results_the_same() -> None:
 
 UNGUARDED = """
 import longvis_bench as lv
-frame = lv.bench(["moody-fine"], [64], models_dirs=[{families!r}], device="cpu", budget_s=0.1, repeats=1, threads=1)
+quick = dict(device="cpu", budget_s=0.1, repeats=1, threads=1)
+frame = lv.bench(["moody-fine"], [64], models_dirs=[{families!r}], **quick)
 print(frame.status[0])
 """
 

@@ -109,7 +109,7 @@ def execute(command: str) -> str:
     """Run a command as far as that takes seconds: sweeps without a small budget are planned only."""
     if command.startswith("longvis bench"):
         small = any(sign in command for sign in ("--dry-run", "--budget 0.2", "--metrics count", "--config"))
-        here = () if "--device" in command else ("--device", "cpu")
+        here: tuple[str, ...] = () if "--device" in command else ("--device", "cpu")
         here += () if "--repeats" in command else ("--quick",)  # further processes add nothing to an example
         return run(command, *here, *(() if small else ("--dry-run",)))
     if command.startswith("longvis report results/runs/*"):
