@@ -1,10 +1,10 @@
-"""Turn the samples of `scripts/latency_factors.py` into docs/repeatability.md's tables.
+"""Turn the samples of `scripts/latency_factors.py` into tables.
 
     python scripts/latency_factors_report.py OUT_FOLDER SAMPLES.json...
 
 Writes factors.csv (what each factor does to the latency), variance.csv (how the variance of a latency splits
-into over time, between processes and within a process) and yardstick.csv (how well mixes of fixed work follow
-the models).
+into over time, between processes and within a process), yardstick.csv (how well mixes of fixed work follow
+the models) and README.md with all three.
 """
 
 from __future__ import annotations
@@ -151,8 +151,48 @@ CHANGED_WORK = (
 )
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, numbers with three digits."""
+    cells = [
+        [value if isinstance(value, str) else f"{value:.3g}" for value in line] for line in table.to_numpy()
+    ]
+    lines = [list(table.columns), ["---"] + ["---:"] * (len(table.columns) - 1), *cells]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+PAGE = """\
+# What moves a latency
+
+Written by `scripts/latency_factors_report.py` from the samples of `scripts/latency_factors.py`: {processes}
+processes in {rounds} rounds on intel-xeon-2c, 2 threads, each with the cells {cells}.
+
+## Factors
+
+Each factor is changed alone against the base (freed memory kept, threads pinned to the cores as a set,
+everything else as torch has it). "times base" is the ratio of latencies within a round, over all cells,
+with its 95 % interval over rounds; "largest / smallest median" is that of the worst cell. Counters are per
+forward pass.
+
+{factors}
+
+## Variance
+
+Standard deviations of the log latency: 0.03 is 3 %.
+
+{variance}
+
+## Yardstick
+
+Standard deviation of log(model / mix) over processes, per cell: how well a mix of fixed work follows the
+models where the speed of the machine, of its threads or of OpenMP differs. Processes whose factor changes
+the work are left out.
+
+{yardstick}
+"""
+
+
 def main() -> None:
-    """Write and print the tables."""
+    """Write the tables."""
     out, frame = Path(sys.argv[1]), read([Path(name) for name in sys.argv[2:]])
     out.mkdir(parents=True, exist_ok=True)
     tables = {
@@ -162,6 +202,13 @@ def main() -> None:
     }
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
+    page = PAGE.format(
+        processes=len(frame.drop_duplicates(["round", "factor"])),
+        rounds=frame["round"].nunique(),
+        cells=", ".join(f"{cell} px" for cell in frame.cell.unique()),
+        **{name: markdown(table) for name, table in tables.items()},
+    )
+    (out / "README.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

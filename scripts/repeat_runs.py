@@ -1,4 +1,4 @@
-"""How far several runs of the same cells agree: docs/repeatability.md's last table.
+"""How far several runs of the same cells agree.
 
     for i in 1 2 3 4 5 6 7 8 9 10; do longvis bench --out run-$i; done
     python scripts/repeat_runs.py run-1 run-2 ... > runs.csv

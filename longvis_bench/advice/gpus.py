@@ -1,9 +1,10 @@
 """GPUs by short name: their memory and compute capability.
 
 The memory is `memory.total` of nvidia-smi, which is what a process could have at most: less than the number
-in the product's name where error correction takes its share.  Unless a source says otherwise it stands in at
-least three listings of nvidia-smi in public repositories, looked up in November 2026.  Compute capabilities
-are those of NVIDIA's list, https://developer.nvidia.com/cuda-gpus.  FLOP/s are in `report/peak_flops.py`.
+in the product's name where error correction takes its share.  Unless a source says otherwise it was looked
+up in listings of nvidia-smi in public repositories in November 2026, for some products in one listing only.
+Compute capabilities are those of NVIDIA's list, https://developer.nvidia.com/cuda-gpus.  FLOP/s are in
+`report/peak_flops.py`.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ the device; those for a batch come from the global random states, which the trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,7 +63,32 @@ class PictureAugment:
             raise LongvisError(
                 f"timm has no augmentation {recipe.auto_augment!r}; an example is rand-m9-mstd0.5-inc1."
             ) from error
+        for operation in _operations(policy):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = posterize
         return crop_and_flip, policy
+
+
+def posterize(picture: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep the highest bits of each channel; without any the image is black.
+
+    timm's policies also ask for 0 bits, which Pillow 13 refuses.
+
+    Arguments:
+        picture: 8 bits per channel.
+        bits: 0 to 8.
+    """
+    if bits <= 0:
+        return Image.new(picture.mode, picture.size)
+    return ImageOps.posterize(picture, min(bits, 8))
+
+
+def _operations(policy: Any) -> Iterator[Any]:
+    """All operations of timm's RandAugment, AutoAugment and AugMix, which may stand in a composition."""
+    for part in getattr(policy, "transforms", [policy]):
+        yield from getattr(part, "ops", ())
+        for group in getattr(part, "policy", ()):
+            yield from group
 
 
 def picture_augment(recipe: Recipe, resolution: int) -> PictureAugment | None:

@@ -3,8 +3,7 @@
 A C library that returns freed memory to the system faults in the same pages again in every iteration, at
 about 2 us per page.  How often it does so depends on the history of its heap: from 512 px on it is a fifth of
 the time, and the share differs between processes.  The scheduler decides by chance, too, whether two threads
-share a physical core or migrate to another; models took 1.4 to 1.7 times as long meanwhile
-(docs/repeatability.md).
+share a physical core or migrate to another; docs/measuring.md says what that costs.
 """
 
 from __future__ import annotations
