@@ -153,18 +153,24 @@ CHANGED_WORK = (
 
 def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown, numbers with three digits."""
-    cells = [
-        [value if isinstance(value, str) else f"{value:.3g}" for value in line] for line in table.to_numpy()
-    ]
+    cells = [[_text(value) for value in line] for line in table.to_numpy()]
     lines = [list(table.columns), ["---"] + ["---:"] * (len(table.columns) - 1), *cells]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "-" if pd.isna(value) else f"{value:.3g}"
 
 
 PAGE = """\
 # What moves a latency
 
 Written by `scripts/latency_factors_report.py` from the samples of `scripts/latency_factors.py`: {processes}
-processes in {rounds} rounds on intel-xeon-2c, 2 threads, each with the cells {cells}.
+processes in {rounds} rounds on intel-xeon-2c, 2 threads, each with the cells {cells}. The machine was quiet but
+for short commands of others, which the largest ratios show. No row has each thread on a core of its own, as the
+harness has it since: that factor was mended while the experiment ran.
 
 ## Factors
 
