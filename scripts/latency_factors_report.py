@@ -158,19 +158,22 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "-" if pd.isna(value) else f"{value:.3g}"
+    return "-" if value is None or np.isnan(value) else f"{value:.3g}"
 
 
 PAGE = """\
 # What moves a latency
 
 Written by `scripts/latency_factors_report.py` from the samples of `scripts/latency_factors.py`: {processes}
-processes in {rounds} rounds on intel-xeon-2c, 2 threads, each with the cells {cells}. The machine was quiet but
-for short commands of others, which the largest ratios show. No row has each thread on a core of its own, as the
-harness has it since: that factor was mended while the experiment ran.
+processes in {rounds} rounds on intel-xeon-2c, 2 threads.
+
+Every process times the cells {cells}.
+
+The machine was quiet but for short commands of others, which the largest ratios show. No row has each thread
+on a core of its own, as the harness has it since: that factor was mended while the experiment ran.
 
 ## Factors
 
