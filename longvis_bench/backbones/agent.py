@@ -5,7 +5,7 @@ A few agent tokens, means of the queries over a coarse raster, stand between que
     A = pool(Q)      V_A = softmax(A K^T / sqrt(d) + B_1) V      out = softmax(Q A^T / sqrt(d) + B_2) V_A
 
 with n agents of N tokens 2 N n d products instead of N^2 d, so that a window can be the whole map.  B_1 and
-B_2 are sums of a table of 7 x 7 places, resized to the window, and of one table per row and one per column.
+B_2 are sums of a table of 7 x 7 entries, resized to the window, and of one table per row and one per column.
 A depthwise convolution of the values is added, for their diversity.
 
 What may surprise:
@@ -40,7 +40,7 @@ from longvis_bench.sizes.agent import check_agent
 from longvis_bench.sizes.windowed import STAGES, sides_of
 
 COARSE = 7
-"""Places per side of the tables that are resized to the window."""
+"""Entries per side of the tables that are resized to the window."""
 FIXED: dict[str, tuple[object, ...]] = {
     "patch_size": (4,),
     "qkv_bias": (True,),

@@ -327,9 +327,9 @@ class _PositionBias(nn.Module):
 
 
 def relative_places(group: int, device: torch.device) -> Tensor:
-    """Place, in a raster of (2 group - 1) squared distances, of that from token j to token i: (i, j)."""
-    place = torch.arange(group, device=device)
-    apart = place[:, None] - place[None, :] + group - 1
+    """Index, in a raster of (2 group - 1) squared distances, of that from token j to token i: (i, j)."""
+    position = torch.arange(group, device=device)
+    apart = position[:, None] - position[None, :] + group - 1
     rows, columns = apart[:, None, :, None], apart[None, :, None, :]
     return (rows * (2 * group - 1) + columns).reshape(group * group, group * group)
 

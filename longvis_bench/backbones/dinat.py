@@ -258,16 +258,16 @@ def attend_neighbours(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int
 
 
 def neighbours(side: int, kernel: int, dilation: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Neighbours of each place of a row: their places, and their distances in dilated steps, from 0.
+    """Neighbours of each position of a row: their positions, and their distances in dilated steps, from 0.
 
-    Places that are a multiple of the dilation apart form a row of their own; there, the window of a place is
-    centred on it, or moved inwards at the ends.
+    Positions that are a multiple of the dilation apart form a row of their own; there, the window of a
+    position is centred on it, or moved inwards at the ends.
 
     Returns:
         Two tensors (side, kernel) of whole numbers.
     """
-    place = torch.arange(side, device=device)
-    group, inner = place % dilation, place // dilation
+    position = torch.arange(side, device=device)
+    group, inner = position % dilation, position // dilation
     length = (side - group + dilation - 1) // dilation
     start = torch.minimum((inner - kernel // 2).clamp(min=0), length - kernel)
     window = start[:, None] + torch.arange(kernel, device=device)

@@ -274,12 +274,12 @@ def turn(x: Tensor) -> Tensor:
     return torch.stack([rows, columns], dim=-3).flatten(-3)
 
 
-def _angles(places: int, x: Tensor) -> Tensor:
-    """Angles of each place and pair (places, width / 4), in float32 at least."""
+def _angles(positions: int, x: Tensor) -> Tensor:
+    """Angles of each position and pair (positions, width / 4), in float32 at least."""
     pairs = x.shape[-1] // 4
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     speeds = BASE ** -(torch.arange(pairs, device=x.device, dtype=dtype) / pairs)
-    return torch.arange(places, device=x.device, dtype=dtype)[:, None] * speeds
+    return torch.arange(positions, device=x.device, dtype=dtype)[:, None] * speeds
 
 
 def _turned(pairs: Tensor, angles: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class Loader:
         drop_last: bool = False,
     ) -> None:
         if not 0 <= rank < world_size or batch_size < 1:
-            raise ValueError(f"rank {rank} of {world_size} with batches of {batch_size} makes no sense.")
+            raise ValueError(f"rank {rank} of {world_size} with batches of {batch_size} is not possible.")
         self._data, self._split, self._resolution = data, split, resolution
         self._device, self._dtype = torch.device(device), dtype
         self._steps = _Steps(data.size(split), split, batch_size, seed, rank, world_size, drop_last)

@@ -125,8 +125,8 @@ class WindowBlock(nn.Module):
 def shift_mask(frame: Frame, like: Tensor) -> Tensor:
     """What is added to scores within shifted windows (windows, 1, tokens, tokens): 0 or `MASKED`."""
     side, window, shift = frame
-    place = torch.arange(side, device=like.device)
-    part = (place >= side - window).long() + (place >= side - shift).long()
+    position = torch.arange(side, device=like.device)
+    part = (position >= side - window).long() + (position >= side - shift).long()
     parts = (3 * part[:, None] + part[None, :])[None, ..., None]
     inside = window_partition(parts, (side // window, side // window))
     apart = inside != inside.mT
@@ -168,8 +168,8 @@ class WindowAttention(nn.Module):
     def _bias(self) -> Tensor:
         """(1, heads, tokens, tokens)."""
         table = self.relative_position_bias_table
-        place = torch.arange(self.window, device=table.device)
-        apart = place[:, None] - place[None, :] + self.window - 1
+        position = torch.arange(self.window, device=table.device)
+        apart = position[:, None] - position[None, :] + self.window - 1
         index = apart[:, None, :, None] * (2 * self.window - 1) + apart[None, :, None, :]
         tokens = self.window * self.window
         return table[index.reshape(tokens, tokens)].permute(2, 0, 1)[None]

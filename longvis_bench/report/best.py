@@ -2,7 +2,7 @@
 
 Only rows measured under the same conditions compete; a line names them where the table mixes several.  A
 winner by a hair is none: models whose 95 % intervals overlap the winner's are named beside it, and one that
-has no interval wins nothing and loses to nobody.
+has no interval neither wins nor loses.
 """
 
 from __future__ import annotations

@@ -195,14 +195,14 @@ class Body:
 
     def marks(self, columns: Sequence[Shown], *, by_row: bool = False) -> tuple[Marks, Footnotes]:
         """The footnotes of each value, and the footnotes; numbered along columns, or along rows."""
-        place = {shown.column: shown for shown in columns}
+        by_column = {shown.column: shown for shown in columns}
         remarks: dict[Shown, dict[int, list[Remark]]] = {
             shown: {index: list(found) for index, found in self._own_remarks(shown).items()}
             for shown in columns
         }
         for index, note, said in self._warnings:
             if note.code not in self._common:
-                remarks[_place(note.code, place)].setdefault(index, []).append(said)
+                remarks[_column_of(note.code, by_column)].setdefault(index, []).append(said)
         order = [(shown, index) for shown in columns for index in sorted(remarks[shown])]
         if by_row:
             order.sort(key=lambda cell: cell[1])
@@ -211,7 +211,7 @@ class Body:
             numbers = (notes.mark(one) for one in remarks[shown][index])
             marks.setdefault(shown, {})[index] = tuple(dict.fromkeys(numbers))
         for code, every in self._common.items():
-            self._add_common(code, every, marks.setdefault(_place(code, place), {}), notes)
+            self._add_common(code, every, marks.setdefault(_column_of(code, by_column), {}), notes)
         for line in self._without_value:
             notes.add(line, numbered=False)
         return marks, notes
@@ -286,7 +286,7 @@ def _most_common(said: Sequence[Remark], rows: int) -> Footnote:
     return line
 
 
-def _place(code: str, columns: dict[str, Shown]) -> Shown:
+def _column_of(code: str, columns: dict[str, Shown]) -> Shown:
     """The column that shows a warning's mark; the model column if that column is not shown."""
     kind = KINDS.get(code)
     return columns.get(kind.column, columns["model"]) if kind else columns["model"]

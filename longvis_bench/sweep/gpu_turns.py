@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("/tmp" if os.name == "posix" else tempfile.gettempdir()) / "longvis-locks"
 """The same for all users, whatever TMPDIR is.  Anybody may write there, and without the sticky bit, under
-which Linux lets nobody open another user's lock."""
+which Linux forbids opening the lock of another user."""
 TICK_S = 0.2
 """How often a waiting sweep tells its reporter that it is alive."""
 

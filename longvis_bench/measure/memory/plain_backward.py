@@ -23,7 +23,7 @@ def backward(root: _Node, gradient: Tensor) -> None:
     """Accumulate gradients in `.grad` of the leaves, as `loss.backward()` does.
 
     Arguments:
-        root: `loss.grad_fn`; saved tensors are freed on the way if nobody else holds the graph.
+        root: `loss.grad_fn`; saved tensors are freed on the way unless something else holds the graph.
         gradient: of the loss.
     """
     waiting = _uses(root)

@@ -138,7 +138,7 @@ def canary(dtype: torch.dtype, limit: int = INT32_ELEMENTS) -> Iterator[None]:
 def no_recompiling() -> Iterator[None]:
     """Inside, a compiled model runs what was compiled for it, and eagerly where that would be compiled anew.
 
-    A batch of another size, as checks and accuracy have, would cost minutes of compiling that nobody reads.
+    A batch of another size, as checks and accuracy have, would cost minutes of compiling for nothing.
     """
     stance: Any = torch.compiler.set_stance("eager_on_recompile")
     with stance:

@@ -55,7 +55,7 @@ def check_cell(
 
     Raises:
         InvalidOutput: the logits are wrong.
-        Unsupported: an index may have overflowed where nobody can look.
+        Unsupported: an index may have overflowed where no check can look.
     """
     cell, may_overflow = builder.request.cell, _may_overflow(images, builder)
     logits = None if measured is None else check_logits(measured, cell.batch_size, cell.num_classes)

@@ -196,7 +196,7 @@ def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> None:
     thin = _steps(axes, [panel.points[label] for label in panel.front if label in panel.named], cost, half)
     frame = Box(*axes.get_window_extent().extents)
     for label in sorted(shown, key=lambda label: shown[label]):
-        texts = [_point_label(axes, shown[label], cast.name(label), place) for place in _AROUND]
+        texts = [_point_label(axes, shown[label], cast.name(label), position) for position in _AROUND]
         boxes = [_around(text.get_window_extent().get_points().tolist(), half / 3) for text in texts]
         chosen = best_place(boxes, frame, solid, thin)
         solid.append(boxes[chosen])
@@ -232,8 +232,8 @@ def _around(corners: Sequence[Sequence[float]], margin: float) -> Box:
     return Box(min(x, u) - margin, min(y, v) - margin, max(x, u) + margin, max(y, v) + margin)
 
 
-def _point_label(axes: Axes, point: Point, name: str, place: tuple[float, float]) -> Text:
-    dx, dy = place
+def _point_label(axes: Axes, point: Point, name: str, position: tuple[float, float]) -> Text:
+    dx, dy = position
     return axes.annotate(
         printable(short(name)),
         (point.cost, point.top1),

@@ -105,8 +105,8 @@ def _lines(cast: Cast, cost: Cost, values: dict[str, dict[int, float]], left_out
     left, right, bottom = 0.95, 1.85, 0.5 + (LINE_HEIGHT if left_out else 0)
     failures = _failures(cast, cost.column, values)
     named = failures[:MOST_FAILURES]
-    places = _failure_rows(cast, named, sizes, WIDTH - left - right)
-    above = LINE_HEIGHT * (max(places, default=-1) + 1 + (len(failures) > len(named)))
+    positions = _failure_rows(cast, named, sizes, WIDTH - left - right)
+    above = LINE_HEIGHT * (max(positions, default=-1) + 1 + (len(failures) > len(named)))
     height = max(3.9, 0.2 * len(values) + 1.3) + above
     figure, axes = _figure(cast, height, cost.title, left=left, right=right, bottom=bottom, top=0.62 + above)
     for label, found in values.items():
@@ -114,11 +114,11 @@ def _lines(cast: Cast, cost: Cost, values: dict[str, dict[int, float]], left_out
     _size_axis(axes, sizes)
     cost_axis(axes, "y", cost, [value for found in values.values() for value in found.values()])
     _end_labels(axes, cast, values, {label: _exponent(cast, label, cost) for label in values})
-    for failure, place in zip(named, places, strict=True):
-        _draw_failure(axes, cast, failure, place, to_the_left=failure.size in _right_half(sizes))
+    for failure, position in zip(named, positions, strict=True):
+        _draw_failure(axes, cast, failure, position, to_the_left=failure.size in _right_half(sizes))
     if len(failures) > len(named):
         more = f"and {units.several(len(failures) - len(named), 'more failure')}: see summary.md"
-        y = 1.02 + (max(places) + 1.5) * LINE_HEIGHT / inches(axes)[1]
+        y = 1.02 + (max(positions) + 1.5) * LINE_HEIGHT / inches(axes)[1]
         axes.text(1, y, more, transform=axes.transAxes, fontsize=8.5, color=GREY, ha="right", va="center")
     if left_out:
         note(figure, left_out)
@@ -185,9 +185,9 @@ def _failure_rows(cast: Cast, failures: Sequence[Failure], sizes: Sequence[int],
     return pack(spans)
 
 
-def _draw_failure(axes: Axes, cast: Cast, failure: Failure, place: int, *, to_the_left: bool) -> None:
+def _draw_failure(axes: Axes, cast: Cast, failure: Failure, position: int, *, to_the_left: bool) -> None:
     """A cross above the axes, at its size, and its label."""
-    y = 1.02 + (place + 0.5) * LINE_HEIGHT / inches(axes)[1]
+    y = 1.02 + (position + 0.5) * LINE_HEIGHT / inches(axes)[1]
     cross(axes, failure.size, y, cast.looks[failure.label], axes.get_xaxis_transform())
     axes.annotate(
         printable(_failed(cast, failure)),
@@ -272,14 +272,14 @@ def _end_labels(
     to_axes = axes.transData + axes.transAxes.inverted()
     starts = {label: to_axes.transform(end) for label, end in ends.items()}
     width, height = inches(axes)
-    places = spread([float(start[1]) for start in starts.values()], LINE_HEIGHT / height, 0.0, 1.0)
+    positions = spread([float(start[1]) for start in starts.values()], LINE_HEIGHT / height, 0.0, 1.0)
     bend, line_end, marker, words = (1 + inch / width for inch in (0.06, 0.15, 0.22, 0.32))
-    for (label, start), place in zip(starts.items(), places, strict=True):
+    for (label, start), position in zip(starts.items(), positions, strict=True):
         look = cast.looks[label]
-        _leader(axes, [start[0], bend, line_end], [start[1], place, place], look)
-        _dot(axes, marker, place, look)
+        _leader(axes, [start[0], bend, line_end], [start[1], position, position], look)
+        _dot(axes, marker, position, look)
         named = printable(cast.name(label) + exponents[label])
-        text = axes.text(words, place, named, transform=axes.transAxes, va="center", fontsize=9)
+        text = axes.text(words, position, named, transform=axes.transAxes, va="center", fontsize=9)
         fit(text, 1.46, len(exponents[label]))
 
 
@@ -317,7 +317,7 @@ def _ranking(cast: Cast, cost: Cost, values: dict[str, float | None], left_out: 
     """Series ranked by their value at the only size; those without a value last, with a cross."""
     lost = {f.label: f.word for f in _failures(cast, cost.column, {label: {} for label in values})}
     sign, series = -1 if cost.better_up else 1, list(cast.rows.series)
-    place_of = {label: place for place, label in enumerate(series)}
+    place_of = {label: position for position, label in enumerate(series)}
     order = sorted(
         values, key=lambda label: (values[label] is None, sign * (values[label] or 0), place_of[label])
     )
@@ -327,14 +327,14 @@ def _ranking(cast: Cast, cost: Cost, values: dict[str, float | None], left_out: 
     figure, axes = _figure(cast, height, title, left=1.65, right=0.75, bottom=bottom, top=0.7)
     cost_axis(axes, "x", cost, [value for value in values.values() if value is not None])
     axes.set_ylim(len(order) - 0.5, -0.5)
-    for place, label in enumerate(order):
+    for position, label in enumerate(order):
         value, look = values[label], cast.looks[label]
         if value is None:
-            cross(axes, 0.02, place, look, axes.get_yaxis_transform())
-            _beside(axes, 0.02, place, lost[label], axes.get_yaxis_transform())
+            cross(axes, 0.02, position, look, axes.get_yaxis_transform())
+            _beside(axes, 0.02, position, lost[label], axes.get_yaxis_transform())
         else:
-            axes.plot([value], [place], marker=look.marker, color=look.colour, markersize=7.5)
-            _beside(axes, value, place, cost.format(value), axes.transData)
+            axes.plot([value], [position], marker=look.marker, color=look.colour, markersize=7.5)
+            _beside(axes, value, position, cost.format(value), axes.transData)
     axes.set_yticks(range(len(order)), [printable(cast.name(label)) for label in order])
     for text in axes.get_yticklabels():
         fit(text, 1.45)

@@ -74,11 +74,11 @@ def _figure(cast: Cast, every: Sequence[DistanceCurve]) -> Figure:
     called, look = cast.rows.names, cast.looks
     width = (WIDTH - LEFT - RIGHT - (COLUMNS - 1) * ACROSS) / COLUMNS
     low = min(0.4, *(_interval(curve)[0] for curve in curves))
-    for place, curve in enumerate(curves):
-        line, column = divmod(place, COLUMNS)
+    for position, curve in enumerate(curves):
+        line, column = divmod(position, COLUMNS)
         left, bottom = LEFT + column * (width + ACROSS), height - TOP - PANEL - line * (PANEL + DOWN)
         axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, PANEL / height))
-        _axes(axes, size, low, first=column == 0, last=place + COLUMNS >= len(curves))
+        _axes(axes, size, low, first=column == 0, last=position + COLUMNS >= len(curves))
         for other in curves:
             _line(axes, other, PALE)
         _draw(axes, curve, look[called[curve.row.key]])
@@ -91,8 +91,10 @@ def _figure(cast: Cast, every: Sequence[DistanceCurve]) -> Figure:
 
 def _most_accurate(curves: Sequence[DistanceCurve]) -> list[DistanceCurve]:
     """As many curves as a figure has panels for, in the order given."""
-    best = sorted(range(len(curves)), key=lambda place: (-_right(curves[place]), place))[:MOST_PANELS]
-    return [curves[place] for place in sorted(best)]
+    best = sorted(range(len(curves)), key=lambda position: (-_right(curves[position]), position))[
+        :MOST_PANELS
+    ]
+    return [curves[position] for position in sorted(best)]
 
 
 def _right(curve: DistanceCurve) -> float:

@@ -30,7 +30,7 @@ class Box(NamedTuple):
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions at least `gap` apart within low..high, as near as possible to those wanted (least squares).
 
-    With y_i the i-th smallest place, the numbers y_i - i x gap must not decrease: an isotonic regression,
+    With y_i the i-th smallest position, the numbers y_i - i x gap must not decrease: an isotonic regression,
     solved by pooling neighbours that are out of order.  Where there is no room the gap shrinks.
     """
     n = len(wanted)
@@ -38,10 +38,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     order = sorted(range(n), key=lambda i: (wanted[i], i))
     flat = _isotonic([wanted[i] - rank * gap for rank, i in enumerate(order)])
     top = max(low, high - (n - 1) * gap)
-    places = [0.0] * n
+    positions = [0.0] * n
     for rank, i in enumerate(order):
-        places[i] = min(max(flat[rank], low), top) + rank * gap
-    return places
+        positions[i] = min(max(flat[rank], low), top) + rank * gap
+    return positions
 
 
 def _isotonic(values: Sequence[float]) -> list[float]:
