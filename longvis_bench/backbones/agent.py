@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
-from longvis_bench.ops.grad_checkpointing import set_grad_checkpointing
+from longvis_bench.ops.map_classifier import MapClassifier
 from longvis_bench.ops.window_pyramid import (
     Embedding,
     Merging,
@@ -53,7 +53,7 @@ FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-class AgentSwin(nn.Module):
+class AgentSwin(MapClassifier):
     """The classifier.
 
     Arguments:
@@ -125,28 +125,6 @@ class AgentSwin(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)
         self.apply(initialise)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
-        set_grad_checkpointing(self, enable)
-
-    def forward_features(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> normalised map (batch, height/32, width/32, channels)."""
-        x: Tensor = self.patch_embed(image)
-        for stage in self.layers:
-            x = stage(x)
-        out: Tensor = self.norm(x)
-        return out
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map (batch, height, width, channels) -> logits (batch, classes), or its mean (batch, channels)."""
-        pooled = features.mean((1, 2))
-        logits: Tensor = pooled if pre_logits else self.head(pooled)
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> logits (batch, classes)."""
-        return self.forward_head(self.forward_features(image))
 
 
 class AgentAttention(nn.Module):

@@ -26,8 +26,9 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
-from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU
+from longvis_bench.ops.map_classifier import MapClassifier
 from longvis_bench.ops.windows import pad_to_whole
 from longvis_bench.sizes.crossformer import check_crossformer, stride_of
 
@@ -50,7 +51,7 @@ FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-class CrossFormer(nn.Module):
+class CrossFormer(MapClassifier):
     """The classifier.
 
     Arguments:
@@ -129,28 +130,6 @@ class CrossFormer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)
         self.apply(_initialise)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
-        set_grad_checkpointing(self, enable)
-
-    def forward_features(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> normalised map (batch, height/32, width/32, channels)."""
-        x: Tensor = self.patch_embed(image)
-        for stage in self.layers:
-            x = stage(x)
-        out: Tensor = self.norm(x)
-        return out
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map (batch, height, width, channels) -> logits (batch, classes), or its mean (batch, channels)."""
-        pooled = features.mean((1, 2))
-        logits: Tensor = pooled if pre_logits else self.head(pooled)
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> logits (batch, classes)."""
-        return self.forward_head(self.forward_features(image))
 
 
 def _groups(side: int, group: int, interval: int) -> tuple[int, int]:

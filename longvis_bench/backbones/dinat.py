@@ -25,8 +25,9 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
-from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU
+from longvis_bench.ops.map_classifier import MapClassifier
 from longvis_bench.sizes.dinat import check_dinat, given
 
 GATHERED = 2**24
@@ -39,7 +40,7 @@ FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-class DiNAT(nn.Module):
+class DiNAT(MapClassifier):
     """The classifier.
 
     Arguments:
@@ -113,10 +114,6 @@ class DiNAT(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
         self.apply(_initialise)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
-        set_grad_checkpointing(self, enable)
-
     def forward_features(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, height, width) -> normalised map (batch, height/32, width/32, channels)."""
         x: Tensor = self.patch_embed(image)
@@ -124,16 +121,6 @@ class DiNAT(nn.Module):
             x = level(x)
         out: Tensor = self.norm(x)
         return out
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map (batch, height, width, channels) -> logits (batch, classes), or its mean (batch, channels)."""
-        pooled = features.mean((1, 2))
-        logits: Tensor = pooled if pre_logits else self.head(pooled)
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> logits (batch, classes)."""
-        return self.forward_head(self.forward_features(image))
 
 
 class _Tokenizer(nn.Module):

@@ -30,8 +30,9 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
-from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
+from longvis_bench.ops.map_classifier import MapClassifier
 from longvis_bench.sizes.mila import check_mila
 
 BASE = 10000.0
@@ -45,7 +46,7 @@ FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-class MILA(nn.Module):
+class MILA(MapClassifier):
     """The classifier.
 
     Arguments:
@@ -101,10 +102,6 @@ class MILA(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
         self.apply(_initialise)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs in training and compute the rest again in the backward."""
-        set_grad_checkpointing(self, enable)
-
     def forward_features(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, height, width) -> normalised map (batch, height/32, width/32, channels)."""
         x: Tensor = self.patch_embed(image)
@@ -112,16 +109,6 @@ class MILA(nn.Module):
             x = stage(x)
         out: Tensor = self.norm(x.permute(0, 2, 3, 1))
         return out
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map (batch, height, width, channels) -> logits (batch, classes), or its mean (batch, channels)."""
-        pooled = features.mean((1, 2))
-        logits: Tensor = pooled if pre_logits else self.head(pooled)
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, height, width) -> logits (batch, classes)."""
-        return self.forward_head(self.forward_features(image))
 
 
 class _Conv(nn.Module):
