@@ -11,7 +11,6 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import docs_pages  # noqa: E402
-
 from longvis_bench.version import __version__  # noqa: E402
 
 docs_pages.write(docs_pages.GENERATED)

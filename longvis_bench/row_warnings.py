@@ -137,6 +137,7 @@ PLAIN_SCAN = Kind(
     "latency_median_s",
     "Install what `longvis doctor` names as absent (Triton, a C compiler, Python.h), then measure again.",
 )
+EMULATED = Kind("emulated", "latency_median_s", "Use --dtype fp16, which this GPU computes natively.")
 CHANGED_SETTINGS = Kind(
     "changed_settings",
     "latency_median_s",
@@ -169,6 +170,7 @@ KINDS: dict[str, Kind] = {
         RESHAPED,
         CLASS_ORDER,
         PLAIN_SCAN,
+        EMULATED,
         CHANGED_SETTINGS,
     )
 }
@@ -195,6 +197,7 @@ def of(row: Row) -> tuple[Note, ...]:
         *_reshaped(row),
         *_class_order(row),
         *_scan(row),
+        *_emulated(row),
         *_changed_settings(row),
     )
 
@@ -383,6 +386,11 @@ def _reshaped(row: Row) -> Iterator[Note]:
 def _scan(row: Row) -> Iterator[Note]:
     if row.cell.device.startswith("cuda") and row.backends.get("scan") == "torch":
         yield PLAIN_SCAN.note("the selective scan ran in plain torch, for want of a kernel for this GPU")
+
+
+def _emulated(row: Row) -> Iterator[Note]:
+    if row.cell.dtype == "bf16" and row.numerics.get("native_bf16") == "false":
+        yield EMULATED.note("bf16 is emulated on this GPU, which has no tensor cores for it (before Ampere)")
 
 
 def _class_order(row: Row) -> Iterator[Note]:

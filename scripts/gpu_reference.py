@@ -4,10 +4,10 @@
     python scripts/gpu_reference.py --piece 1 [--device cuda]  one piece; give it again to continue it
     python scripts/gpu_reference.py --dry-run                 let `longvis bench` plan every piece
 
-Each piece is one `longvis bench` into a directory of its own under `--out` (results/reference/gpu), which
-resumes: cells that have a row are not measured again.  By estimate about 30 minutes of an H100 in all; no GPU
-has run them yet.  Run `make gpu` first.  Atlas' authors publish no package: scripts/golden/ratios.py compares
-ours with a checkout of their code.
+Each piece is one `longvis bench` into a directory of its own under `--out` (results/runs/gpu), which resumes:
+cells that have a row are not measured again.  No GPU has run them yet.  Run `make gpu` first; runs to be
+published are copied to results/reference, where longvis never writes.  Atlas' authors publish no package:
+scripts/golden/ratios.py compares ours with a checkout of their code.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from longvis_bench.cli.app import app
 
 PAPER = "atlas-b,mambavision-b,vit-b,swin-b,longvit-b,fastervit-4,convnext-b"
 TRAIN = ("--mode", "train", "--dtype", "bf16", "--metrics", "count,time,memory")
@@ -47,26 +49,27 @@ def wide(mode: str, batch: int) -> tuple[str, ...]:
     return (*sizes, "--mode", mode, "--dtype", "bf16", *LONG)
 
 
+def twice(name: str, what: str, options: tuple[str, ...]) -> tuple[Piece, Piece]:
+    """A piece and its repetition, for the spread between runs."""
+    return Piece(name, what, options), Piece(f"{name}-again", "the same once more", options)
+
+
+CONTIGUOUS = ("--memory-format", "contiguous")
 PIECES = (
-    Piece("train-1024-b16", "train step of the paper's models at 1024 px, batch 16", train(1024, 16)),
-    Piece(
-        "train-1024-b32",
-        "the same at the paper's batch 32; what does not fit is a row `oom`",
-        train(1024, 32),
-    ),
-    Piece("train-1024-b16-again", "batch 16 once more, for the spread between runs", train(1024, 16)),
-    Piece("train-1024-b32-again", "batch 32 once more", train(1024, 32)),
-    Piece(
+    *twice("train-1024-b16", "train step of the paper's models at 1024 px, batch 16", train(1024, 16)),
+    *twice("train-1024-b32", "at the paper's batch 32; what does not fit is a row `oom`", train(1024, 32)),
+    *twice("train-512-b16", "train step at 512 px, batch 16", train(512, 16)),
+    *twice("train-512-b32", "train step at 512 px, batch 32", train(512, 32)),
+    *twice(
         "convnext-contiguous-b16",
         "ConvNeXt-B in the other memory format: the paper's figure is 3 % of peak",
-        train(1024, 16, "--memory-format", "contiguous", models="convnext-b"),
+        train(1024, 16, *CONTIGUOUS, models="convnext-b"),
     ),
-    Piece(
+    *twice(
         "convnext-contiguous-b32",
-        "the same at batch 32",
-        train(1024, 32, "--memory-format", "contiguous", models="convnext-b"),
+        "ConvNeXt-B in the other memory format, batch 32",
+        train(1024, 32, *CONTIGUOUS, models="convnext-b"),
     ),
-    Piece("train-512-b32", "train step at 512 px, batch 32", train(512, 32)),
     Piece("wide-infer", "Atlas-S and MambaVision-S, inference at 1024-4096 px", wide("infer", 1)),
     Piece("wide-train", "Atlas-S and MambaVision-S, train step at 1024-4096 px", wide("train", 1)),
     Piece("default", "what `longvis bench` does without options, a first look", ("--quick",)),
@@ -79,19 +82,35 @@ PIECES = (
 )
 
 
-def command(piece: Piece, out: Path, device: str) -> list[str]:
-    """The command line of a piece."""
-    where = ("--device", device, "--out", str(out / piece.name))
-    return [sys.executable, "-m", "longvis_bench", "bench", *piece.options, *where]
+def arguments(piece: Piece, out: Path, device: str) -> list[str]:
+    """The arguments of `longvis` for a piece."""
+    return ["bench", *piece.options, "--device", device, "--out", str(out / piece.name)]
 
 
-def run(piece: Piece, out: Path, device: str, *, dry: bool) -> int:
-    """Run a piece, or let it be planned; its exit code, and 124 where it was stopped to be continued."""
-    if piece.needs is not None and importlib.util.find_spec(piece.needs) is None:
-        print(f"{piece.name}: not run, because the package {piece.needs} is not installed", file=sys.stderr)
-        return 0 if dry else 3
-    line = [*command(piece, out, device), *(["--dry-run"] if dry else [])]
-    process = subprocess.Popen(line)
+def lacks(piece: Piece) -> bool:
+    """Whether the package that a piece needs is absent, which is said."""
+    if piece.needs is None or importlib.util.find_spec(piece.needs) is not None:
+        return False
+    print(f"{piece.name}: not run, because the package {piece.needs} is not installed", file=sys.stderr)
+    return True
+
+
+def plan(piece: Piece, out: Path, device: str) -> int:
+    """Let longvis plan a piece in this process, which imports torch once for all pieces; its exit code."""
+    if lacks(piece):
+        return 0
+    try:
+        app([*arguments(piece, out, device), "--dry-run"], prog_name="longvis")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def run(piece: Piece, out: Path, device: str) -> int:
+    """Run a piece; its exit code, and 124 where it was stopped to be continued."""
+    if lacks(piece):
+        return 3
+    process = subprocess.Popen([sys.executable, "-m", "longvis_bench", *arguments(piece, out, device)])
     try:
         return process.wait(PIECE_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -110,15 +129,15 @@ def main() -> int:
     parser.add_argument("--piece", type=int, metavar="N", choices=range(1, len(PIECES) + 1), help="run one")
     parser.add_argument("--dry-run", action="store_true", help="let longvis plan the pieces; measure nothing")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--out", type=Path, default=Path("results/reference/gpu"))
+    parser.add_argument("--out", type=Path, default=Path("results/runs/gpu"))
     asked = parser.parse_args()
     if asked.piece is None and not asked.dry_run:
         for number, piece in enumerate(PIECES, start=1):
             print(f"{number:2}  {piece.name:24} {piece.what}")
         return 0
     chosen = PIECES if asked.piece is None else (PIECES[asked.piece - 1],)
-    codes = [run(piece, asked.out, asked.device, dry=asked.dry_run) for piece in chosen]
-    return max(codes)
+    do = plan if asked.dry_run else run
+    return max(do(piece, asked.out, asked.device) for piece in chosen)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,11 @@ def scanned(device: str, backend: str) -> dict[str, Any]:
     return {"cell": cell, "backends": {"scan": backend}}
 
 
+def emulated(dtype: str, native: str) -> dict[str, Any]:
+    values = {**scanned("cuda", "triton"), "numerics": {"native_bf16": native}}
+    return {**values, "cell": values["cell"].model_copy(update={"dtype": dtype})}
+
+
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, values that warn, values that do not
     ("few_samples", timed(*[1.0] * 5), timed(*[1.0] * 6)),
@@ -102,6 +107,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("over_tensors", peaks(200, 100), peaks(160, 100)),
     ("plain_scan", scanned("cuda", "torch"), scanned("cuda", "triton")),
     ("plain_scan", scanned("cuda", "torch"), scanned("cpu", "torch")),
+    ("emulated", emulated("bf16", "false"), emulated("bf16", "true")),
+    ("emulated", emulated("bf16", "false"), emulated("fp16", "false")),
     ("changed_settings", {"changed_settings": ("threads (2, now 1)",)}, {"changed_settings": ()}),
     ("random_tensors", sized(random_tensors=("head.weight",)), sized()),
 ]

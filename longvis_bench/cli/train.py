@@ -41,6 +41,7 @@ from longvis_bench.cli.options import (
 from longvis_bench.cli.running import note
 from longvis_bench.registry.registry import Registry
 from longvis_bench.stats import wilson
+from longvis_bench.sweep.reporter import Reporter
 
 if TYPE_CHECKING:
     from longvis_bench.training.job import TrainProgress, TrainReport
@@ -171,9 +172,11 @@ def train(
     ] = False,
 ) -> None:
     """Train models with one recipe and store their weights; the same command resumes."""
+    from longvis_bench.sweep.gpu_turns import GpuTurns
     from longvis_bench.training.jobs import (
         Options,
         class_doubt,
+        devices_to_lock,
         end_processes,
         is_main_process,
         keep,
@@ -204,9 +207,10 @@ def train(
     if not quiet:
         console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
     table = _table(data, res)
+    turns = GpuTurns(*devices_to_lock(jobs[0].device))
     try:
         for job in jobs:
-            with _Display(console, job.variant.name, quiet) as display:
+            with turns.turn(_Waiting()), _Display(console, job.variant.name, quiet) as display:
                 report = train_one(job, display.show, display.note)
             if report is not None:
                 console.print(f"weights: {keep(report, store)}", markup=False, soft_wrap=True)
@@ -220,6 +224,13 @@ def train(
         end_processes()
     if table.row_count:
         console.print(table)
+
+
+class _Waiting(Reporter):
+    """Says that the training waits for a GPU."""
+
+    def note(self, sentence: str) -> None:
+        note(sentence.removesuffix("."))
 
 
 class _Display:

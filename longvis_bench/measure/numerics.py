@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from longvis_bench.devices import TF32_CAPABILITY
+from longvis_bench.devices import BF16_CAPABILITY, TF32_CAPABILITY
 from longvis_bench.errors import Unsupported
 from longvis_bench.records import Cell
 
@@ -111,6 +111,7 @@ def read_numerics(device: torch.device) -> dict[str, str]:
     found: dict[str, object] = {"deterministic_algorithms": deterministic}
     if device.type == "cuda":
         matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        capability = torch.cuda.get_device_capability(device)
         found |= {
             "matmul_allow_tf32": _rounds("matmul"),
             "cudnn_allow_tf32": _rounds("conv"),
@@ -121,7 +122,8 @@ def read_numerics(device: torch.device) -> dict[str, str]:
             "cudnn_benchmark": cudnn.benchmark,
             "cudnn_deterministic": cudnn.deterministic,
             "cuda": torch.version.cuda,
-            "capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
+            "capability": "{}.{}".format(*capability),
+            "native_bf16": capability >= BF16_CAPABILITY,
         }
         with suppress(RuntimeError):  # torch refuses to tell where code has set its newer precisions only
             found["float32_matmul_precision"] = torch.get_float32_matmul_precision()

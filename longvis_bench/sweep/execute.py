@@ -82,7 +82,7 @@ def run_sweep(
     Raises:
         RunDirectoryError: the directory cannot be used, or has rows of another environment.
     """
-    _refuse_reference(path)
+    refuse_reference(path)
     with RunDirectory(path) as directory:
         run = read_run(path)
         if run is not None:
@@ -94,7 +94,12 @@ def run_sweep(
     return Outcome(tuple(sweep.rows()), path, was_complete, interrupted, tuple(sweep.faults))
 
 
-def _refuse_reference(path: Path) -> None:
+def refuse_reference(path: Path) -> None:
+    """Raise if a run would be written among the committed reference runs.
+
+    Raises:
+        RunDirectoryError: it would.
+    """
     parts = path.resolve().parts
     if ("results", "reference") in pairwise(parts):
         raise RunDirectoryError(

@@ -1,8 +1,8 @@
-"""One cell at a time on a GPU: sweeps of several processes, also of several users, take turns.
+"""One cell or training at a time on a GPU: several processes, also those of several users, take turns.
 
-The lock is a file per GPU, named by its UUID, that the system frees when its holder dies.  It is held from
-before a cell's process starts until it has ended.  Containers that do not share the folder for temporary
-files do not see each other's locks.
+The lock is a file per GPU, named by its UUID, that the system frees when its holder dies.  A sweep holds it
+from before a cell's process starts until it has ended, a training until its end.  Containers that do not
+share the folder for temporary files do not see each other's locks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,29 +25,32 @@ FOLDER = Path("/tmp" if os.name == "posix" else tempfile.gettempdir()) / "longvi
 """The same for all users, whatever TMPDIR is.  Anybody may write there, and without the sticky bit, under
 which Linux forbids opening the lock of another user."""
 TICK_S = 0.2
-"""How often a waiting sweep tells its reporter that it is alive."""
+"""How often a process that waits tells its reporter that it is alive."""
 
 
 class GpuTurns:
-    """The turns of one sweep on its GPU; nothing is waited for on other devices.
+    """The turns of one sweep or training on its GPUs; nothing is waited for on other devices.
 
     Arguments:
-        device: in torch's words.
+        devices: in torch's words.
     """
 
-    def __init__(self, device: str) -> None:
-        self._gpu = gpu_of(device)
+    def __init__(self, *devices: str) -> None:
+        gpus = {gpu.uuid: gpu for gpu in map(gpu_of, devices) if gpu is not None}
+        self._gpus = sorted(
+            gpus.values(), key=lambda gpu: gpu.uuid
+        )  # one order, so that no two wait in a ring
         self._told = False
 
     @contextmanager
     def turn(self, reporter: Reporter) -> Iterator[None]:
-        """Have the GPU for what runs inside; while another sweep has it, wait, and tell the reporter."""
-        lock = None if self._gpu is None else self._lock(self._gpu, reporter)
-        try:
+        """Have the GPUs for what runs inside; while another process has one, wait, and tell the reporter."""
+        with ExitStack() as held:
+            for gpu in self._gpus:
+                lock = self._lock(gpu, reporter)
+                if lock is not None:
+                    held.callback(lock.release)
             yield
-        finally:
-            if lock is not None:
-                lock.release()
 
     def _lock(self, gpu: Gpu, reporter: Reporter) -> BaseFileLock | None:
         """The lock, taken; None where the system has none to give."""
@@ -59,10 +62,16 @@ class GpuTurns:
                 with suppress(Timeout):
                     lock.acquire(timeout=TICK_S)
                     return lock
-                self._tell(f"Another longvis sweep measures on {gpu.name}; each cell waits for it.", reporter)
+                self._tell(
+                    f"Another longvis process measures or trains on {gpu.name}; this one waits for its turn.",
+                    reporter,
+                )
                 reporter.tick()
         except (OSError, NotImplementedError) as error:
-            self._tell(f"Cannot lock {gpu.name} ({error}): start no other sweep on it meanwhile.", reporter)
+            self._tell(
+                f"Cannot lock {gpu.name} ({error}): start no other sweep or training on it meanwhile.",
+                reporter,
+            )
             return None
 
     def _tell(self, sentence: str, reporter: Reporter) -> None:

@@ -15,7 +15,7 @@ from longvis_bench.records import Status
 from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
 from longvis_bench.sweep.config import read_config
-from longvis_bench.sweep.execute import Outcome, run_sweep
+from longvis_bench.sweep.execute import Outcome, refuse_reference, run_sweep
 from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.sweep.reporter import Reporter
 from longvis_bench.sweep.run_file import Invocation, invocation_of
@@ -92,9 +92,11 @@ def start(
         shard: (2, 8) is the second of eight parts of the cells; all machines divide them in the same way.
 
     Raises:
-        LongvisError: an option is wrong, or no cell can run.
+        LongvisError: an option is wrong, the directory is one of the committed runs, or no cell can run.
     """
     config = read_config(options)
+    if out is not None:
+        refuse_reference(out)
     plan = make_plan(config, read_environment(machine, resolve_device(config.device)))
     path = out or RUNS / plan.config.name
     part = None

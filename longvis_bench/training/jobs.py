@@ -14,7 +14,7 @@ import torch
 
 from longvis_bench.data.folder import order_doubt
 from longvis_bench.data.protocol import FOLDER, ImageData, open_data
-from longvis_bench.devices import resolve_device
+from longvis_bench.devices import kind_of, resolve_device
 from longvis_bench.environment import default_threads, usable_cores
 from longvis_bench.errors import CheckpointError, LongvisError
 from longvis_bench.files import absence
@@ -189,6 +189,19 @@ def _usual_threads() -> int:
     if together > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         return max(1, usable_cores() // together)
     return default_threads()
+
+
+def devices_to_lock(device: str) -> tuple[str, ...]:
+    """The devices that this process locks for a training on `device`: the one it trains on.
+
+    Of several processes that train together on one machine, each on a GPU of its own, the first locks all of
+    these GPUs and the others none: locks taken one by one could make two trainings wait for each other.
+    """
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if together == 1 or kind_of(device) != "cuda":
+        return (device,)
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    return tuple(f"cuda:{index}" for index in range(together)) if is_first else ()
 
 
 def end_processes() -> None:

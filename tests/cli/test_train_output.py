@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Timer
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from longvis_bench.cli import train as command
 from longvis_bench.cli.app import app
+from longvis_bench.devices import Gpu
+from longvis_bench.sweep import gpu_turns
+from longvis_bench.training import loop
 
 NET = """
 from torch import nn
@@ -60,3 +66,31 @@ def test_quiet_prints_weights_and_table_alone(tmp_path: Path, monkeypatch: pytes
     assert lines[0].startswith("weights: store/")
     assert not [line for line in lines if "step" in line or "epoch 1" in line or "recipe" in line]
     assert any("top-1 (95 % interval)" in line for line in lines)
+
+
+def test_a_training_waits_for_its_gpu_and_keeps_others_off_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, folder, held_during = Gpu(0, "NVIDIA H100 80GB HBM3", "12-34", (9, 0)), tmp_path / "locks", []
+    monkeypatch.setattr(gpu_turns, "FOLDER", folder)
+    monkeypatch.setattr(gpu_turns, "gpu_of", lambda device: gpu)
+    train = loop.train
+
+    def watched(*arguments: Any) -> Any:
+        with pytest.raises(TimeoutError):
+            FileLock(folder / "gpu-12-34.lock").acquire(timeout=0)
+        held_during.append(True)
+        return train(*arguments)
+
+    monkeypatch.setattr(loop, "train", watched)
+    folder.mkdir()
+    other = FileLock(folder / "gpu-12-34.lock", thread_local=False)
+    other.acquire()
+    Timer(1.0, other.release).start()
+    lines = _train(tmp_path, monkeypatch, "--quiet")
+    assert held_during == [True]
+    assert lines[0] == (
+        "note: Another longvis process measures or trains on NVIDIA H100 80GB HBM3; "
+        "this one waits for its turn."
+    )
+    FileLock(folder / "gpu-12-34.lock").acquire(timeout=0)  # free again

@@ -58,6 +58,15 @@ def test_tf32_is_refused_where_there_is_none(
         set_numerics(cell("tf32", device))
 
 
+@pytest.mark.parametrize(("capability", "native"), [((7, 5), "false"), ((8, 0), "true")])
+def test_the_row_says_whether_the_gpu_computes_bf16(
+    capability: tuple[int, int], native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    found = read_numerics(torch.device("cuda"))
+    assert (found["capability"], found["native_bf16"]) == ("{}.{}".format(*capability), native)
+
+
 def test_a_tf32_cell_is_held_to_the_tolerance_of_its_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     assert not rounds_to_tf32(torch.ones(1))

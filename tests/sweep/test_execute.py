@@ -186,7 +186,9 @@ def test_another_environment_is_refused(fake: type[FakeRunner]) -> None:
 
 def test_reference_runs_are_never_written_to(fake: type[FakeRunner]) -> None:
     with pytest.raises(RunDirectoryError, match="committed reference run"):
-        start({"models": ("vit-n",), "resolutions": (64,)}, out=Path("results/reference/m/r")).run()
+        start(
+            {"models": ("vit-n",), "resolutions": (64,)}, out=Path("results/reference/m/r")
+        )  # by --dry-run, too
 
 
 def test_run_json_replays(fake: type[FakeRunner]) -> None:

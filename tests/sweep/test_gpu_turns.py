@@ -1,4 +1,4 @@
-"""Two sweeps never measure on one GPU at once, and one that was killed does not keep it."""
+"""No two processes measure or train on one GPU at once, and one that was killed does not keep it."""
 
 from __future__ import annotations
 
@@ -78,6 +78,20 @@ def test_another_gpu_is_not_waited_for_and_a_killed_holder_lets_go(tmp_path: Pat
     assert "next ends" in log.read_text()
 
 
+def test_several_gpus_are_locked_together_and_one_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_turns, "FOLDER", tmp_path)
+    gpus = {"cuda": GPU, "cuda:0": GPU, "cuda:1": Gpu(1, "NVIDIA H100 80GB HBM3", "00-11", (9, 0))}
+    monkeypatch.setattr(gpu_turns, "gpu_of", gpus.get)
+    with GpuTurns("cuda", "cuda:0", "cuda:1", "cpu").turn(Reporter()):
+        for uuid in ("12-34", "00-11"):
+            with pytest.raises(TimeoutError):
+                FileLock(tmp_path / f"gpu-{uuid}.lock").acquire(timeout=0)
+    for uuid in ("12-34", "00-11"):
+        FileLock(tmp_path / f"gpu-{uuid}.lock").acquire(timeout=0)
+
+
 class Runner:
     """Finds out whether the GPU is locked while a cell runs."""
 
@@ -112,7 +126,7 @@ def test_a_sweep_waits_says_so_and_holds_the_gpu_while_a_cell_runs(
     start(options, out=tmp_path / "run").run(reporter=watcher)
     assert Runner.locked
     assert watcher.told == [
-        "Another longvis sweep measures on NVIDIA H100 80GB HBM3; each cell waits for it."
+        "Another longvis process measures or trains on NVIDIA H100 80GB HBM3; this one waits for its turn."
     ]
     held.acquire(timeout=0)  # free again
 

@@ -10,7 +10,7 @@ import torch
 
 from longvis_bench.environment import usable_cores
 from longvis_bench.registry.registry import Registry
-from longvis_bench.training.jobs import Options, start_training
+from longvis_bench.training.jobs import Options, devices_to_lock, start_training
 from longvis_bench.training.recipe import QUICK
 
 
@@ -54,3 +54,26 @@ def test_threads_are_those_asked_for_or_of_the_environment(
         if value is not None:
             monkeypatch.setenv(name, value)
     assert threads_used(tmp_path, asked) == wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "rank", "wanted"),
+    [
+        ("cuda:1", None, None, ("cuda:1",)),
+        ("cpu", "2", "0", ("cpu",)),
+        ("cuda", "2", "0", ("cuda:0", "cuda:1")),
+        ("cuda", "2", "1", ()),
+    ],
+)
+def test_one_process_of_a_machine_locks_all_gpus_of_a_training(
+    device: str,
+    processes: str | None,
+    rank: str | None,
+    wanted: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"LOCAL_WORLD_SIZE": processes, "LOCAL_RANK": rank}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert devices_to_lock(device) == wanted
