@@ -126,7 +126,6 @@ def test_a_hung_kernel_is_ended_by_the_watchdog(driver: Path, tmp_path: Path) ->
 
 KERNELS = """
 import json, torch
-import arithmetic  # cuDNN off
 import torch.nn.functional as F
 from longvis_bench.ops.kernel_trace import KERNELS, observe
 found = {}
@@ -219,6 +218,20 @@ def test_fp32_is_strict_and_tf32_needs_its_tensor_cores(
     assert rows[0]["timing"]["host_s"], "the host's time stands beside the device's"
 
 
+@pytest.mark.parametrize(("capability", "warned"), [("75", ["emulated"]), ("80", [])])
+def test_bf16_before_ampere_is_marked_as_emulated(
+    driver: Path, tmp_path: Path, capability: str, warned: list[str]
+) -> None:
+    (row,) = bench(
+        driver,
+        tmp_path / "run",
+        *("--models", "vit-n", "--res", "64", "--dtype", "bf16", "--budget", "0.1", "--metrics", "time"),
+        FAKE_CAPABILITY=capability,
+    )
+    assert row["status"] == "ok", row["reason"]
+    assert [note["code"] for note in row["notes"] if note["code"] == "emulated"] == warned
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_runs(driver: Path, tmp_path: Path) -> None:
     (row,) = bench(
@@ -226,9 +239,11 @@ def test_a_compiled_model_runs(driver: Path, tmp_path: Path) -> None:
         tmp_path / "run",
         *("--models", "vit-n", "--res", "64", "--compile", "--mode", "train", "--budget", "0.1"),
         *("--metrics", "time", "--timeout", "300"),
+        FAKE_COMPUTE="0",
     )
     assert row["status"] == "ok", row["reason"]
     assert row["attention"] == "flash"
+    assert list((driver / "inductor").rglob("*.py")), "Inductor wrote no code: nothing was compiled"
 
 
 def test_acceptance_run_as_far_as_it_can_tell(driver: Path, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 Every operator runs on the device first, where torch checks it, allocates, and launches kernels that compute
 nothing.  Then it runs on the CPU in the same memory, unless its tensors have more than FAKE_COMPUTE elements
-together (20,000).
-cuDNN is disabled, because the driver cannot answer its checks of the device.
+together (20,000); with 0 nothing is computed.  torch.compile compiles nothing while such a mode is active.
 """
 
 from __future__ import annotations
@@ -25,9 +24,6 @@ _ONLY_ON_THE_DEVICE = (
     *("_local_scalar_dense", "_fused_sdp_choice"),
 )
 """Parts of the names of operators that read or arrange memory, or choose a kernel."""
-
-torch.backends.cudnn.enabled = False
-torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class HostArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
