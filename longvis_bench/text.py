@@ -13,8 +13,9 @@ def clean(text: str) -> str:
     """One line without control, format or unassigned characters, so without escape sequences."""
     if text.isprintable():  # the fast path: nearly every text is printable
         return " ".join(text.split())
-    line = "".join(char for char in " ".join(text.split()) if not unicodedata.category(char).startswith("C"))
-    return line.strip()
+    spaced = " ".join(text.split())  # line ends and tabs are control characters, too
+    line = "".join(char for char in spaced if not unicodedata.category(char).startswith("C"))
+    return " ".join(line.split())
 
 
 def first_line(text: str) -> str:

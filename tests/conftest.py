@@ -16,6 +16,11 @@ import pytest
 
 from longvis_bench.records import Cell, Row
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: a thread that spins at a barrier takes the time of the one it waits for, and
+    # tests take more than twice as long.  OpenMP reads this when torch is imported, in child processes, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FAMILIES = HERE / "families"

@@ -4,7 +4,7 @@ import codecs
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longvis_bench.text import ascii_instead, clean, first_line, in_ascii, message_of
@@ -24,6 +24,7 @@ def test_any_text_becomes_ascii(text: str) -> None:
 
 
 @given(st.text())
+@example("0\r\x1b\r0")
 def test_clean_text_is_one_printable_line(text: str) -> None:
     found = clean(text)
     assert found.isprintable()

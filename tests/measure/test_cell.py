@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -352,6 +353,14 @@ def test_what_a_forward_sets_is_a_warning(measured: Measured, unchanged: None) -
     assert "changed_settings" in {note.code for note in row.notes}
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """As in a terminal: a shell starts what runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -366,7 +375,7 @@ def test_what_a_forward_sets_is_a_warning(measured: Measured, unchanged: None) -
 )
 @pytest.mark.parametrize("where", ["build", "init", "forward"])
 def test_a_model_that_ends_the_process_keeps_its_text(
-    measured: Measured, where: str, call: str, text: str | None
+    measured: Measured, where: str, call: str, text: str | None, ctrl_c_raises: None
 ) -> None:
     arguments = {"forward": "return self.head(x)", where: call}
     if text is None:  # Ctrl-C looks the same where SIGINT raises KeyboardInterrupt
