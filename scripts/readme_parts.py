@@ -37,6 +37,8 @@ REFERENCE = ROOT / "results" / "reference"
 WIDTH = 112
 EXAMPLE = ROOT / "docs" / "example.toml"
 """All fields of a configuration file; docs/running.md links to it."""
+FIT = "fit --models atlas-s,vit-s --res 2048,4096 --gpu rtx4090 --mode infer,train"
+"""The example of docs/choosing.md."""
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -49,9 +51,7 @@ def parts() -> dict[str, Callable[[], str]]:
             "bench --models vit-s,atlas-s --res 1024,1536 --device cpu --threads 2 --dry-run"
         ),
         "memory": _memory,
-        "fit": lambda: _commands(
-            "fit --models atlas-s,vit-s --res 2048,4096 --gpu rtx4090 --mode infer,train"
-        ),
+        "fit": lambda: _commands(FIT),
         "flops": lambda: _first(_commands("flops vit-s --res 1024 --depth 1 --no-second-opinion"), 2),
         "classes": _classes,
         "check": _check,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import nn
 
 from longvis_bench.adapters.conformance import (
@@ -24,17 +25,24 @@ from longvis_bench.registry.card import Growth
 from longvis_bench.registry.registry import Registry, Variant
 
 REGISTRY = Registry()
-NANO = sorted(found.card.nano for found in REGISTRY.cards if found.card.nano)
+CARDS = {found.card.nano: found.card for found in REGISTRY.cards if found.card.nano}
+NANO = sorted(CARDS)
 EVERY = [name for found in REGISTRY.cards for name in found.card.variants]
-TOUR = {name for found in REGISTRY.cards if found.card.tour for name in found.card.variants}
+OTHERS_CODE = {name for name, card in CARDS.items() if card.implementation == "timm" and not card.tour}
+"""Nano variants whose code is timm's and which the default run leaves out."""
 
 
-@pytest.mark.parametrize("name", NANO)
+def in_deep(names: Iterable[str], deep: Callable[[str], bool]) -> list[ParameterSet | str]:
+    """Parameters, of which some are checked by `make deep` only."""
+    return [pytest.param(name, marks=pytest.mark.slow) if deep(name) else name for name in names]
+
+
+@pytest.mark.parametrize("name", in_deep(NANO, OTHERS_CODE.__contains__))
 def test_nano_variants_keep_the_contract(name: str) -> None:
     assert all(result.passed for result in check_model(REGISTRY.find(name)))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", in_deep(EVERY, lambda name: name not in CARDS))
 def test_every_variant_is_counted_completely_on_meta(name: str) -> None:
     variant = REGISTRY.find(name)
     result = count_variant(variant, 1024, 10)
@@ -263,10 +271,7 @@ def test_what_a_model_raises_comes_with_advice(adapter: Callable[[type[nn.Module
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [name if name in {*NANO, *TOUR} else pytest.param(name, marks=pytest.mark.slow) for name in EVERY],
-)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_variant_keeps_the_contract_on_meta(name: str) -> None:
     failed = [result for result in check_model(REGISTRY.find(name), device="meta") if result.passed is False]
     assert not failed

@@ -63,6 +63,12 @@ WAYS: dict[Any, tuple[Callable[[nn.Module, Tensor, Path], Tensor], float]] = {
 SLOW = [
     pytest.param(name, marks=[] if name in ("atlas", "mambavision") else pytest.mark.slow) for name in NANO
 ]
+OTHERS_CODE = [
+    pytest.param(name, marks=pytest.mark.slow if card.implementation == "timm" and not card.tour else [])
+    for name, card in CARDS.items()
+    if name in NANO
+]
+"""Families; those whose code is timm's, and which the default run leaves out, are checked by `make deep`."""
 
 
 def _check(family: str, way: Any, folder: Path) -> None:
@@ -78,7 +84,7 @@ def _check(family: str, way: Any, folder: Path) -> None:
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("family", NANO)
+@pytest.mark.parametrize("family", OTHERS_CODE)
 @pytest.mark.parametrize("way", ["autocast", "torch.export"])
 def test_runs_under_autocast_and_exports(family: str, way: str, tmp_path: Path) -> None:
     _check(family, way, tmp_path)

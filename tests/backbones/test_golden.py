@@ -177,7 +177,12 @@ def test_tokens_and_logits_of_published_sizes(path: Path, record_property: Recor
 @pytest.mark.parametrize(
     ("path", "dtype"),
     [
-        pytest.param(*vector.values, dtype, marks=vector.marks, id=f"{vector.id}-{str(dtype)[6:]}")
+        pytest.param(
+            *vector.values,
+            dtype,
+            marks=[*vector.marks, *([pytest.mark.slow] if "224px" in str(vector.id) else [])],
+            id=f"{vector.id}-{str(dtype)[6:]}",
+        )
         for vector in vectors("gradients")
         for dtype in (torch.float64, torch.float32)
         if dtype == torch.float64 or not vector.id.startswith("atlas")

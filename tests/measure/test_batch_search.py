@@ -153,7 +153,10 @@ def session(model: str, **options: object) -> Session:
     return start(given | more | options, out=Path("run"))
 
 
-@pytest.mark.parametrize(("mood", "status"), [("no-room-above-4", "host_oom"), ("killed-above-4", "crashed")])
+@pytest.mark.parametrize(
+    ("mood", "status"),
+    [("no-room-above-4", "host_oom"), pytest.param("killed-above-4", "crashed", marks=pytest.mark.slow)],
+)
 def test_a_model_without_room_above_4(mood: str, status: str) -> None:
     outcome = session(f"moody-{mood}").run()
     (row,) = outcome.rows

@@ -77,13 +77,13 @@ WITNESSES = {
     "a chain in training": (
         "chains-n",
         "train",
-        1024,
+        512,
         3 * weights(256, 128)
-        + floats(1024, PIXELS)
-        + 129 * floats(1024, 256)
+        + floats(512, PIXELS)
+        + 129 * floats(512, 256)
         + floats(256, CLASSES)
-        + floats(1024, CLASSES)
-        + 8 * 1024,
+        + floats(512, CLASSES)
+        + 8 * 512,
     ),
     "one huge activation": (
         "chains-wide",
