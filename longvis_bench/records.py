@@ -7,7 +7,7 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes` and `class_doubt`, `Row.numerics`, `Environment.cpu`
         and `gpus`, `TimingRecord.host_s` and `graph_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index`
-        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.attention` (`migrations.py` fills it)
+        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach` and `Row.attention`
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -31,8 +31,8 @@ Mode = Literal["infer", "train"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 """fp32 is strict; tf32 is float32 whose matrix products and convolutions round inputs to TF32 (NVIDIA)."""
 MemoryFormat = Literal["channels_last", "contiguous"]
-Metric = Literal["count", "time", "memory", "accuracy", "validity"]
-METRICS: tuple[Metric, ...] = ("count", "time", "memory", "accuracy", "validity")
+Metric = Literal["count", "time", "memory", "accuracy", "validity", "reach"]
+METRICS: tuple[Metric, ...] = ("count", "time", "memory", "accuracy", "validity")  # by default
 Status = Literal[
     "ok",
     "oom",
@@ -196,7 +196,7 @@ class SizeRecord(_Record):
     """How the model was adapted to the resolution."""
 
     reach: str
-    """The adaptation, in words for people."""
+    """The adaptation, in words for people; `Row.reach` is another thing."""
     padding_ratio: float | None = None
     """Padding tokens per image token, in the stage that pads most."""
     arguments: dict[str, Any] = {}
@@ -389,6 +389,18 @@ class ValidityRecord(_Record):
     """Largest ratio that is accepted."""
 
 
+class ReachRecord(_Record):
+    """Which pixels a token can see, and radii per seed or image; definitions are in `measure/reach.py`."""
+
+    basis: Literal["map", "logits"]
+    share: float
+    tokens: int
+    radius_50_px: tuple[float, ...]
+    radius_90_px: tuple[float, ...]
+    trained_radius_50_px: tuple[float, ...] = ()
+    trained_radius_90_px: tuple[float, ...] = ()
+
+
 class Note(_Record):
     """A typed warning on a row; see `row_warnings.py` for the closed list."""
 
@@ -403,10 +415,8 @@ class Row(_Record):
     version: Literal[2] = Field(2, alias="schema")
     key: str
     attempt: int = 1
-    machine: str = ""
-    """`Environment.machine`, to tell rows of several machines apart in one table."""
-    code: str | None = None
-    """Hash of the measuring sources, a part of the key; None in rows of schema 1."""
+    machine: str = ""  # `Environment.machine`, to tell rows of several machines apart in one table
+    code: str | None = None  # hash of the measuring sources, a part of the key; None in rows of schema 1
     cell: Cell
     settings: Settings = Settings()
     status: Status
@@ -427,6 +437,7 @@ class Row(_Record):
     """Trials of `--batch auto`, smallest batch first."""
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
+    reach: ReachRecord | None = None
     backends: dict[str, str] = {}
     """Operator -> backend that executed it, e.g. {"scan": "numba"}; attention kernels are in `attention`."""
     attention: str | None = None
@@ -440,7 +451,7 @@ class Row(_Record):
     changed_settings: tuple[str, ...] = ()
     """Global settings that the model's code changed while it was timed, or that could not be restored."""
     cached: tuple[str, ...] = ()
-    """What was not computed for this row but read from the cache: "count", "shapes", "accuracy"."""
+    """What was not computed for this row but read from the cache: "count", "shapes", "accuracy", "reach"."""
     overhead_s: dict[str, float] = {}
     """Phase (`phases.py`) -> seconds; the sum is the time from sending the request to the process's end."""
     log_tail: str = ""
