@@ -102,8 +102,8 @@ def bench(
         typer.Option(
             "--metrics",
             metavar="NAMES",
-            help="Any of count, time, memory, accuracy, validity.",
-            show_default="all",
+            help="Any of count, time, memory, accuracy, validity and reach.",
+            show_default="all but reach",
             parser=choices("--metrics", Metric),
             rich_help_panel=WHAT,
         ),

@@ -1,6 +1,6 @@
-"""Counts, shape runs and accuracies, kept between runs.
+"""Counts, shape runs, accuracies and reaches, kept between runs.
 
-These three are functions of code, weights and data: measuring them again gives the same values.  They take
+These are functions of code, weights and data: measuring them again gives the same values.  They take
 more than half of a default sweep's time.  Each is stored in a file named by the hash of everything that it
 depends on, and a row names those that it did not compute itself (`Row.cached`).  Latency, measured memory and
 validity describe the process that ran, and are never stored here.
@@ -42,7 +42,7 @@ from longvis_bench.registry.discovery import BUILT_IN
 from longvis_bench.registry.registry import Variant
 
 T = TypeVar("T")
-Kind = Literal["count", "shapes", "accuracy"]
+Kind = Literal["count", "shapes", "accuracy", "reach"]
 
 VARIABLE = "LONGVIS_CACHE"
 """Environment variable with the folder of the cache; empty turns the cache off."""
@@ -56,9 +56,11 @@ _WITHOUT_INFLUENCE: dict[Kind, frozenset[str]] = {
     | {"grad_checkpointing", "metrics", "round"},
     "shapes": _NO_VALUES | {"batch_auto", "metrics", "round"},
     "accuracy": frozenset({"batch_size", "batch_auto", "metrics", "round"}),
+    "reach": frozenset({"batch_size", "batch_auto", "mode", "dtype", "device", "memory_format", "fuse"})
+    | {"compile", "grad_checkpointing", "images", "metrics", "round"},
 }
 """Fields of a cell that a kind does not depend on: the counter counts one image, in eval mode and float32; an
-accuracy has batches of its own size."""
+accuracy has batches of its own size; reach is that of a float32 model on the CPU."""
 
 
 def cache_folder() -> Path | None:

@@ -28,6 +28,7 @@ from longvis_bench.errors import (
 )
 from longvis_bench.measure.cache import Cache
 from longvis_bench.measure.cell_accuracy import add_accuracy
+from longvis_bench.measure.cell_reach import add_reach
 from longvis_bench.measure.device import take_device
 from longvis_bench.measure.exception_status import LIMIT_COUNTS, cause, classify, is_interrupt, is_ours
 from longvis_bench.measure.flops.counter import (
@@ -126,14 +127,16 @@ def _measure(request: Request, builder: RowBuilder, publish: Callable[[Row], obj
         with builder.timed("count"):
             _count(variant, cell, builder, cache)
         publish(builder.row())
-    if set(cell.metrics) <= {"count"}:
-        return
-    take_device(request, builder)
-    if "memory" in cell.metrics:
-        with builder.timed("shapes"):
-            _execute_shapes(variant, cell, builder, cache)
+    if not set(cell.metrics) <= {"count", "reach"}:
+        take_device(request, builder)
+        if "memory" in cell.metrics:
+            with builder.timed("shapes"):
+                _execute_shapes(variant, cell, builder, cache)
+            publish(builder.row())
+        _measure_real(request, variant, builder, publish, settings, cache)
+    if "reach" in cell.metrics:  # last, because it takes much memory and changes torch's seed
         publish(builder.row())
-    _measure_real(request, variant, builder, publish, settings, cache)
+        add_reach(request, variant, builder, cache)
 
 
 def _execute_shapes(variant: Variant, cell: Cell, builder: RowBuilder, cache: Cache) -> None:

@@ -16,6 +16,7 @@ from longvis_bench.records import (
     AccuracyRecord,
     CountRecord,
     MemoryRecord,
+    ReachRecord,
     Request,
     Row,
     SizeRecord,
@@ -46,6 +47,7 @@ class RowBuilder:
     memory: MemoryRecord | None = None
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
+    reach: ReachRecord | None = None
     attention: str | None = None
     numerics: dict[str, str] = field(default_factory=dict)
     backends: dict[str, str] = field(default_factory=dict)
@@ -104,6 +106,7 @@ class RowBuilder:
             memory=self.memory,
             accuracy=self.accuracy,
             validity=self.validity,
+            reach=self.reach,
             attention=self.attention,
             numerics=self.numerics,
             backends=self.backends,

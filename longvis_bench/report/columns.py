@@ -17,7 +17,7 @@ from typing import Any, Literal
 from longvis_bench import stats, units
 from longvis_bench.devices import kind_of
 from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
-from longvis_bench.records import AccuracyRecord, Metric, Row, TimingRecord
+from longvis_bench.records import AccuracyRecord, Metric, ReachRecord, Row, TimingRecord
 from longvis_bench.report.peak_flops import mfu
 
 Value = str | int | float | None
@@ -64,6 +64,7 @@ def _record(metric: Metric, row: Row) -> object:
         "memory": row.memory,
         "accuracy": row.accuracy,
         "validity": row.validity,
+        "reach": row.reach,
     }
     return records[metric]
 
@@ -126,6 +127,11 @@ def _of(record: str, get: Callable[[Any], Value]) -> Callable[[Row], Value]:
         return None if found is None else get(found)
 
     return value
+
+
+def _middle(name: str, record: ReachRecord) -> float | None:
+    """The median of a field with several numbers; None where there are none."""
+    return stats.median(getattr(record, name))
 
 
 def _latency_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
@@ -787,7 +793,7 @@ _MORE_MEMORY = (
 _MORE_MODEL = (
     _text(
         "reach",
-        "Adaptation of the model to this size.",
+        "Adaptation of the model to this size, in words; how far its tokens see is in `reach_share`.",
         _at("size.reach"),
         why="the cell ended before it was known",
     ),
@@ -890,6 +896,37 @@ _MORE_MODEL = (
     ),
 )
 
+_REACH = (
+    _ratio(
+        "reach_share",
+        "Share of the image's pixels with a gradient to a token of the last map before pooling, mean over 9 "
+        "tokens, with fresh weights: what the architecture can see at this size.",
+        _at("reach.share"),
+        metric="reach",
+    ),
+    *(
+        _float(
+            f"reach_{kind}radius_{share}_px",
+            f"Radius around a token with {share} % of its squared gradient, {meaning}.",
+            _of("reach", partial(_middle, f"{kind}radius_{share}_px")),
+            metric="reach",
+            why=why,
+            unit="px",
+        )
+        for kind, meaning, why in (
+            ("", "fresh weights, median over seeds", NOT_RECORDED),
+            ("trained_", "the cell's weights, median over held-out images", "the cell has no weights"),
+        )
+        for share in (50, 90)
+    ),
+    _text(
+        "reach_basis",
+        "What reach was measured of: `map`, or `logits` (pairs of pixels) where the model shows no last map.",
+        _at("reach.basis"),
+        metric="reach",
+    ),
+)
+
 _CONDITIONS = (
     _text(
         "arguments",
@@ -965,7 +1002,7 @@ _RECORD = (
     _text(
         "cached",
         "What was not computed for this row but read from the cache of earlier runs: `count`, `shapes`, "
-        "`accuracy`.",
+        "`accuracy`, `reach`.",
         lambda r: " ".join(r.cached) or None,
         why="everything was computed",
     ),
@@ -995,6 +1032,7 @@ COLUMNS: tuple[Column, ...] = (
     *_MORE_TIME,
     *_MORE_MEMORY,
     *_MORE_MODEL,
+    *_REACH,
     *_CONDITIONS,
     *_RECORD,
 )

@@ -31,6 +31,7 @@ MEANINGS = {
     "memory": "the measured peak and its parts",
     "kernels": "observing which kernels run",
     "validity": "checking the outputs",
+    "reach": "measuring the reach",
     "accuracy": "the held-out images",
     "graph": "the latency as a CUDA graph",
     "search": "the trials of --batch auto",

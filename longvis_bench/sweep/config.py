@@ -145,7 +145,7 @@ class SweepConfig(BaseModel):
     repeats: int = Field(3, ge=1, le=1000)
     """Fewest fresh processes per cell, interleaved with those of other cells; 1 for a first look."""
     metrics: tuple[Metric, ...] = METRICS
-    """Any of "count", "time", "memory", "accuracy" and "validity"."""
+    """Any of "count", "time", "memory", "accuracy", "validity" and, not by default, "reach"."""
     data: str = "digits"
     """Labelled images: "digits", "pairs" or "folder:PATH"."""
     classes: str | None = None

@@ -138,6 +138,15 @@ def full_row() -> Row:
             trained_resolution=224,
             classes=5,
         ),
+        reach=records.ReachRecord(
+            basis="map",
+            share=0.8,
+            tokens=9,
+            radius_50_px=(8.0, 9.5, 9.0),
+            radius_90_px=(20.0, 21.0, 22.0),
+            trained_radius_50_px=(40.0,),
+            trained_radius_90_px=(80.0,),
+        ),
         validity=records.ValidityRecord(
             verdict="ok", reference="float32", reference_error=1e-3, batch_error=0.0, tolerance=0.1
         ),
@@ -307,7 +316,7 @@ def test_the_frame_keeps_the_order_and_works_as_frames_do() -> None:
         frame[frame.status == "ok"].groupby("resolution").throughput_img_s.max().round(1).to_dict()[256] > 100
     )
     assert frame.top1.isna().sum() == 14
-    assert json.loads(frame.null_reasons[20]).keys() == {"time", "memory", "accuracy", "validity"}
+    assert set(json.loads(frame.null_reasons[20])) == {"time", "memory", "accuracy", "validity", "reach"}
 
 
 def test_csv_reads_back_as_the_frame() -> None:
