@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING
 from longvis_bench.version import __version__
 
 if TYPE_CHECKING:
-    from longvis_bench.api import bench, build, count, fit, list_models, load_results, load_weights
+    from longvis_bench.api import bench, build, count, fit, list_models, load_results, load_weights, reach
 
-__all__ = ["__version__", "bench", "build", "count", "fit", "list_models", "load_results", "load_weights"]
+__all__ = [
+    "__version__",
+    "bench",
+    "build",
+    "count",
+    "fit",
+    "list_models",
+    "load_results",
+    "load_weights",
+    "reach",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -175,6 +175,40 @@ def fit(
     return frame.assign(fits=pd.Series([row.fits for row in rows], dtype=object))
 
 
+def reach(
+    models: Sequence[str],
+    resolutions: Sequence[int] = (512,),
+    *,
+    seeds: int = 3,
+    data: str = "digits",
+    models_dirs: Sequence[Path] = (),
+) -> pd.DataFrame:
+    """Measure which pixels a token of the last map before pooling can see, on the CPU.
+
+    Arguments:
+        models: names or patterns as on the command line.
+        resolutions: pixels per side.
+        seeds: fresh models per size, and images for trained weights.
+        data: "digits" or "pairs": weights that ship for these images are measured, too.
+        models_dirs: further folders of cards.
+
+    Returns:
+        One row per model and size: `reach_share` (0-1), `reach_radius_50_px`, `reach_radius_90_px`, the radii
+        of trained weights (`reach_trained_...`), `reach_basis`, `weights`, and the `reason` where there is
+        none.  Definitions are in `measure/reach.py`.
+
+    Raises:
+        LongvisError: a name or option is wrong, or no row has a reach.
+    """
+    import pandas as pd
+
+    from longvis_bench.advice.reach import measure_all, refuse_hopeless
+
+    rows = list(measure_all(models, resolutions, Registry(models_dirs), seeds=seeds, data=data))
+    refuse_hopeless(rows)
+    return pd.DataFrame([row.columns for row in rows])
+
+
 def load_results(path: str | Path) -> pd.DataFrame:
     """The rows of a run directory, one row per cell.
 

@@ -39,6 +39,8 @@ EXAMPLE = ROOT / "docs" / "example.toml"
 """All fields of a configuration file; docs/running.md links to it."""
 FIT = "fit --models atlas-s,vit-s --res 2048,4096 --gpu rtx4090 --mode infer,train"
 """The example of docs/choosing.md."""
+REACH = "reach --models swin-n,mambavision-n,atlas-n,vit-n --res 512 --threads 2"
+"""The example of docs/reach.md."""
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -52,6 +54,7 @@ def parts() -> dict[str, Callable[[], str]]:
         ),
         "memory": _memory,
         "fit": lambda: _commands(FIT),
+        "reach": lambda: _commands(REACH),
         "flops": lambda: _first(_commands("flops vit-s --res 1024 --depth 1 --no-second-opinion"), 2),
         "classes": _classes,
         "check": _check,

@@ -52,7 +52,7 @@ def draw_fit(rows: Sequence[FitRow], file: Path) -> None:
     kind = kind_of(file)
     with style():
         figure = fit_figure(rows)
-        write_whole(file, partial(_write, figure, kind))
+        write_whole(file, partial(write_figure, figure, kind))
 
 
 def kind_of(file: Path) -> str:
@@ -67,7 +67,8 @@ def kind_of(file: Path) -> str:
     return kind
 
 
-def _write(figure: Figure, kind: str, file: object) -> None:
+def write_figure(figure: Figure, kind: str, file: object) -> None:
+    """Write a figure in a format of KINDS; the same figure gives the same bytes."""
     still = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     figure.savefig(file, format=kind, dpi=DPI, metadata=still[kind])  # type: ignore[arg-type]
 

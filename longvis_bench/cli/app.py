@@ -19,6 +19,7 @@ from longvis_bench.cli.guard import guarded
 from longvis_bench.cli.merge import merge
 from longvis_bench.cli.models import models
 from longvis_bench.cli.new import new
+from longvis_bench.cli.reach import reach
 from longvis_bench.cli.report import report
 from longvis_bench.cli.train import train
 from longvis_bench.version import __version__
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "fit": fit,
     "choose": choose,
+    "reach": reach,
     "flops": flops,
     "train": train,
     "eval": evaluate,

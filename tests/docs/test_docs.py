@@ -62,7 +62,10 @@ LONG = {
     "python -m pip install -e '.[dev]'": "run by .ci/run",
     "pytest -n 2": "run by .ci/run",
 }
-COMPARED = {"longvis eval --models convnext-n --res 256 --images 128", f"longvis {readme_parts.FIT}"}
+COMPARED = {
+    "longvis eval --models convnext-n --res 256 --images 128",
+    *(f"longvis {command}" for command in (readme_parts.FIT, readme_parts.REACH)),
+}
 """Run by the tests that compare their output with the one shown."""
 SILENT = {"text", "{include}", "{toctree}", "{eval-rst}"}
 """Blocks that hold nothing to run: outputs, and what Sphinx replaces."""
