@@ -6,7 +6,7 @@ process stores them in the row, and `longvis` prints them below the tables only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from longvis_bench import stats, units
@@ -62,7 +62,7 @@ DISTURBED = Kind(
 SINGLE = Kind(
     "single",
     "latency_median_s",
-    "Leave out --quick: another process may differ by much more than the interval shows.",
+    "Leave out --quick or raise --budget: another process may differ by much more than the interval shows.",
 )
 DRIFT = Kind(
     "drift",
@@ -204,8 +204,13 @@ def of(row: Row) -> tuple[Note, ...]:
 
 def with_latency(row: Row) -> tuple[Note, ...]:
     """The row's warnings, with those on its latency recomputed after a further process was timed."""
-    others = tuple(note for note in row.notes if note.code not in _LATENCY)
-    return (*(note for note in of(row) if note.code in _LATENCY), *others)
+    return renewed(row, _LATENCY)
+
+
+def renewed(row: Row, codes: Collection[str]) -> tuple[Note, ...]:
+    """The row's warnings, with those of these codes recomputed."""
+    others = tuple(note for note in row.notes if note.code not in codes)
+    return (*(note for note in of(row) if note.code in codes), *others)
 
 
 def of_repeats(medians_s: Sequence[float], widest: float | None) -> tuple[Note, ...]:
@@ -234,12 +239,18 @@ def _processes(timing: TimingRecord, precision: float) -> Iterator[Note]:
     elif timing.verdict == "single":
         yield SINGLE.note("it was timed in one process")
     elif timing.verdict == "noisy":
-        interval = stats.latency_interval(processes, timing.others_spread)
-        width = stats.half_width(interval, stats.across_processes(processes))
         count = units.several(len(processes), "process", "processes")
-        wide = "is unknown" if width is None else f"is ±{units.percent(width)}"
-        yield NOISY.note(
-            f"the latency's 95 % interval over {count} {wide}; the target is ±{units.percent(precision)}"
+        width = stats.latency_half_width(processes, timing.others_spread)
+        if width is None:
+            wide, target = "unknown", units.percent(precision)
+        else:
+            wide, target = units.percents_apart(width, precision)
+            wide = f"±{wide}"
+        yield NOISY.note(f"the latency's 95 % interval over {count} is {wide}; the target is ±{target}")
+    elif timing.others_spread is not None and len(processes) < stats.OWN_PROCESSES:
+        count = units.several(len(processes), "undisturbed process", "undisturbed processes")
+        yield FEW_SAMPLES.note(
+            f"it was timed in {count}, so its interval is from the spread between processes of other cells"
         )
 
 
@@ -257,10 +268,8 @@ def _samples(row: Row) -> Iterator[Note]:
         )
     width = stats.relative_half_width(samples)
     if width is not None and width > precision:
-        yield NOISY.note(
-            f"the latency's 95 % interval is ±{units.percent(width)}, "
-            f"wider than the target of ±{units.percent(precision)}"
-        )
+        wide, target = units.percents_apart(width, precision)
+        yield NOISY.note(f"the latency's 95 % interval is ±{wide}, wider than the target of ±{target}")
     change = stats.drift(samples)
     if change is not None:
         word = "slower" if change > 0 else "faster"

@@ -83,6 +83,12 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
+def percents_apart(one: float, other: float) -> tuple[str, str]:
+    """Two different shares with as many decimals as tell them apart: 0.0204, 0.02 -> "2.04 %", "2.00 %"."""
+    texts = ((f"{100 * one:.{digits}f} %", f"{100 * other:.{digits}f} %") for digits in range(1, 16))
+    return next(((a, b) for a, b in texts if a != b), (percent(one), percent(other)))
+
+
 def chance(p: float) -> str:
     """A p value: `p = 0.021`, `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {significant(p, 2)}"

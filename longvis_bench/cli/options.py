@@ -299,5 +299,12 @@ def data_spec(
     window: tuple[float, float] | None,
     class_order: ClassOrder | None = None,
 ) -> DataSpec:
-    """The data set from the options of a command."""
+    """The data set from the options of a command.
+
+    Raises:
+        DataError: both a list of classes and an order are given.
+    """
+    from longvis_bench.data.folder import refuse_two_orders
+
+    refuse_two_orders(classes, class_order)
     return DataSpec(data, classes, window, class_order=class_order or "sorted")

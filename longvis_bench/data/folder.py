@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
@@ -206,8 +207,17 @@ def in_order(names: Iterable[str], order: ClassOrder) -> list[str]:
     return sorted(names, key=_natural if order == "natural" else None)
 
 
+def refuse_two_orders(classes: str | None, order: ClassOrder | None) -> None:
+    """Raise DataError if both a list of classes, which has an order of its own, and an order are given."""
+    if classes is not None and order is not None:
+        raise DataError(
+            f"--classes {classes} has the order of the logits already; --class-order {order} is for all "
+            "folders without a list: leave one of them out."
+        )
+
+
 def order_doubt(classes: Sequence[str]) -> str | None:
-    """Why the order of classes is in doubt: their names hold numbers, which have another order.
+    """Why the order of classes is in doubt: by numbers in their names, or without regard to case, it differs.
 
     Returns:
         A clause; None if the names are not in alphabetical order, or if that is also their numerical order.
@@ -216,9 +226,16 @@ def order_doubt(classes: Sequence[str]) -> str | None:
     if list(classes) != in_order(classes, "sorted") or list(classes) == natural:
         return None
     return (
-        f"the class folders are numbered alphabetically ({_few(classes, 3)}), as torchvision does; weights "
-        f"trained with timm have the order of the numbers ({_few(natural, 3)})"
+        f"the class folders are numbered alphabetically ({_few(_differing(classes, natural), 3)}), as "
+        f"torchvision does; weights trained with timm have the natural order "
+        f"({_few(_differing(natural, classes), 3)})"
     )
+
+
+def _differing(names: Sequence[str], others: Sequence[str]) -> Sequence[str]:
+    """The names from the last one before the first difference on, so that few of them show it."""
+    first = next(index for index, pair in enumerate(zip(names, others, strict=True)) if pair[0] != pair[1])
+    return names[max(0, first - 1) :]
 
 
 def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
@@ -240,13 +257,23 @@ def _read_list(spec: str, there: Sequence[str]) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise DataError(f"cannot read the classes in {spec}: {why}.") from error
-    names = list(dict.fromkeys(filter(None, (_listed(line.strip(), there) for line in lines))))
+    folders = {_composed(name): name for name in there}
+    names = list(dict.fromkeys(filter(None, (_listed(line.strip(), folders) for line in lines))))
     return sorted(names) if shipped else names
 
 
-def _listed(line: str, there: Sequence[str]) -> str:
-    """The class name on a line of a list, without a comment; a `#` inside a class name is kept."""
-    return line if line in there else re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
+def _listed(line: str, folders: Mapping[str, str]) -> str:
+    """The class name on a line of a list, without a comment; a `#` inside a class name is kept.
+
+    Folders from macOS have accents as characters of their own; a line matches them in either form.
+    """
+    if _composed(line) not in folders:
+        line = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
+    return folders.get(_composed(line), line)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _files(root: Path, split: Split, classes: Sequence[str]) -> list[_File]:

@@ -152,7 +152,8 @@ def _latency_interval(row: Row) -> stats.Interval | None:
 
 
 def _half_width(row: Row) -> float | None:
-    return stats.half_width(_latency_interval(row), _latency(row))
+    timing = row.timing
+    return stats.latency_half_width(timing.by_process(clean=True), timing.others_spread) if timing else None
 
 
 def _verdict(row: Row) -> str | None:

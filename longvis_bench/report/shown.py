@@ -333,12 +333,9 @@ def _in_scale(column: Column, row: Row, scale: units.Scale | None) -> str:
 
 def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
     """How the intervals were computed, and which of several repeats is shown."""
-    methods = {
-        "latency_median_s": "of the median by order statistics",
-        "top1": "of top-1 by Wilson's score",
-        "top5": "of top-5 by the same",
-    }
-    there = [methods[shown.column] for shown in columns if shown.interval]
+    methods = {"top1": ["of top-1 by Wilson's score"], "top5": ["of top-5 by the same"]}
+    methods["latency_median_s"] = _latency_methods(rows)
+    there = [method for shown in columns if shown.interval for method in methods[shown.column]]
     lines = [f"[95 %]: interval {' and '.join(there)}."] if there else []
     if any(row.timing is not None and row.timing.host_s for row in rows):
         lines.append(
@@ -351,6 +348,14 @@ def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
             "between repeats: (largest - smallest) / median of their latencies."
         )
     return " ".join(lines)
+
+
+def _latency_methods(rows: Sequence[Row]) -> list[str]:
+    """How the intervals of the latencies were computed: over processes, or within the only one."""
+    timings = [row.timing for row in rows if row.timing is not None]
+    over = [len(t.by_process(clean=True)) > 1 or t.others_spread is not None for t in timings]
+    methods = ["of the latency over processes by Student's t"] if any(over) else []
+    return methods if timings and all(over) else [*methods, "of the median by order statistics"]
 
 
 def tally(rows: Sequence[Row]) -> str:

@@ -1,9 +1,11 @@
 """Pure functions on samples.  Nothing here measures, stores or formats."""
 
 from longvis_bench.stats.processes import (
+    OWN_PROCESSES,
     STUDENT_96,
     across_processes,
     half_width,
+    latency_half_width,
     latency_interval,
     process_interval,
     process_spread,
@@ -59,6 +61,7 @@ __all__ = [
     "GUARD_CONFIDENCE",
     "GUARD_WIDTH",
     "MIN_SAMPLES",
+    "OWN_PROCESSES",
     "STEP_EDGE",
     "STEP_LIMITS",
     "STUDENT_96",
@@ -79,6 +82,7 @@ __all__ = [
     "is_precise",
     "is_suspect",
     "largest_step",
+    "latency_half_width",
     "latency_interval",
     "mcnemar",
     "median",

@@ -26,6 +26,9 @@ STUDENT_96 = (
 )
 """Two-sided 96 % quantile of Student's t, by degrees of freedom from 1; the last value serves for more."""
 
+OWN_PROCESSES = 3
+"""Processes that give an interval of their own; fewer take the spread of similar cells."""
+
 
 def across_processes(processes: Sequence[Sequence[float]]) -> float | None:
     """The value reported for several processes: the median of their medians; None without samples."""
@@ -56,7 +59,7 @@ def process_interval(processes: Sequence[Sequence[float]], others: float | None 
         `others`.
     """
     logs = [math.log(_median(samples)) for samples in processes if samples]
-    if len(logs) > 2:
+    if len(logs) >= OWN_PROCESSES:
         half = _student(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     elif logs and others is not None:
         half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * others / math.sqrt(len(logs))
@@ -72,6 +75,11 @@ def latency_interval(processes: Sequence[Sequence[float]], others: float | None 
     if len(processes) == 1 and others is None:
         return median_interval(processes[0])
     return process_interval(processes, others)
+
+
+def latency_half_width(processes: Sequence[Sequence[float]], others: float | None = None) -> float | None:
+    """Half the width of `latency_interval`, as a share of the latency; None if it is unknown."""
+    return half_width(latency_interval(processes, others), across_processes(processes))
 
 
 def half_width(interval: Interval | None, number: float | None) -> float | None:

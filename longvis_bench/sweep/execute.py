@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
-from longvis_bench import units
+from longvis_bench import row_warnings, units
 from longvis_bench.errors import HarnessFault, RunDirectoryError
 from longvis_bench.isolation.runner import Runner, interrupted_row
 from longvis_bench.measure.batch_search import measure_best_batch
@@ -20,6 +20,7 @@ from longvis_bench.measure.latency.processes import (
     judged,
     pooled_spread,
     wants_another,
+    with_precision,
     with_process,
     with_seconds,
 )
@@ -47,6 +48,9 @@ class Outcome:
     interrupted: bool
     faults: tuple[HarnessFault, ...] = ()
     """Internal errors of longvis; their cells have no row, and the same command runs them again."""
+    restated: bool = False
+    """Whether existing rows changed without a measurement, because the command asks for another precision or
+    says the order of the classes."""
     unwritten: RunDirectoryError | None = None
     """The error of writing tables and figures, after all rows were written."""
 
@@ -91,7 +95,9 @@ def run_sweep(
         sweep = _Sweep(plan, directory, reporter or Silent(), retry, only_missing)
         was_complete = sweep.is_complete
         interrupted = sweep.run()
-    return Outcome(tuple(sweep.rows()), path, was_complete, interrupted, tuple(sweep.faults))
+    return Outcome(
+        tuple(sweep.rows()), path, was_complete, interrupted, tuple(sweep.faults), restated=sweep.restated
+    )
 
 
 def refuse_reference(path: Path) -> None:
@@ -128,6 +134,7 @@ class _Sweep:
         self._rows = {key: row for key, row in stored.items() if _is_final(row, retry, retried, skipping)}
         if only_missing:
             self._settle_by_cell()
+        self.restated = self._restate()
         self.to_run = [planned for planned in plan.cells if planned.request.key not in self._rows]
         self._changes = _changes(self.to_run, stored)
 
@@ -138,6 +145,18 @@ class _Sweep:
             row = by_cell.get(planned.cell.identity())
             if row is not None:
                 self._rows.setdefault(planned.request.key, row)
+
+    def _restate(self) -> bool:
+        """Append existing rows anew where this command changes what they warn of; whether there are any."""
+        before = dict(self._rows)
+        for planned in self._plan.cells:
+            row = self._rows.get(planned.request.key)
+            if row is not None:
+                self._rows[planned.request.key] = as_asked(row, planned.request)
+        changed = [row for key, row in self._rows.items() if row is not before[key]]
+        for row in changed:
+            self._directory.append(row)
+        return bool(changed)
 
     def rows(self) -> list[Row]:
         """The existing rows of the plan, in the plan's order."""
@@ -279,6 +298,26 @@ class _Sweep:
             if row.cell.identity(without=_FREE_AFTER_OOM) == wanted:
                 return row
         return None
+
+
+def as_asked(row: Row, request: Request) -> Row:
+    """An existing row with the precision and the doubt about the order of classes of a new command.
+
+    Neither changes what was measured; both change what the row warns of, and the precision its verdict.
+
+    Returns:
+        The same object where nothing differs.
+    """
+    settings, accuracy = row.settings, row.accuracy
+    if row.timing is not None and settings.precision != request.settings.precision:
+        settings = settings.model_copy(update={"precision": request.settings.precision})
+    if accuracy is not None and accuracy.class_doubt != request.class_doubt:
+        accuracy = accuracy.model_copy(update={"class_doubt": request.class_doubt})
+    if settings is row.settings and accuracy is row.accuracy:
+        return row
+    row = row.model_copy(update={"settings": settings, "accuracy": accuracy})
+    row = with_precision(row)
+    return row.model_copy(update={"notes": row_warnings.renewed(row, {row_warnings.CLASS_ORDER.code})})
 
 
 _FREE_AFTER_OOM = ("resolution", "round", "weights", "weights_sha256")

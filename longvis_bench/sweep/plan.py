@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from longvis_bench.data.folder import order_doubt
+from longvis_bench.data.folder import order_doubt, refuse_two_orders
 from longvis_bench.data.protocol import FOLDER, ImageData, open_data
 from longvis_bench.devices import kind_of
 from longvis_bench.environment import default_threads
@@ -241,6 +241,7 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
 
 def _check_options(config: SweepConfig) -> None:
     """Raise for options that would have no effect."""
+    refuse_two_orders(config.classes, config.class_order)
     if "auto" in config.batch_sizes and "time" not in config.metrics:
         raise LongvisError(
             "--batch auto searches for the highest throughput, so --metrics must include time."

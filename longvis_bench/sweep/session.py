@@ -63,7 +63,7 @@ class Session:
         if length is not None:
             outcome = replace(outcome, rows=tuple(restate(outcome.rows, length)))
             rows = restate(current(RunDirectory(self.path).rows()), length)
-        elif outcome.was_complete and (self.path / "summary.md").exists():
+        elif outcome.was_complete and not outcome.restated and (self.path / "summary.md").exists():
             return outcome
         try:
             write_derived(self.path, rows)

@@ -76,8 +76,11 @@ def by_model_names(
         if converted.hits > best.hits:
             return converted.tensors, list(converted.beside)
     _refuse_two(file, best, readings, wanted)
-    if _lacks(best.tensors, wanted) and (parts := _by_parts(tensors, given, wanted, ours)) is not None:
-        return parts.tensors, list(parts.beside)
+    if _lacks(best.tensors, wanted):
+        for another in (_by_parts, _by_shared_parts):
+            reading = another(tensors, given, wanted, ours)
+            if reading is not None:
+                return reading.tensors, list(reading.beside)
     return best.tensors, list(best.beside)
 
 
@@ -93,8 +96,7 @@ def _without_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    *parts, last = name.split(".")
-    return ".".join([*(part for part in parts if not WRAPPER_PARTS.fullmatch(part)), last])
+    return _without(name, [part for part in name.split(".") if WRAPPER_PARTS.fullmatch(part)])
 
 
 def _prefixes(names: Iterable[str], least: float) -> list[str]:
@@ -152,6 +154,53 @@ def _by_parts(
             used = {real for _, real in named}
             return _reading("", found, tuple(real for real in given.values() if real not in used), wanted)
     return None
+
+
+def _by_shared_parts(
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, str],
+    wanted: Mapping[str, Tensor],
+    ours: Mapping[str, str],
+) -> _Reading | None:
+    """A file or a model with names that have more parts, as any wrapper inserts: `blocks.0.inner.weight`.
+
+    The parts are left out on the side that alone has them, after prefixes are removed on both.
+
+    Returns:
+        A reading with every name of the model; None where there is none, where two names become equal, or
+        where a name with such a part is none of the model's: an adapter of a layer is no wrapper of it.
+    """
+    half = len(wanted) / 2
+    for prefix in _prefixes(given, half):
+        within = {name.removeprefix(prefix): real for name, real in given.items() if name.startswith(prefix)}
+        for own in _prefixes(ours, half):
+            ours_within = {n.removeprefix(own): real for n, real in ours.items() if n.startswith(own)}
+            theirs, mine = _inner_parts(within), _inner_parts(ours_within)
+            for left_out, from_file in ((theirs - mine, True), (mine - theirs, False)):
+                short = _shortened(within, left_out) if from_file else within
+                wide = ours_within if from_file else _shortened(ours_within, left_out)
+                found = {wide[name]: tensors[real] for name, real in short.items() if name in wide}
+                strange = [real for name, real in short.items() if name not in wide]
+                is_adapted = from_file and _inner_parts(strange) & left_out
+                if not (_lacks(found, wanted) or is_adapted):
+                    return _reading("", found, (*strange, *_beside(given, prefix)), wanted)
+    return None
+
+
+def _shortened(names: Mapping[str, str], parts: Collection[str]) -> dict[str, str]:
+    """The names without these parts -> the values; empty if two names would become equal."""
+    short = {_without(name, parts): real for name, real in names.items()}
+    return short if len(short) == len(names) else {}
+
+
+def _inner_parts(names: Iterable[str]) -> set[str]:
+    """The words between dots, without numbers and the last word of each name."""
+    return {part for name in names for part in name.split(".")[:-1] if not part.isdigit()}
+
+
+def _without(name: str, parts: Collection[str]) -> str:
+    *inner, last = name.split(".")
+    return ".".join([*(part for part in inner if part not in parts), last])
 
 
 def _lacks(found: Collection[str], wanted: Iterable[str]) -> bool:

@@ -29,8 +29,10 @@ from longvis_bench.weights.files import files_of, split_key
 
 DEEPEST = 5
 """Levels of nesting that are searched for sets of weights."""
-_NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callbacks_state", re.IGNORECASE)
-"""Keys of training states other than weights."""
+_NO_WEIGHTS = re.compile(
+    r"(?:^|[^a-z])(?:optim(?!al|um|i[sz]ed)|sched|scaler|rng)|callbacks_state", re.IGNORECASE
+)
+"""Keys of training states other than weights: `lr_schedulers`, but not `best_optimized` or `upscaler`."""
 _DOT = re.compile(r"\.")
 _EMA = re.compile(r"(^|_)ema$|^ema_", re.IGNORECASE)
 JOIN = "+"
@@ -194,6 +196,8 @@ def _sets(content: object, name: str) -> dict[str, dict[str, Tensor]]:
     found = dict(_walk(content))
     if not found:
         raise CheckpointError(f"{name} holds no tensors.")
+    if any(tensor.is_meta for tensors in found.values() for tensor in tensors.values()):
+        raise CheckpointError(f"{name} holds tensors without values: they were saved from the meta device.")
     loose = [key for key, tensors in found.items() if not any("." in tensor for tensor in tensors)]
     nested = {key: tensors for key, tensors in found.items() if key not in loose or _parent(key, found)}
     return nested or found
@@ -206,12 +210,16 @@ def _parent(key: str, found: Mapping[str, object]) -> bool:
 
 def _walk(content: object, key: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
     inner = _inner(content)
-    tensors = {name: value for name, value in inner if isinstance(value, Tensor)}
+    tensors = {name: _dense(value) for name, value in inner if isinstance(value, Tensor)}
     if tensors and isinstance(content, Mapping):
         yield key, tensors
     for name, value in inner if depth < DEEPEST else ():
         if not _NO_WEIGHTS.search(name) and not isinstance(value, Tensor):
             yield from _walk(value, f"{key}.{name}" if key else name, depth + 1)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def _only(sets: Mapping[str, dict[str, Tensor]], file: str) -> tuple[str, dict[str, Tensor]]:
@@ -252,7 +260,7 @@ def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple
         name[: dot.start()] for name in flat for dot in _DOT.finditer(name)
     }
     named = [key] if key in labels else _outermost(one for one in labels if one.endswith(f".{key}"))
-    named = named or _outermost(one for one in labels if key in re.split(r"[._]", one))
+    named = named or _outermost(one for one in labels if key.lower() in _words(one))
     if len(named) > 1 and all(name in sets and _EMA.search(name) for name in named):
         return JOIN.join(named), join_sets({name: sets[name] for name in named})
     if len(named) != 1:
@@ -265,6 +273,12 @@ def _choose(sets: Mapping[str, dict[str, Tensor]], key: str, file: str) -> tuple
         name.removeprefix(f"{named[0]}."): t for name, t in flat.items() if name.startswith(f"{named[0]}.")
     }
     return named[0], within
+
+
+def _words(label: str) -> list[str]:
+    """The words of keys, in lower case: `ModelEma`, `model_EMA` and `ema-model` have the word `ema`."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", label)
+    return re.split(r"[^a-z0-9]+", apart.lower())
 
 
 def join_sets(parts: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:

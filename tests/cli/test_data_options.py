@@ -337,6 +337,18 @@ def test_the_order_of_a_class_list_is_that_of_the_logits() -> None:
     assert _evaluate("rgb.safetensors", "--classes", "order.txt") == (1.0, "")
 
 
+@pytest.mark.parametrize("command", ["eval", "bench", "train"])
+@pytest.mark.parametrize("order", ["natural", "sorted"])
+def test_a_class_list_and_an_order_are_not_both_taken(command: str, order: str) -> None:
+    _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
+    Path("order.txt").write_text("1\n2\n10\n")
+    names = ("--models", "net.py:net", "--res", "16", "--device", "cpu", "--data", "folder:rgb")
+    both = ("--classes", "order.txt", "--class-order", order)
+    done = CliRunner().invoke(app, [command, *names, *both])
+    assert done.exit_code == 2
+    assert "--classes order.txt has the order of the logits already" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize(("options", "top1"), [((), 1 / 3), (("--class-order", "natural"), 1.0)])
 def test_classes_named_by_numbers_get_a_note(options: tuple[str, ...], top1: float) -> None:
     _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -104,6 +105,25 @@ def test_lists_as_editors_write_them(pictures: Pictures, tmp_path: Path, start: 
     lines = ["f # a comment", "c#", "", "# another", "#1", "a #b"]
     (tmp_path / "list.txt").write_bytes((start + end.join(lines)).encode())
     assert Folder(root, classes=str(tmp_path / "list.txt")).classes == ("f", "c#", "#1", "a #b")
+
+
+@pytest.mark.parametrize(("folder", "line"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_list_matches_accents_in_either_form(
+    pictures: Pictures, tmp_path: Path, folder: Literal["NFC", "NFD"], line: Literal["NFC", "NFD"]
+) -> None:
+    """Archives made on macOS have folders with decomposed accents; editors write composed ones."""
+    name = unicodedata.normalize(folder, "Käfer")
+    (tmp_path / "list.txt").write_text(f"{unicodedata.normalize(line, 'Käfer')}  # a beetle\nf\n")
+    root = str(pictures({name: 1, "f": 1}))
+    assert Folder(root, classes=str(tmp_path / "list.txt")).classes == (name, "f")
+
+
+def test_a_doubt_about_the_order_shows_where_it_begins() -> None:
+    names = [f"c{number:02}" for number in range(1, 9)] + ["c1000", "c99"]
+    said = order_doubt(names)
+    assert said is not None
+    assert "(c08, c1000, c99)" in said
+    assert "natural order (c08, c99, c1000)" in said
 
 
 @pytest.mark.parametrize(

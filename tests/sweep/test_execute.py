@@ -19,17 +19,21 @@ from safetensors.torch import save_file
 
 import longvis_bench.sweep.execute as sweep_module
 import longvis_bench.sweep.plan as planning_module
+from longvis_bench import row_warnings
 from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
-from longvis_bench.records import Request, Row, Status
+from longvis_bench.records import AccuracyRecord, ProcessRecord, Request, Row, Status, TimingRecord
 from longvis_bench.registry.registry import Registry
-from longvis_bench.runs.directory import cannot_write, current, read_rows
+from longvis_bench.runs.directory import cannot_write, current, latest, read_rows
 from longvis_bench.runs.merge import merge_runs, read_runs, side_by_side
 from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.reporter import Silent
 from longvis_bench.sweep.run_file import invocation_of, read_replay
 from longvis_bench.sweep.session import Session, start
+from longvis_bench.weights.resolving import WeightFile
 
 FAMILIES = Path(__file__).parents[1] / "families"
+
+WEIGHTS = WeightFile(path=Path("w.safetensors"), name="w.safetensors", sha256="0" * 64)
 
 Verdict = Any  # a staticmethod of a Request that gives a Status
 
@@ -90,6 +94,71 @@ def test_the_same_command_again_measures_nothing(fake: type[FakeRunner]) -> None
     assert again.was_complete
     assert len(fake.asked) == 2
     assert len(again.rows) == 2
+
+
+def timed(request: Request, *levels: float) -> TimingRecord:
+    made = tuple(ProcessRecord(samples=8, seconds=request.settings.budget_s) for _ in levels)
+    taken = tuple(level for level in levels for _ in range(8))
+    return TimingRecord(samples_s=taken, warmup_s=(), verdict="noisy", processes=made)
+
+
+def test_another_precision_judges_the_rows_that_exist_anew(
+    fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = FakeRunner.run
+
+    def with_timing(self: FakeRunner, request: Request, on_tick: Callable[[], object]) -> Row:
+        row = answer(self, request, on_tick)
+        timing = timed(request, 1.0, 1.01, 1.0)
+        return row.model_copy(update={"timing": timing, "settings": request.settings})
+
+    monkeypatch.setattr(FakeRunner, "run", with_timing)
+
+    def verdict(precision: float) -> tuple[str, list[str]]:
+        (row,) = session(64, precision=precision, metrics=("time",)).run().rows
+        assert [row] == latest(read_rows(Path("run")))
+        assert row.timing is not None
+        assert (row.timing.verdict in Path("run/summary.csv").read_text()) is True
+        return row.timing.verdict, [note.code for note in row.notes]
+
+    assert verdict(0.01) == ("noisy", ["noisy"])
+    assert verdict(0.02) == ("stable", [])
+    assert verdict(0.01) == ("noisy", ["noisy"])
+    assert len(fake.asked) == 1, "nothing is measured again"
+
+
+def test_a_row_forgets_the_doubt_about_its_classes_when_their_order_is_said(
+    fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = FakeRunner.run
+    monkeypatch.setattr(planning_module, "class_doubt", lambda config, data: doubt[config.class_order])
+    monkeypatch.setattr(planning_module, "shipped_weights", lambda *_: WEIGHTS)
+    doubt = {None: "the class folders are numbered alphabetically", "sorted": None}
+
+    def with_accuracy(self: FakeRunner, request: Request, on_tick: Callable[[], object]) -> Row:
+        found = AccuracyRecord(
+            correct_top1=900,
+            correct_top5=None,
+            images=1000,
+            dataset="d",
+            weights="w",
+            class_doubt=request.class_doubt,
+        )
+        row = answer(self, request, on_tick).model_copy(update={"accuracy": found})
+        return row.model_copy(update={"notes": row_warnings.of(row)})
+
+    monkeypatch.setattr(FakeRunner, "run", with_accuracy)
+
+    def warned(order: str | None) -> bool:
+        (row,) = session(64, class_order=order).run().rows
+        assert [row] == latest(read_rows(Path("run")))
+        assert row.accuracy is not None
+        assert (row.accuracy.class_doubt is not None) == bool(row.notes)
+        assert ("class_order" in Path("run/summary.csv").read_text()) == bool(row.notes)
+        return bool(row.notes)
+
+    assert [warned(order) for order in (None, "sorted", None)] == [True, False, True]
+    assert len(fake.asked) == 1
 
 
 def test_a_wider_sweep_measures_what_is_missing(fake: type[FakeRunner]) -> None:

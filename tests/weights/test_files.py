@@ -29,7 +29,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 CONTAINERS = [
     *("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict", "net", "weights", "params"),
-    *("my_network", "generator"),
+    *("my_network", "generator", "best_optimized", "optimal_model", "upscaler"),
 ]
 
 
@@ -66,6 +66,21 @@ def test_two_sets_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
         CheckpointError, match="no set of weights for 'teacher'; it holds state_dict, state_dict_ema"
     ):
         read_tensors(f"{file}#teacher")
+
+
+@pytest.mark.parametrize("key", ["model_EMA", "ModelEma", "ema-model", "EMA", "modelEma"])
+def test_the_moving_average_is_found_however_it_is_spelled(tmp_path: Path, key: str) -> None:
+    torch.save({"model": _state(0), key: _state(1)}, tmp_path / "a.pth")
+    label, tensors = read_set(tmp_path / "a.pth#ema")
+    assert (label, _same(tensors, _state(1))) == (key, True)
+
+
+def test_sparse_tensors_are_read_and_those_without_values_refused(tmp_path: Path) -> None:
+    torch.save({name: tensor.to_sparse() for name, tensor in _state().items()}, tmp_path / "a.pth")
+    assert _same(read_tensors(tmp_path / "a.pth"), _state())
+    torch.save({name: tensor.to("meta") for name, tensor in _state().items()}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match=r"b\.pth holds tensors without values"):
+        read_tensors(tmp_path / "b.pth")
 
 
 def test_equal_copies_are_one_set(tmp_path: Path) -> None:

@@ -92,6 +92,31 @@ def test_names_that_wrappers_insert_are_passed_over(part: str, prefix: str) -> N
     assert _same(inserted, source)
 
 
+@pytest.mark.parametrize("part", ["inner", "base_layer", "_wrapped_module", "a.b"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_names_that_an_unknown_wrapper_inserts_are_passed_over(part: str, prefix: str) -> None:
+    """Around every layer or around some, in the file or in the model."""
+    source = Net()
+    for where in ("blocks.0.", "blocks.1.", "stem."):
+        target = Net()
+        names = {name: name.replace(where, f"{where}{part}.") for name in source.state_dict()}
+        report = load_weights(target, {prefix + names[n]: t for n, t in source.state_dict().items()})
+        assert _same(target, source)
+        assert (report.missing, report.unused) == ((), ())
+    inserted = Net()
+    for name in reversed(part.split(".")):
+        inserted.blocks[1] = Wrapper(inserted.blocks[1], name)
+    load_weights(inserted, {prefix + name: tensor for name, tensor in source.state_dict().items()})
+    assert _same(inserted, source)
+
+
+def test_a_layer_and_its_adapter_are_not_taken_for_one_another() -> None:
+    state = dict(Net().state_dict())
+    adapted = {name.replace("blocks.0.", "blocks.0.base_layer."): tensor for name, tensor in state.items()}
+    for name in ("lora_A.default.weight", "lora_A.default.scale"):
+        assert "lacks 2 tensors" in _refusal({**adapted, f"blocks.0.{name}": torch.ones(2, 4)})
+
+
 def test_the_set_whose_shapes_fit_is_chosen() -> None:
     source, target, other = Net(), Net(), Net()
     other.stem = nn.Conv2d(3, 8, 2)

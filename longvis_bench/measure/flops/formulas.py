@@ -227,6 +227,12 @@ FREE = _aten(
     nextafter polygamma sgn signbit sinc sinh softshrink tan threshold xlogy special_entr special_erfcx
     special_i0e special_i1 special_i1e special_log_ndtr special_ndtri special_xlog1py special_zeta
     special_bessel_j0 special_bessel_j1 glu rrelu_with_noise _prelu_kernel log_sigmoid_forward complex
+    __lshift__ __rshift__ linalg_cross special_airy_ai special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_modified_bessel_i0 special_modified_bessel_i1
+    special_modified_bessel_k0 special_modified_bessel_k1 special_bessel_y0 special_bessel_y1
+    special_spherical_bessel_j0 special_chebyshev_polynomial_t special_chebyshev_polynomial_u
+    special_chebyshev_polynomial_v special_chebyshev_polynomial_w special_hermite_polynomial_h
+    special_hermite_polynomial_he special_laguerre_polynomial_l special_legendre_polynomial_p
     polar _weight_norm_interface _masked_scale _transform_bias_rescale_qkv _add_relu quantize_per_tensor
     quantize_per_tensor_dynamic quantize_per_channel dequantize int_repr
     _fake_quantize_per_tensor_affine_cachemask_tensor_qparams fake_quantize_per_tensor_affine_cachemask
@@ -264,7 +270,8 @@ FREE = _aten(
     as_strided_scatter rot90 _unsafe_index _unsafe_index_put _unsafe_masked_index
     _unsafe_masked_index_put_accumulate _index_put_impl _stack _chunk_cat block_diag
     unsafe_split_with_sizes nonzero_static copy fill zero set lift _conj _neg_view _embedding_bag
-    _embedding_bag_forward_only _pack_padded_sequence to_padded_tensor _lazy_clone resize slice_inverse
+    _embedding_bag_forward_only _pack_padded_sequence to_padded_tensor _lazy_clone resize resize_as
+    slice_inverse
     _spdiags"""
     # making tensors
     """ empty empty_like empty_strided new_empty new_empty_strided new_zeros new_ones new_full zeros

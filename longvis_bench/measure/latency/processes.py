@@ -8,7 +8,7 @@ the budget is spent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from longvis_bench import row_warnings, stats, units
 from longvis_bench.phases import BUILD, COMPILE, IMPORT, START
@@ -90,7 +90,11 @@ def with_seconds(row: Row) -> Row:
 def is_precise(record: TimingRecord, precision: float) -> bool:
     """Whether the interval over at least three undisturbed processes is within the precision."""
     processes = record.by_process(clean=True)
-    width = stats.half_width(stats.process_interval(processes), stats.across_processes(processes))
+    return len(processes) >= stats.OWN_PROCESSES and _is_within(processes, None, precision)
+
+
+def _is_within(processes: Sequence[Sequence[float]], others: float | None, precision: float) -> bool:
+    width = stats.latency_half_width(processes, others)
     return width is not None and width <= precision
 
 
@@ -121,8 +125,12 @@ def judged(row: Row, *, fewest: int, others: float | None) -> Row:
 
     Arguments:
         row: with the timing of all processes.
-        fewest: requested processes; with 1 the verdict is `single`, unless earlier commands added processes.
+        fewest: requested processes; with 1 a cell takes no spread from others.
         others: spread between processes of other cells, used for a cell with too few of its own.
+
+    Returns:
+        `disturbed` if every process was, or all but one; `single` for one process without the spread of
+        others; else `stable` or `noisy`, by the interval that tables show.
     """
     timing = row.timing
     if timing is None or not timing.samples_s:
@@ -130,15 +138,22 @@ def judged(row: Row, *, fewest: int, others: float | None) -> Row:
     processes = timing.processes
     if processes and all(process.disturbed for process in processes if process.samples):
         return _with(row, verdict="disturbed")
-    if fewest < 2 and len(processes) < 2:
-        return _with(row, verdict="single")
-    if len(timing.by_process(clean=True)) > 2:
-        return _with(
-            row,
-            verdict="stable" if is_precise(timing, row.settings.precision) else "noisy",
-            others_spread=None,
-        )
-    return _with(row, verdict="noisy", others_spread=others)
+    clean = timing.by_process(clean=True)
+    spread = others if len(clean) < stats.OWN_PROCESSES and not (fewest < 2 and len(processes) < 2) else None
+    if len(clean) == 1 and spread is None:
+        alone = not any(process.disturbed for process in processes if process.samples)
+        return _with(row, verdict="single" if alone else "disturbed", others_spread=None)
+    is_narrow = _is_within(clean, spread, row.settings.precision)
+    return _with(row, verdict="stable" if is_narrow else "noisy", others_spread=spread)
+
+
+def with_precision(row: Row) -> Row:
+    """The row with the verdict and warnings of its settings' precision; `disturbed` and `single` stay."""
+    timing = row.timing
+    if timing is None or timing.verdict not in ("stable", "noisy"):
+        return row
+    is_narrow = _is_within(timing.by_process(clean=True), timing.others_spread, row.settings.precision)
+    return _with(row, verdict="stable" if is_narrow else "noisy")
 
 
 def pooled_spread(rows: Iterable[Row]) -> float | None:

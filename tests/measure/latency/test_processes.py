@@ -10,6 +10,7 @@ import pytest
 from longvis_bench import stats
 from longvis_bench.measure.latency import processes as p
 from longvis_bench.records import Cell, NoiseRecord, ProcessRecord, Row, Settings, TimingRecord
+from longvis_bench.report.columns import BY_NAME
 
 BUDGET = 5.0
 PRECISION = 0.02
@@ -71,6 +72,8 @@ def test_disturbed_processes_do_not_count_unless_all_are() -> None:
         (row(1.0, 1.1, 1.0), 3, "noisy"),
         (row(1.0, 1.0), 3, "noisy"),
         (row(1.0), 1, "single"),
+        (row(1.0), 3, "single"),
+        (row(1.0, 1.0, disturbed=1), 3, "disturbed"),
         (row(1.0, 1.001, 1.0), 1, "stable"),
         (row(1.0, 1.0, 1.0, disturbed=3), 3, "disturbed"),
         (row(1.0, disturbed=1), 1, "disturbed"),
@@ -91,6 +94,36 @@ def test_too_few_processes_take_the_spread_of_the_other_cells() -> None:
     assert found is not None
     assert found.low < 4.0 < found.high
     assert math.log(found.high / 4.0) == pytest.approx(1.96 * others, rel=1e-3)
+
+
+@pytest.mark.parametrize("others", [None, 0.0, 0.002, 0.0101, 0.0103, 0.3])
+@pytest.mark.parametrize("fewest", [1, 2, 3])
+@pytest.mark.parametrize("precision", [0.001, 0.0199, 0.02, 0.1])
+def test_the_verdict_is_that_of_the_interval_in_the_table(
+    others: float | None, fewest: int, precision: float
+) -> None:
+    """No row is noisy within the precision, none is stable beyond it, and every doubt has a footnote."""
+    rng = random.Random(17)
+    for number in (1, 2, 3, 4, 12):
+        for disturbed in range(number + 1):
+            found = row(*(1 + rng.gauss(0, 0.01) for _ in range(number)), disturbed=disturbed)
+            found = found.model_copy(update={"settings": Settings(precision=precision)})
+            judged = p.judged(found, fewest=fewest, others=others)
+            assert judged.timing is not None
+            width = BY_NAME["latency_half_width"].value(judged)
+            narrow = isinstance(width, float) and width <= precision
+            verdict = judged.timing.verdict
+            assert verdict in ("stable" if narrow else "noisy", "single", "disturbed")
+            notes = {note.code: note.message for note in judged.notes}
+            assert set(notes) - {"few_samples"} == {verdict} - {"stable"}
+            own = len(judged.timing.by_process(clean=True)) >= 3
+            assert ("few_samples" in notes) == (verdict == "stable" and not own)
+
+
+def test_a_width_that_rounds_to_the_target_is_told_apart_from_it() -> None:
+    judged = p.judged(row(1.0), fewest=3, others=0.0204 / 1.96)
+    (note,) = judged.notes
+    assert note.message == "the latency's 95 % interval over 1 process is ±2.04 %; the target is ±2.00 %"
 
 
 def test_a_failed_process_is_kept_and_gives_no_sample() -> None:
