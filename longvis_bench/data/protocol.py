@@ -25,6 +25,7 @@ several processes, augmentation, and broken files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from longvis_bench.errors import DataError, UnknownName
@@ -166,7 +167,9 @@ def open_data(spec: str | DataSpec) -> LoadableData:
             class_order=spec.class_order,
         )
     if spec.data not in KNOWN:
-        raise UnknownName("data set", spec.data, KNOWN)
+        is_path = "/" in spec.data or Path(spec.data).is_dir()
+        hint = f"for a folder of images write {FOLDER}{spec.data}." if is_path else ""
+        raise UnknownName("data set", spec.data, [] if is_path else KNOWN, hint)
     natural = None if spec.class_order == "sorted" else spec.class_order
     given = (("--classes", spec.classes), ("--window", spec.window), ("--class-order", natural))
     for option, value in given:

@@ -21,6 +21,8 @@ SMALL_BYTES = 1 << 30
 HEADROOM = 0.9
 """Largest share of the free shared memory that the batches take."""
 ENLARGE = "in Docker, --shm-size=8g gives more"
+OWN_LOCKS, LOCKS_PER_WORKER = 12, 4
+"""Locks in torch's loader: in its queue of results and its events, and in the queue of each worker."""
 
 
 class Handover(NamedTuple):
@@ -42,8 +44,10 @@ def plan_handover(workers: int, batch_bytes: int, batches: int) -> Handover:
     """
     if workers == 0:
         return Handover(0, "shared memory")
-    if not has_semaphores():
-        note = f"images are loaded without workers: {SHARED_MEMORY} is missing or not writable; {ENLARGE}."
+    if not has_semaphores(OWN_LOCKS + LOCKS_PER_WORKER * workers):
+        note = (
+            f"images are loaded without workers: {SHARED_MEMORY} is missing, not writable or full; {ENLARGE}."
+        )
         return Handover(0, "shared memory", note)
     free, needed = free_shared_memory(), batches * batch_bytes
     if free is None or needed <= HEADROOM * free:
@@ -55,10 +59,11 @@ def plan_handover(workers: int, batch_bytes: int, batches: int) -> Handover:
     return Handover(workers, "pipes", note)
 
 
-def has_semaphores() -> bool:
-    """Whether processes can share a lock, found by creating one."""
+def has_semaphores(number: int = 1) -> bool:
+    """Whether processes can share this many locks, found by creating them; each takes a page of memory."""
+    context = multiprocessing.get_context()
     try:
-        multiprocessing.get_context().Lock()
+        _ = [context.Lock() for _ in range(number)]
     except (OSError, ImportError):
         return False
     return True

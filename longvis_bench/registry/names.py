@@ -88,6 +88,8 @@ def unknown_model(name: str, known: Sequence[str]) -> LongvisError:
     """The error for an unknown name, with near misses among the cards' and timm's models."""
     if _is_pattern(name):
         return UnknownName("model", name, [], "only `longvis bench`, `eval` and `train` take patterns.")
+    if " " in name and (one := respelled(name.replace(" ", "-"), known)):
+        return UnknownName("model", name, [one])
     if " " in name:
         parts = ",".join(name.split())
         return LongvisError(f"unknown model {name!r}: separate names by commas, like {parts}.")

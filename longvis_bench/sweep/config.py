@@ -267,7 +267,21 @@ def _sentence(error: ValidationError) -> str:
         return _unknown_field(name)
     flag = f" ({FLAGS[name]})" if name in FLAGS else ""
     wrong = fault["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    for jargon, plain in _PLAIN.items():
+        wrong = wrong.replace(jargon, plain)
     return f"{name}{flag} cannot be {str(fault['input'])[:80]!r}: {wrong}."
+
+
+_PLAIN = {
+    "a valid tuple": 'a list, like ["..."]',
+    "a valid integer, unable to parse string as an integer": "a whole number",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean, unable to interpret input": "true or false",
+    "less than 1": "less than 1, which is 100%",
+}
+"""pydantic's words -> those of a configuration file."""
 
 
 def _unknown_field(name: str) -> str:

@@ -118,6 +118,13 @@ def test_a_list_matches_accents_in_either_form(
     assert Folder(root, classes=str(tmp_path / "list.txt")).classes == (name, "f")
 
 
+def test_a_folder_without_its_prefix_is_recognised(pictures: Pictures) -> None:
+    name = pictures().name
+    for spec in (name, f"./{name}", "/data/not-there"):
+        with pytest.raises(UnknownName, match=f"write folder:{spec}"):
+            open_data(spec)
+
+
 def test_a_doubt_about_the_order_shows_where_it_begins() -> None:
     names = [f"c{number:02}" for number in range(1, 9)] + ["c1000", "c99"]
     said = order_doubt(names)

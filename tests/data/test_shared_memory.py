@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -68,6 +70,41 @@ def test_plan_follows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.note is not None
     assert "without workers: /dev/shm is missing" in plan.note
     assert plan_handover(0, batch, batches).note is None
+
+
+def test_memory_too_full_for_the_locks_of_a_loader_means_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first lock fits into the last page of /dev/shm; torch's queues need a page for each of theirs."""
+    made: list[None] = []
+
+    def lock(self: object) -> object:
+        made.append(None)
+        if len(made) > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return object()
+
+    monkeypatch.setattr(type(multiprocessing.get_context()), "Lock", lock)
+    _free(monkeypatch, 4096)
+    plan = plan_handover(2, 1 << 20, 5)
+    assert plan.workers == 0
+    assert plan.note is not None
+    assert "/dev/shm is missing, not writable or full" in plan.note
+
+
+@LINUX
+def test_a_loader_takes_no_more_locks_than_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    real = multiprocessing.synchronize.SemLock.__init__
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> None:
+        taken.append(type(self).__name__)
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", counted)
+    for workers in (1, 3):
+        loader = Loader(Digits(), "val", resolution=32, batch_size=200, workers=workers)
+        taken.clear()
+        next(loader.epoch(0))
+        assert 0 < len(taken) <= shared_memory.OWN_LOCKS + shared_memory.LOCKS_PER_WORKER * workers
 
 
 def test_doctor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

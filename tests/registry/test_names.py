@@ -85,6 +85,7 @@ def test_a_spelling_of_two_names_finds_neither(tmp_path: Path) -> None:
         ("hf-hub:timm/resnet50.a1_in1k", "did you mean timm:resnet50.a1_in1k?"),
         ("vit_small_patch16_224", "did you mean timm:vit_small_patch16_224?"),
         ("facebook/dinov2-small", "write timm:hf-hub:facebook/dinov2-small"),
+        ("atlas s", "did you mean atlas-s?"),
         ("vit-s swin-s", "separate names by commas, like vit-s,swin-s"),
         ("atlas-xs", "did you mean atlas-"),
     ],

@@ -37,7 +37,12 @@ def test_numbers_mean_what_their_names_say() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": 2.0}, "precision (--precision) cannot be '2.0': it must be less than 1."),
+        (
+            {"precision": 2.0},
+            "precision (--precision) cannot be '2.0': it must be less than 1, which is 100%.",
+        ),
+        ({"modes": "train"}, "modes (--mode) cannot be 'train': it must be a list, like [\"...\"]."),
+        ({"images": "1k"}, "images (--images) cannot be '1k': it must be a whole number."),
         ({"budget_s": "soon"}, "budget_s (--budget) cannot be 'soon': it takes a time like 90s, 2m or 1h."),
         ({"memory_limit_bytes": 24}, "memory_limit_bytes (--memory-limit) cannot be '24'"),
         ({"memory_limit_bytes": "24"}, "24 what? 24GiB, for example."),

@@ -38,11 +38,12 @@ def disturbance(noise: NoiseRecord, cell: Cell) -> str | None:
     if cell.device != "cpu":
         return None
     if noise.load_cores is not None and noise.load_cores > DISTURBING_LOAD:
-        return f"other processes kept {noise.load_cores:.2g} cores busy"
+        return f"other processes kept {units.significant(noise.load_cores, 2)} cores busy"
     if noise.steal is not None and noise.steal > DISTURBING_STEAL:
         return f"the hypervisor took {units.percent(noise.steal)} of the time"
     if noise.own_cores is not None and noise.own_cores < STALLED_SHARE * cell.threads:
-        return f"{units.several(cell.threads, 'thread')} kept only {noise.own_cores:.2g} cores busy"
+        own = units.significant(noise.own_cores, 2)
+        return f"{units.several(cell.threads, 'thread')} kept only {own} cores busy"
     return None
 
 
