@@ -100,7 +100,7 @@ def test_a_loader_takes_no_more_locks_than_are_tried(monkeypatch: pytest.MonkeyP
         real(self, *arguments, **options)
 
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", counted)
-    for workers in (1, 3):
+    for workers in (1, 2):
         loader = Loader(Digits(), "val", resolution=32, batch_size=200, workers=workers)
         taken.clear()
         next(loader.epoch(0))
