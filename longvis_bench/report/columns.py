@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -154,6 +154,12 @@ def _latency_interval(row: Row) -> stats.Interval | None:
 def _half_width(row: Row) -> float | None:
     timing = row.timing
     return stats.latency_half_width(timing.by_process(clean=True), timing.others_spread) if timing else None
+
+
+@lru_cache(maxsize=1 << 14)
+def _drift(samples: tuple[float, ...]) -> float | None:
+    """The ranks of all samples cost more than the rest of a row, and tables and figures ask several times."""
+    return stats.drift(samples)
 
 
 def _verdict(row: Row) -> str | None:
@@ -507,7 +513,7 @@ _MORE_TIME = (
     _ratio(
         "latency_drift",
         "Change during the measurement, if one of two rank tests at 1 % finds one of at least 2 %.",
-        _of("timing", lambda t: stats.drift(t.samples_s)),
+        _of("timing", lambda t: _drift(t.samples_s)),
         metric="time",
         why="no drift was found",
     ),

@@ -18,10 +18,11 @@ from longvis_bench.row_warnings import of_repeats
 def with_repeats(rows: Sequence[Row]) -> list[Row]:
     """The same rows, each with the latencies of all repeats of its cell, and a warning if they disagree."""
     done: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
+    cells = [_cell(row) for row in rows]  # their hashes would take as long as all else if made again
+    for cell, row in zip(cells, rows, strict=True):
         if _is_timed(row):
-            done.setdefault(_cell(row), []).append(row)
-    return with_reference([_with(row, done.get(_cell(row), [])) for row in rows])
+            done.setdefault(cell, []).append(row)
+    return with_reference([_with(row, done.get(cell, [])) for cell, row in zip(cells, rows, strict=True)])
 
 
 def with_reference(rows: Sequence[Row]) -> list[Row]:
