@@ -18,14 +18,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
 from longvis_bench.registry.card import Card, Dependency, Implementation, WeightsEntry
-from longvis_bench.registry.discovery import FoundCard, built_in_cards, find_cards
+from longvis_bench.registry.discovery import BUILT_IN, FoundCard, built_in_cards, find_cards
 from longvis_bench.registry.global_state import preserved
 from longvis_bench.registry.names import expand, respelled, split_names, unknown_model
 from longvis_bench.sizes.plan import SizePlan, require_multiple
@@ -84,8 +84,10 @@ class Variant:
         return SizePlan(reach="built for the size")
 
     def _call_plan(self, reference: str, resolution: int) -> SizePlan:
+        foreign = self.origin != BUILT_IN
         try:
-            plan = _load(reference, self.folder)(resolution, **self.arguments)
+            with preserved() if foreign else nullcontext():
+                plan = _load(reference, self.folder)(resolution, **self.arguments)
         except LongvisError:
             raise
         except Exception as error:

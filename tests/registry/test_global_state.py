@@ -161,3 +161,24 @@ def test_a_model_is_built_without_changing_the_process(tmp_path: Path) -> None:
     before = torch.get_num_threads(), Path.cwd(), torch.get_default_dtype()
     Registry(working_dir=tmp_path).find("moved.py:build").build(resolution=32, num_classes=2)
     assert (torch.get_num_threads(), Path.cwd(), torch.get_default_dtype()) == before
+
+
+def test_a_card_s_rule_of_sizes_changes_nothing_either(tmp_path: Path) -> None:
+    folder = tmp_path / "cards" / "rules"
+    folder.mkdir(parents=True)
+    (folder / "net.py").write_text(
+        "import os\nimport torch\nfrom longvis_bench.sizes.plan import SizePlan\n"
+        "torch.set_num_threads(torch.get_num_threads() + 1)\n"
+        "def build(**_): ...\n"
+        "def plan(resolution):\n    torch.set_default_dtype(torch.float64)\n    os.chdir('/')\n"
+        "    return SizePlan(reach='built for the size')\n"
+    )
+    (folder / "card.toml").write_text(
+        'schema = 1\nfamily = "rules"\ntitle = "t"\nsummary = "s"\nfactory = "net.py:build"\n'
+        'implementation = "user"\n[licences]\ncode = "Apache-2.0"\n[resolution]\nplan = "net.py:plan"\n'
+        "[variants]\nrules-n = {}\n"
+    )
+    before = torch.get_num_threads(), Path.cwd()
+    assert Registry([tmp_path / "cards"]).find("rules-n").plan(64).reach == "built for the size"
+    assert (torch.get_num_threads(), Path.cwd()) == before
+    assert torch.get_default_dtype() == torch.float32

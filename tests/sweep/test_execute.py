@@ -131,9 +131,10 @@ def test_a_row_forgets_the_doubt_about_its_classes_when_their_order_is_said(
     fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = FakeRunner.run
+    doubt: dict[str | None, str | None]
+    doubt = {None: "the class folders are numbered alphabetically", "sorted": None}
     monkeypatch.setattr(planning_module, "class_doubt", lambda config, data: doubt[config.class_order])
     monkeypatch.setattr(planning_module, "shipped_weights", lambda *_: WEIGHTS)
-    doubt = {None: "the class folders are numbered alphabetically", "sorted": None}
 
     def with_accuracy(self: FakeRunner, request: Request, on_tick: Callable[[], object]) -> Row:
         found = AccuracyRecord(
