@@ -181,8 +181,8 @@ def _looks(families: dict[str, str]) -> dict[str, tuple[str, str, str]]:
     marks = family_marks()
     unknown = [family for family in dict.fromkeys(families.values()) if family not in marks]
     for number, family in enumerate(unknown):
-        place = number % len(OTHER_COLOURS)
-        marks[family] = Mark(OTHER_COLOURS[place], OTHER_MARKERS[place])
+        index = number % len(OTHER_COLOURS)
+        marks[family] = Mark(OTHER_COLOURS[index], OTHER_MARKERS[index])
     seen: dict[str, int] = {}
     found = {}
     for label, family in families.items():

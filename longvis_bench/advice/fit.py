@@ -319,24 +319,24 @@ def _last(legal: Sequence[int], first: Sequence[int], excess: Callable[[int], fl
 
     Arguments:
         legal: sizes or batches, smallest first.
-        first: places among them that are tried first.
+        first: indices of those that are tried first.
         excess: of one.
     """
     low, high = -1, len(legal)
     known: dict[int, float] = {}
     while high - low > 1:
-        place = next((place for place in first if low < place < high), None)
-        if place is None and len(known) < len(first) + SECANTS:
-            place = _next_place(legal, low, high, known)
-        if place is None:
-            place = (low + high) // 2
-        known[place] = excess(legal[place])
-        low, high = (place, high) if known[place] <= 1 else (low, place)
+        index = next((index for index in first if low < index < high), None)
+        if index is None and len(known) < len(first) + SECANTS:
+            index = _next_index(legal, low, high, known)
+        if index is None:
+            index = (low + high) // 2
+        known[index] = excess(legal[index])
+        low, high = (index, high) if known[index] <= 1 else (low, index)
     return legal[low] if low >= 0 else None
 
 
-def _next_place(legal: Sequence[int], low: int, high: int, known: Mapping[int, float]) -> int:
-    """Where to look next strictly between two places."""
+def _next_index(legal: Sequence[int], low: int, high: int, known: Mapping[int, float]) -> int:
+    """The index to try next, strictly between two."""
     if low in known and high in known:
         slope = log(known[high] / known[low]) / log(legal[high] / legal[low])
         wanted = legal[low] * (1 / known[low]) ** (1 / max(slope, 0.1))

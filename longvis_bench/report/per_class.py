@@ -60,7 +60,7 @@ def _one(images: Predictions, names: Sequence[str], label: int) -> ClassResult:
     said = images.predictions[images.labels == label]
     others, times = np.unique(said[said != label], return_counts=True)
     order = np.argsort(-times, kind="stable")
-    taken_for = tuple((names[others[place]], int(times[place])) for place in order)
+    taken_for = tuple((names[others[position]], int(times[position])) for position in order)
     return ClassResult(names[label], len(said), int((said == label).sum()), taken_for)
 
 

@@ -55,8 +55,8 @@ def _alike(every: Sequence[Answers]) -> dict[tuple[str, int], list[Answers]]:
         found.setdefault((answers.row.cell.data, answers.row.cell.resolution), []).append(answers)
     for key, group in found.items():
         right = [-float(answers.images.right.mean()) for answers in group]
-        best = sorted(range(len(group)), key=lambda place: (right[place], place))[:COMPARED]
-        found[key] = [group[place] for place in sorted(best)]
+        best = sorted(range(len(group)), key=lambda position: (right[position], position))[:COMPARED]
+        found[key] = [group[position] for position in sorted(best)]
     return found
 
 

@@ -233,8 +233,8 @@ def _numbered(notes: Footnotes, writing: _Writing) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(justify="right", no_wrap=True, style="cyan")
     grid.add_column(overflow="fold")
-    for place, line in enumerate(notes.lines, 1):
-        grid.add_row(Text(writing.marks((place,))), writing.text(line))
+    for mark, line in enumerate(notes.lines, 1):
+        grid.add_row(Text(writing.marks((mark,))), writing.text(line))
     return [Text(), grid]
 
 

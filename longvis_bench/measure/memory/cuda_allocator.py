@@ -85,9 +85,9 @@ class _Pool:
 
     def take(self, size: int) -> _Block:
         """The smallest free block that holds the request, cut to size."""
-        place = bisect_left(self._free, (size, 0))
-        if place < len(self._free):
-            block = self._blocks.pop(self._free.pop(place)[1])
+        position = bisect_left(self._free, (size, 0))
+        if position < len(self._free):
+            block = self._blocks.pop(self._free.pop(position)[1])
         else:
             block = self._new(segment(size))
             self.reserved += block.size

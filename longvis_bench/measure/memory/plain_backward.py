@@ -38,10 +38,10 @@ def backward(root: _Node, gradient: Tensor) -> None:
             results = _call(node, inputs) if inputs else ()
             del inputs
             edges = node.next_functions
-            for place, (after, index) in enumerate(edges):
+            for position, (after, index) in enumerate(edges):
                 if after is None:
                     continue
-                result = results[place] if place < len(results) else None
+                result = results[position] if position < len(results) else None
                 if result is not None:
                     fitted = _fitted(result, after._input_metadata[index])
                     _add(gradients.setdefault(after, {}), index, fitted)
