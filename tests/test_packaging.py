@@ -110,4 +110,4 @@ def test_constraints_name_versions_and_no_addresses() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", pin) for pin in pins)
-    assert {"torch", "timm", "fastervit", "pydantic"} <= {pin.split("==")[0] for pin in pins}
+    assert {"torch", "timm", "fvcore", "pydantic"} <= {pin.split("==")[0] for pin in pins}

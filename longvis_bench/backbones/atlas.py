@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
+from longvis_bench.ops.residual_convs import ConvResidual
 from longvis_bench.ops.windows import window_partition, window_reverse
 from longvis_bench.sizes.atlas import Scale, check_atlas, check_atlas_depths, require_atlas
 
@@ -173,24 +174,6 @@ class Stem(nn.Sequential):
             *[ConvResidual(2 * width) for _ in range(3)],
             ConvDownsample(2 * width),
         )
-
-
-class ConvResidual(nn.Module):
-    """x + BN(Conv(GELU(BN(Conv(x))))), the block of FasterViT (arXiv:2306.06189)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm1 = BatchNorm2d(width)
-        self.act = GELU()
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, height, width of map) -> the same."""
-        inner = self.act(self.norm1(self.conv1(x)))
-        out: Tensor = self.norm2(self.conv2(inner)).add_(x)
-        return out
 
 
 class ConvDownsample(nn.Module):

@@ -1,137 +1,533 @@
-"""FasterViT (Hatamizadeh et al., arXiv:2306.06189), in the any-resolution form of its authors' package.
+"""FasterViT (Hatamizadeh et al., arXiv:2306.06189): convolutions, then windows joined by carrier tokens.
 
-The model is `fastervit.models.faster_vit_any_res` of the package `fastervit` (NVIDIA Source Code License-NC);
-this module copies none of its code.  Four stages at strides 4, 8, 16 and 32: residual convolutions in the
-first two, window attention in the last two.  In stage 3 each window also has `ct_size` squared carrier
-tokens, which attend to those of all windows and so exchange information between windows.
+Four stages at strides 4, 8, 16 and 32.  Stages 1 and 2 are residual convolutions; stages 3 and 4 partition
+the grid into windows whose tokens attend to each other.  In stage 3 each window also has `ct_size` squared
+carrier tokens, which pooling makes (section 3.2, hierarchical attention):
 
-Peculiarities:
+    c = AvgPool(Conv(x))                                       carrier tokens of all windows
+    c = c + g1 Attention(Norm(c)),  c = c + g2 MLP(Norm(c))    across the image
+    [c, x] = [c, x] + g3 Attention(Norm([c, x])), then an MLP  within a window
 
-- the window is an argument, and at large sizes not the published 7: see `sizes/fastervit.py`.  The position
-  bias among carrier tokens is a table of (carrier tokens) squared for each head and block, kept as a buffer.
-- if one window covers stage 3 (up to 192 px), there are no carrier tokens; the layer that creates them is
-  still computed and gets no gradient.
+so that windows exchange information at the price of attention among a few tokens.  Every attention has a
+bias by relative position, and every block adds an embedding of the absolute position; both are small MLPs of
+coordinates, so that weights do not depend on the size.  After stage 3, `do_propagation` adds the carrier
+tokens, repeated to the size of their window, to its map.
 
-Workarounds in this module, which do not change the arithmetic:
+The relative biases follow from a table of (2 side - 1)^2 rows.  Written out they are side^4 numbers per head:
+24 GiB for the carrier tokens of FasterViT-4 at 4096 px with the published windows of 7.  This module writes
+them out for as many queries at a time as `MOST_BIASES` permits, in training again in the backward.
 
-- the package keeps each forward's position biases, with their autograd graph, as buffers.  That holds memory
-  between steps, makes `copy.deepcopy` fail after a forward, and makes `load_state_dict` fail after a forward
-  in inference mode.  This module detaches them after each forward, and leaves them out of the state dict,
-  because they follow from weights and size.
-- its constructor reads a tensor's value (see `LinspaceOnCpu`), and it calls deprecated functions of timm and
-  torch, whose warnings do not help users of longvis.
+Names of parameters are those of the official weights.  Peculiarities of the authors' any-resolution code,
+which this module reproduces:
+
+- the bias of a pair with a carrier token is 0 within a window, while that of two tokens is 16 sigmoid(...):
+  8 where the MLP gives 0.  So carrier tokens are at a disadvantage that training has to make up for.
+- the grid is padded with zeros to whole windows, and padding is attended to like image tokens.
+- carrier tokens are pooled with one stride, rounded down, and a kernel that takes up the rest.  If `ct_size`
+  does not divide the window, kernels overlap and drift: with windows of 7 at 4096 px, 74 carrier tokens per
+  side have stride 3 and kernel 40 on a grid of 259, so that most pool tokens of other windows.
+- if one window covers stage 3 (up to 192 px by default), there are no carrier tokens; the convolution that
+  would make them has parameters, but is not used.
 """
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
+from timm.layers.norm import LayerNorm2d
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from longvis_bench.backbones.building import LinspaceOnCpu
+from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
+from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
+from longvis_bench.ops.residual_convs import ConvResidual, conv_stem, drop_path_rates
+from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
+from longvis_bench.sizes.fastervit import check_fastervit
 
-DERIVED = ("relative_coords_table", "relative_position_index", "relative_bias")
-"""Buffers of the package's position modules; all follow from weights and window size."""
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+HIDDEN = 512
+"""Width of the MLPs of positions."""
+LARGEST_BIAS = 16
+"""Relative biases are between 0 and this."""
+MOST_BIASES = 2**25
+"""Relative biases that are written out at once, at most, but for one query's: 128 MiB in float32."""
 
 
-def build(
-    *,
-    resolution: int,
-    num_classes: int,
-    in_chans: int = 3,
-    dim: int,
-    in_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    window_size: Sequence[int],
-    ct_size: int = 2,
-    mlp_ratio: float = 4,
-    layer_scale: float | None = None,
-    do_propagation: bool = False,
-    drop_path: float = 0.0,
-) -> nn.Module:
-    """Build a variant.
+class FasterViT(nn.Module):
+    """The classifier.
 
     Arguments:
-        resolution: pixels per side.
+        resolution: pixels per side.  The model is built for it: with one window in stage 3 there are no
+            carrier tokens.
         num_classes: logits.
-        in_chans: channels of the image.
         dim: channels of stage 1; each later stage has twice those of the one before.
         in_dim: channels after the stem's first convolution.
-        depths: blocks of each stage.
+        depths: blocks of each of the four stages.
         num_heads: attention heads of each stage; stages 1 and 2 ignore theirs.
         window_size: tokens per window side of each stage, as `sizes.fastervit.plan` gives them for the size;
-            stages 1 and 2 ignore theirs.
+            stages 1 and 2 have no windows and ignore theirs.
         ct_size: carrier tokens per window side.
         mlp_ratio: hidden width of the MLPs over the block's width.
         layer_scale: first value of the scales of stages 3 and 4's residual branches; None: no scales.
         do_propagation: whether stage 3's last block adds its carrier tokens to the map.
+        in_chans: channels of the image.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+
+    Raises:
+        IllegalArgument: the arguments do not fit together.
     """
-    with without_deprecations(), LinspaceOnCpu():
-        package: Any = importlib.import_module("fastervit.models.faster_vit_any_res")
-        model: nn.Module = package.FasterViT(
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        num_classes: int,
+        dim: int,
+        in_dim: int,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: Sequence[int],
+        ct_size: int = 2,
+        mlp_ratio: float = 4,
+        layer_scale: float | None = None,
+        do_propagation: bool = False,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_fastervit(
             dim=dim,
             in_dim=in_dim,
-            depths=list(depths),
-            num_heads=list(num_heads),
-            window_size=list(window_size),
+            depths=depths,
+            num_heads=num_heads,
+            window_size=window_size,
             ct_size=ct_size,
             mlp_ratio=mlp_ratio,
-            resolution=[resolution, resolution],
-            drop_path_rate=drop_path,
-            in_chans=in_chans,
-            num_classes=num_classes,
             layer_scale=layer_scale,
             do_propagation=do_propagation,
-            hat=[False, False, True, False],
+            in_chans=in_chans,
+            drop_path=drop_path,
         )
-    for module in _position_modules(model):
-        module._non_persistent_buffers_set.update(name for name in DERIVED if name in module._buffers)
-        module.register_forward_hook(_let_go)
-    return model
+        rates = drop_path_rates(drop_path, depths)
+        windows = partial(WindowStage, ct_size=ct_size, mlp_ratio=mlp_ratio, layer_scale=layer_scale)
+        grid = resolution // 16
+        self.patch_embed = Stem(in_chans, in_dim, dim)
+        self.levels = nn.ModuleList(
+            [
+                ConvStage(dim, rates[0]),
+                ConvStage(2 * dim, rates[1]),
+                windows(
+                    4 * dim,
+                    num_heads[2],
+                    window_size[2],
+                    drop_rates=rates[2],
+                    tokenizer=True,
+                    hierarchical=grid > window_size[2],
+                    do_propagation=do_propagation,
+                    downsample=Downsample(4 * dim),
+                ),
+                windows(8 * dim, num_heads[3], window_size[3], drop_rates=rates[3]),
+            ]
+        )
+        self.norm = BatchNorm2d(8 * dim)
+        self.head = nn.Linear(8 * dim, num_classes)
+        self.apply(_initialise)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """In training, keep only the blocks' inputs, and recompute the rest in the backward pass."""
+        set_grad_checkpointing(self, enable)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, height, width) -> normalised map (batch, 8 dim, height/32, width/32)."""
+        x: Tensor = self.patch_embed(image)
+        for level in self.levels:
+            x = level(x)
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map (batch, 8 dim, height/32, width/32) -> logits (batch, classes), or its mean (batch, 8 dim)."""
+        pooled = features.mean((2, 3))
+        logits: Tensor = pooled if pre_logits else self.head(pooled)
+        return logits
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch channels height width"],  # noqa: F722
+    ) -> Float[Tensor, "batch classes"]:  # noqa: F722
+        """Logits of a batch of images."""
+        return self.forward_head(self.forward_features(image))
 
 
-def derived_buffers(model: nn.Module) -> set[str]:
-    """Names, as in a state dict, of buffers that follow from the weights and the size.
+class Stem(nn.Module):
+    """(batch, in_chans, H, W) -> (batch, dim, H/4, W/4)."""
 
-    State dicts of models from `build` lack them; those of the package's own models and official weights have
-    them.
+    def __init__(self, in_chans: int, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.conv_down = conv_stem(in_chans, in_dim, dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image -> map."""
+        out: Tensor = self.conv_down(image)
+        return out
+
+
+class Downsample(nn.Module):
+    """Norm over channels, then a convolution of stride 2 that doubles them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(width)
+        self.reduction = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> (batch, 2 width, half, half)."""
+        out: Tensor = self.reduction(self.norm(x))
+        return out
+
+
+class ConvStage(nn.Module):
+    """Stages 1 and 2: residual convolutions, and the step to the next stage."""
+
+    def __init__(self, width: int, drop_rates: Sequence[float]) -> None:
+        super().__init__()
+        self.blocks = Blocks(*[ConvResidual(width, rate) for rate in drop_rates])
+        self.downsample = Downsample(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> (batch, 2 width, half, half)."""
+        out: Tensor = self.downsample(self.blocks(x))
+        return out
+
+
+class Tokens(NamedTuple):
+    """What blocks of stages 3 and 4 pass on."""
+
+    windows: Tensor
+    """(batch * windows, window squared, width)."""
+    carriers: Tensor | None
+    """The grid of carrier tokens (batch, rows, columns, width); None without carrier tokens."""
+
+
+class WindowStage(nn.Module):
+    """Stages 3 and 4: the grid in windows, and stage 3's step to stage 4.
+
+    Arguments:
+        width: channels.
+        heads: of the attention.
+        window: tokens per window side.
+        ct_size: carrier tokens per window side.
+        mlp_ratio: hidden width of the MLPs over the width.
+        layer_scale: first value of the branches' scales; None: no scales.
+        drop_rates: stochastic depth of each block.
+        tokenizer: whether the stage has the layer that makes carrier tokens.
+        hierarchical: whether it has carrier tokens, which takes more than one window.
+        do_propagation: whether the last block adds them to the map.
+        downsample: what follows the blocks.
     """
-    return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if _is_position_module(module)
-        for name in DERIVED
-        if name in module._buffers
-    }
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        *,
+        ct_size: int,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_rates: Sequence[float],
+        tokenizer: bool = False,
+        hierarchical: bool = False,
+        do_propagation: bool = False,
+        downsample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.hierarchical = hierarchical
+        block = partial(HierarchicalBlock, ct_size=ct_size) if hierarchical else WindowBlock
+        self.blocks = Blocks(*[block(width, heads, window, mlp_ratio, layer_scale, r) for r in drop_rates])
+        if hierarchical and do_propagation:
+            self.blocks[-1].propagates = True
+        self.downsample = nn.Identity() if downsample is None else downsample
+        if tokenizer:
+            self.global_tokenizer = CarrierTokens(width, window, ct_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same, or what `downsample` makes of it."""
+        height, width = x.shape[2:]
+        grid = pad_to_whole(x.permute(0, 2, 3, 1), self.window)
+        counts = (grid.shape[1] // self.window, grid.shape[2] // self.window)
+        carriers = self.global_tokenizer(grid, counts) if self.hierarchical else None
+        tokens = self.blocks(Tokens(window_partition(grid, counts), carriers)).windows
+        grid = window_reverse(tokens, counts, (self.window, self.window))
+        out: Tensor = self.downsample(grid[:, :height, :width].permute(0, 3, 1, 2))
+        return out
 
 
-def _position_modules(model: nn.Module) -> Iterator[nn.Module]:
-    return filter(_is_position_module, model.modules())
+class CarrierTokens(nn.Module):
+    """Carrier tokens of a map: a convolution per channel, then a mean over parts of a window."""
+
+    def __init__(self, width: int, window: int, ct_size: int) -> None:
+        super().__init__()
+        self.window = window
+        self.ct_size = ct_size
+        self.pos_embed = nn.Conv2d(width, width, 3, padding=1, groups=width)
+
+    def forward(self, grid: Tensor, counts: tuple[int, int]) -> Tensor:
+        """(batch, rows window, columns window, width) -> (batch, rows ct_size, columns ct_size, width)."""
+        strides, kernels = [], []
+        for count in counts:
+            side, pooled = count * self.window, count * self.ct_size
+            strides.append(side // pooled)
+            kernels.append(side - (pooled - 1) * strides[-1])
+        convolved = self.pos_embed(grid.permute(0, 3, 1, 2))
+        return F.avg_pool2d(convolved, kernels, strides).permute(0, 2, 3, 1)
 
 
-def _is_position_module(module: nn.Module) -> bool:
-    """Whether a module is a PosEmbMLPSwinv1D or PosEmbMLPSwinv2D: only these have such a buffer."""
-    return "relative_bias" in module._buffers and type(module).__module__.startswith("fastervit.")
+class WindowBlock(nn.Module):
+    """Attention within windows, then an MLP, each with an optional layer scale."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.pos_embed = AbsolutePosition(width)
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELU)
+        self.gamma3 = _scale(width, layer_scale)
+        self.gamma4 = _scale(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Windows (windows, window squared, width), no carrier tokens -> the same."""
+        return Tokens(self.within(tokens.windows + self.pos_embed(self.window, tokens.windows)), None)
+
+    def within(self, x: Tensor, carriers: int = 0) -> Tensor:
+        """(windows, carriers + window squared, width) -> the same; the first `carriers` tokens are such."""
+        attended = self.attn(self.norm1(x), self.window, carriers)
+        x = x + self.drop_path(_scaled(attended, self.gamma3))
+        out: Tensor = x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma4))
+        return out
 
 
-def _let_go(module: nn.Module, _inputs: object, _output: object) -> None:
-    """Detach the tensors that a position module keeps from their autograd graph."""
-    kept: Any = module
-    kept.pos_emb = None
-    kept.relative_bias = kept.relative_bias.detach()
+class HierarchicalBlock(WindowBlock):
+    """Attention among all carrier tokens, then within windows together with them."""
+
+    propagates = False
+    """Whether the block adds its carrier tokens to the windows at its end."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_path: float,
+        *,
+        ct_size: int,
+    ) -> None:
+        super().__init__(width, heads, window, mlp_ratio, layer_scale, drop_path)
+        self.ct_size = ct_size
+        self.hat_pos_embed = AbsolutePosition(width)
+        self.hat_norm1 = nn.LayerNorm(width)
+        self.hat_attn = Attention(width, heads)
+        self.hat_norm2 = nn.LayerNorm(width)
+        self.hat_mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELU)
+        self.gamma1 = _scale(width, layer_scale)
+        self.gamma2 = _scale(width, layer_scale)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Windows (windows, window squared, width) and the grid of carrier tokens -> the same."""
+        assert tokens.carriers is not None
+        grid = self.across(tokens.carriers)
+        counts = (grid.shape[1] // self.ct_size, grid.shape[2] // self.ct_size)
+        carriers = window_partition(grid, counts)
+        own = carriers.shape[1]
+        windows = tokens.windows + self.pos_embed(self.window, tokens.windows)
+        both = self.within(torch.cat((carriers, windows), dim=1), own)
+        carriers, windows = both[:, :own], both[:, own:]
+        if self.propagates:
+            windows = windows + _scaled(self._repeated(carriers), self.gamma1)
+        return Tokens(windows, window_reverse(carriers, counts, (self.ct_size, self.ct_size)))
+
+    def across(self, grid: Tensor) -> Tensor:
+        """Carrier tokens of all windows attend to each other: (batch, side, side, width) -> the same."""
+        side = grid.shape[1]
+        x = grid.flatten(1, 2)
+        x = x + self.hat_pos_embed(side, x)
+        x = x + self.drop_path(_scaled(self.hat_attn(self.hat_norm1(x), side), self.gamma1))
+        x = x + self.drop_path(_scaled(self.hat_mlp(self.hat_norm2(x)), self.gamma2))
+        return x.unflatten(1, (side, -1))
+
+    def _repeated(self, carriers: Tensor) -> Tensor:
+        """(windows, ct_size squared, width) -> (windows, window squared, width), each token's nearest."""
+        maps = carriers.mT.unflatten(2, (self.ct_size, self.ct_size))
+        return F.interpolate(maps, (self.window, self.window)).flatten(2).mT
 
 
-@contextmanager
-def without_deprecations() -> Iterator[None]:
-    """Silence the warnings on the package's calls of deprecated functions."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Importing from timm.models", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Overwriting .* in registry", category=UserWarning)
-        yield
+class AbsolutePosition(nn.Module):
+    """An embedding of the position in a square grid, an MLP of its coordinates from -1 to about 1."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cpb_mlp = _position_mlp(width)
+
+    def forward(self, side: int, like: Tensor) -> Tensor:
+        """(side squared, width), in raster order, on the device of `like`."""
+        half = max(side // 2, 1)
+        axis = (torch.arange(side, dtype=self.cpb_mlp[0].weight.dtype, device=like.device) - half) / half
+        return _of_coordinates(self.cpb_mlp, axis).flatten(0, 1)
+
+
+class RelativePosition(nn.Module):
+    """Biases of an attention by relative position, an MLP of logarithmic coordinates (Swin v2)."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.cpb_mlp = _position_mlp(heads)
+
+    def forward(self, side: int, like: Tensor) -> Tensor:
+        """The table (heads, 2 side - 1, 2 side - 1): bias by query's minus key's row and column."""
+        apart = 8 * torch.arange(1 - side, side, device=like.device) / max(side - 1, 1)
+        axis = apart.sign() * torch.log2(apart.abs() + 1) / math.log2(8)
+        table = LARGEST_BIAS * torch.sigmoid(_of_coordinates(self.cpb_mlp, axis))
+        return table.to(like.dtype).permute(2, 0, 1)
+
+
+class Attention(nn.Module):
+    """Softmax(Q K^T / sqrt(d) + bias) V over the tokens of a square grid, and carrier tokens before them."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.pos_emb_funct = RelativePosition(heads)
+
+    def forward(self, tokens: Tensor, side: int, carriers: int = 0) -> Tensor:
+        """(batch, carriers + side squared, width) -> the same."""
+        q, k, v = torch.unflatten(self.qkv(tokens), -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        mixed = biased_attention(q, k, v, self.pos_emb_funct(side, q), carriers)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+def biased_attention(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, carriers: int = 0, most: int = MOST_BIASES
+) -> Tensor:
+    """Attention with a bias by relative position that is written out for some queries at a time.
+
+    Arguments:
+        q, k, v: (batch, heads, carriers + side squared, channels per head).
+        table: (heads, 2 side - 1, 2 side - 1), as of `RelativePosition`.
+        carriers: tokens before those of the grid; pairs with one of them have no bias.
+        most: biases that are written out at once, but for one query's.
+
+    Returns:
+        (batch, heads, carriers + side squared, channels per head).
+    """
+    tokens = q.shape[2]
+    queries = max(1, most // (table.shape[0] * tokens))
+    if queries >= tokens:
+        return _attend(q, k, v, table, carriers, 0)
+    parts = []
+    for start in range(0, tokens, queries):
+        some = q[:, :, start : start + queries]
+        if torch.is_grad_enabled():  # else the backward would keep the biases and scores of all queries
+            parts.append(checkpoint(_attend, some, k, v, table, carriers, start, use_reentrant=False))
+        else:
+            parts.append(_attend(some, k, v, table, carriers, start))
+    return torch.cat(parts, dim=2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, carriers: int, start: int) -> Tensor:
+    """What the queries `q`, which begin at token `start`, attend to."""
+    bias = relative_biases(table, carriers, start, start + q.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+
+
+def relative_biases(table: Tensor, carriers: int, start: int, stop: int) -> Tensor:
+    """Biases of the queries from `start` to `stop`: (heads, queries, carriers + side squared)."""
+    side = (table.shape[-1] + 1) // 2
+    first, last = max(start - carriers, 0), max(stop - carriers, 0)
+    query = torch.arange(first, last, device=table.device)[:, None]
+    key = torch.arange(side * side, device=table.device)[None, :]
+    down = query // side - key // side + side - 1
+    right = query % side - key % side + side - 1
+    bias = table.flatten(1)[:, down * (2 * side - 1) + right]
+    unbiased = stop - start - (last - first)
+    return F.pad(bias, (carriers, 0, unbiased, 0)) if carriers else bias
+
+
+def _position_mlp(out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, out, bias=False))
+
+
+def _of_coordinates(mlp: nn.Sequential, axis: Tensor) -> Tensor:
+    """An MLP of all pairs (row, column) of an axis's coordinates: (n,) -> (n, n, outputs)."""
+    rows, columns = torch.broadcast_tensors(axis[:, None], axis[None, :])
+    weight: Tensor = mlp[0].weight
+    out: Tensor = mlp(torch.stack((rows, columns), dim=-1).to(weight.dtype))
+    return out
+
+
+def _scale(width: int, first: float | None) -> nn.Parameter | None:
+    return None if first is None else nn.Parameter(first * torch.ones(width))
+
+
+def _scaled(x: Tensor, gamma: nn.Parameter | None) -> Tensor:
+    return x if gamma is None else gamma * x
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+DERIVED = ("relative_coords_table", "relative_position_index", "relative_bias")
+"""Buffers of the official weights that follow from the other tensors and the size."""
+ALIAS = "global_tokenizer.to_global_feature.pos."
+"""A second name under which the official weights hold `global_tokenizer.pos_embed`."""
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Tensor], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Drop from the authors' FasterViT weights what this module does not store, like timm's functions.
+
+    Arguments:
+        state_dict: tensors by name; tensors without the authors' names are returned unchanged.
+        model: unused; part of timm's signature.
+
+    Returns:
+        Tensors by this module's names, which are the authors'.
+    """
+    if not any(name.endswith("attn.pos_emb_funct.cpb_mlp.0.weight") for name in state_dict):
+        return dict(state_dict)
+    return {name: value for name, value in state_dict.items() if not is_derived(name)}
+
+
+def is_derived(name: str) -> bool:
+    """Whether official weights hold a tensor besides those of this module."""
+    return name.endswith(DERIVED) or ALIAS in name

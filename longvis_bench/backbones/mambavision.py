@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
+from longvis_bench.ops.residual_convs import ConvResidual, conv_stem, drop_path_rates
 from longvis_bench.ops.selective_scan.operator import selective_scan
 from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
 from longvis_bench.sizes.mambavision import check_mambavision
@@ -98,8 +99,8 @@ class MambaVision(nn.Module):
             drop_path=drop_path,
         )
         widths = [dim * 2**i for i in range(4)]
-        first, second, third, fourth = _drop_rates(drop_path, depths)
-        self.stem = _stem(in_chans, in_dim, dim)
+        first, second, third, fourth = drop_path_rates(drop_path, depths)
+        self.stem = conv_stem(in_chans, in_dim, dim)
         self.stages = nn.ModuleList(
             [
                 ConvStage(widths[0], first),
@@ -146,30 +147,11 @@ class ConvStage(nn.Module):
 
     def __init__(self, width: int, drop_rates: Sequence[float]) -> None:
         super().__init__()
-        self.blocks = Blocks(*[ConvBlock(width, rate) for rate in drop_rates])
+        self.blocks = Blocks(*[ConvResidual(width, rate, "tanh") for rate in drop_rates])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width of map) -> the same."""
         out: Tensor = self.blocks(x)
-        return out
-
-
-class ConvBlock(nn.Module):
-    """z = BN(Conv(GELU(BN(Conv(x))))) + x."""
-
-    def __init__(self, width: int, drop_path: float) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm1 = BatchNorm2d(width)
-        self.act = GELU(approximate="tanh")
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = BatchNorm2d(width)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, height, width of map) -> the same."""
-        inner = self.act(self.norm1(self.conv1(x)))
-        out: Tensor = self.drop_path(self.norm2(self.conv2(inner))).add_(x)
         return out
 
 
@@ -288,27 +270,8 @@ class SelfAttention(nn.Module):
         return out
 
 
-def _stem(in_chans: int, in_dim: int, dim: int) -> nn.Sequential:
-    """Two convolutions of stride 2: (batch, in_chans, H, W) -> (batch, dim, H/4, W/4)."""
-    return nn.Sequential(
-        nn.Conv2d(in_chans, in_dim, 3, stride=2, padding=1, bias=False),
-        BatchNorm2d(in_dim, eps=1e-4),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, bias=False),
-        BatchNorm2d(dim, eps=1e-4),
-        nn.ReLU(inplace=True),
-    )
-
-
 def _scale(width: int, first: float | None) -> nn.Parameter | None:
     return None if first is None else nn.Parameter(first * torch.ones(width))
-
-
-def _drop_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth of each block of each stage, from 0 to `last` over all blocks."""
-    total = sum(depths)
-    rates = iter([last * i / max(total - 1, 1) for i in range(total)])
-    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def _initialise(module: nn.Module) -> None:

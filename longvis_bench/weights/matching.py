@@ -144,11 +144,12 @@ def _is_ours(model: nn.Module) -> bool:
 def derived_names(model: nn.Module) -> set[str]:
     """Persistent buffers that the model computes itself, so that files neither store nor need them.
 
-    They come from the function `derived_buffers` of the modules in `backbones` that have the name of a
-    package whose classes the model uses.
+    They come from the function `derived_buffers` of the modules `<package>_upstream` in `backbones`, for
+    each package whose classes the model uses.
     """
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
-    known = {found.name for found in pkgutil.iter_modules(backbones.__path__)} & packages
+    upstream = {f"{package}_upstream" for package in packages}
+    known = {found.name for found in pkgutil.iter_modules(backbones.__path__)} & upstream
     asked = (getattr(_backbone(name), "derived_buffers", None) for name in known)
     return {name for derived in asked if derived is not None for name in derived(model)}
 

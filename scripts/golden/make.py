@@ -1,11 +1,13 @@
 """Make the golden vectors again, with the authors' own code.
 
-    python scripts/golden/make.py --atlas CHECKOUT --torchscale CHECKOUT --mambavision CHECKOUT --out FOLDER
+    python scripts/golden/make.py --atlas CHECKOUT --torchscale CHECKOUT --mambavision CHECKOUT \
+        --fastervit CHECKOUT --out FOLDER
 
-Each CHECKOUT is the root of a clone of YalaLab/atlas, microsoft/torchscale or NVlabs/MambaVision; families
-without one are left out, and `--only TEXT` takes the vectors whose names hold that text.  The authors' model
-is built, given its weights strictly and run on the input that README.md defines.  Prints each vector's
-largest absolute difference from the file that is here, and writes complete files to FOLDER.
+Each CHECKOUT is the root of a clone of YalaLab/atlas, microsoft/torchscale, NVlabs/MambaVision or
+NVlabs/FasterViT (or the folder in which the package fastervit is installed); families without one are left
+out, and `--only TEXT` takes the vectors whose names hold that text.  The authors' model is built, given its
+weights strictly and run on the input that README.md defines.  Prints each vector's largest absolute
+difference from the file that is here, and writes complete files to FOLDER.
 
 Weights and configuration of the first kind of vector come from the files that are here; those of the other
 two kinds, published sizes and gradients, from `CASES` and `formula.py`.
@@ -56,6 +58,17 @@ SMALL_MAMBAVISION = {
     "num_heads": [1, 1, 2, 4],
     "layer_scale": 0.1,
 }
+SMALL_FASTERVIT = {
+    "dim": 8,
+    "in_dim": 8,
+    "depths": [1, 1, 2, 2],
+    "window_size": [7, 7, 7, 7],
+    "ct_size": 2,
+    "mlp_ratio": 4,
+    "num_heads": [1, 1, 2, 4],
+    "layer_scale": 0.1,
+    "do_propagation": True,
+}
 CASES: dict[str, Config] = {
     "published/atlas-s_1024px": {**ATLAS_S, "variant": "atlas-s", "resolution": 1024, "depths": [2, 10]},
     "published/atlas-b_1024px": {**ATLAS_B, "variant": "atlas-b", "resolution": 1024, "depths": [2, 10]},
@@ -84,6 +97,15 @@ CASES: dict[str, Config] = {
         for resolution in (224, 1024)
     },
     **{
+        f"published/fastervit-{size}_{resolution}px": {
+            "family": "fastervit",
+            "variant": f"fastervit-{size}[window_size=(7,7,7,7)]",
+            "entry": f"faster_vit_{size}_any_res",
+            "resolution": resolution,
+        }
+        for size, resolution in ((0, 224), (0, 1024), (3, 224))
+    },
+    **{
         f"gradients/atlas_3scale_w4_512px_{order}": {
             "family": "atlas",
             **SMALL_ATLAS,
@@ -109,6 +131,14 @@ CASES: dict[str, Config] = {
         "resolution": 104,
     },
     "gradients/longvit-s_1024px": {**LONGVIT_S, "variant": "longvit-s", "resolution": 1024},
+    "gradients/fastervit_224px": {"family": "fastervit", **SMALL_FASTERVIT, "resolution": 224},
+    "gradients/fastervit_320px_padded": {
+        "family": "fastervit",
+        **SMALL_FASTERVIT,
+        "ct_size": 3,
+        "layer_scale": None,
+        "resolution": 320,
+    },
     "gradients/mambavision_320px_padded": {"family": "mambavision", **SMALL_MAMBAVISION, "resolution": 320},
     "gradients/mambavision-t_224px": {
         "family": "mambavision",
@@ -348,6 +378,26 @@ def mambavision(checkout: Path, config: Config, _: Vector) -> Built:
     return model, {"stem": model.patch_embed, **levels, "norm": model.norm}, nullcontext()
 
 
+def fastervit(checkout: Path, config: Config, _: Vector) -> Built:
+    """NVIDIA's FasterViT in its any-resolution form, without the tensors that it stores twice or derives."""
+    sys.path.insert(0, str(checkout))
+    package("fastervit", checkout / "fastervit")
+    package("fastervit.models", checkout / "fastervit" / "models")
+    module = importlib.import_module("fastervit.models.faster_vit_any_res")
+    entry = getattr(module, config.get("entry", "FasterViT"))
+    names = [*SMALL_FASTERVIT, "num_classes"]
+    given = {name: config[name] for name in names if name in config}
+    model = entry(**given, resolution=[config["resolution"]] * 2, drop_path_rate=0.0)
+    for part in model.modules():
+        part._non_persistent_buffers_set.update(
+            {name for name in part._buffers if name.startswith("relative_")}
+        )
+        if "to_global_feature" in part._modules:  # holds pos_embed again
+            part.__dict__["to_global_feature"] = part._modules.pop("to_global_feature")
+    levels = {f"levels.{i}": level for i, level in enumerate(model.levels)}
+    return model, {"patch_embed": model.patch_embed, **levels, "norm": model.norm}, nullcontext()
+
+
 def exact_scan(
     x: Tensor,
     delta: Tensor,
@@ -383,6 +433,7 @@ FAMILIES: dict[str, Callable[[Path, Config, Vector], Built]] = {
     "atlas": atlas,
     "longvit": longvit,
     "mambavision": mambavision,
+    "fastervit": fastervit,
 }
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from longvis_bench.ops.kernel_trace import observe
 from longvis_bench.ops.selective_scan.operator import selective_scan, use_backend
 from longvis_bench.registry.registry import Registry
 
-FUSED = ("atlas-n", "longvit-n", "mambavision-n", "vit-n")
-UNFUSED = ("fastervit-n", "swin-n")
+FUSED = ("atlas-n", "fastervit-n", "longvit-n", "mambavision-n", "vit-n")
+UNFUSED = ("swin-n",)
 
 
 def heads() -> torch.Tensor:

@@ -30,8 +30,6 @@ def gradients(model: nn.Module, images: Tensor, plain: bool) -> list[Tensor | No
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("name", NANO)
 def test_gradients_are_the_engines(name: str, checkpointed: bool) -> None:
-    if checkpointed and name == "fastervit-n":
-        pytest.skip("has no gradient checkpointing")
     torch.manual_seed(0)
     model = Registry().find(name).build(resolution=256, num_classes=10).train()
     if checkpointed:
