@@ -27,10 +27,11 @@ from longvis_bench.registry.registry import Registry
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 1 << 30
 OPTIONAL = {
-    "fvcore": ("fvcore", "a second count of FLOPs"),
     "torchvision": ("torchvision", "faster decoding of large JPEGs"),
 }
 """Module -> (package, its use)."""
+NUMBA_BELOW = (3, 16)
+"""Pythons that numba supports, as pyproject.toml asks for it."""
 _MARKS = {"ok": "[green]ok[/]     ", "absent": "[yellow]absent[/] ", "failed": "[bold red]failed[/] "}
 
 
@@ -100,13 +101,17 @@ def _packages() -> Iterator[Finding]:
             yield Finding("failed", f"{name} is not installed", f"install it with: {install}")
     for module, (package, use) in OPTIONAL.items():
         yield _optional(module, package, use)
+    if sys.version_info >= NUMBA_BELOW:
+        scan = _optional("numba", "numba", "the compiled scan on a CPU")
+        yield scan if scan.state == "ok" else scan._replace(advice="torch scans, and rows say so")
     scan = _optional("mamba_ssm", "mamba-ssm", "its CUDA scan")
     yield scan if scan.state == "ok" else scan._replace(advice="optional: the scan has other backends")
 
 
 def _of_ours() -> dict[str, str]:
     """Packages that the whole program needs -> the command that installs each."""
-    return {name: f"python -m pip install {name}" for name in ("torch", "timm", "numba")}
+    names = ["torch", "timm", "fvcore", *(["numba"] if sys.version_info < NUMBA_BELOW else [])]
+    return {name: f"python -m pip install {name}" for name in names}
 
 
 def _of_cards() -> dict[str, str]:

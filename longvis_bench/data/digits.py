@@ -1,17 +1,16 @@
 """HR-Digits: real handwritten digits at any resolution, without a download.
 
-scikit-learn's 1,797 scanned digits (8 x 8 pixels, values 0-16; the test part of UCI's "Optical Recognition
-of Handwritten Digits") are upsampled bicubically to the cell's resolution, as HR-ImageNet-100 upsamples
-ImageNet (arXiv:2503.12355).  Upsampling adds no detail, so the data set tests the receptive field only: at
-1024 px a stroke is hundreds of pixels wide, and a model whose last features depend on a small part of the
-image cannot read the digit.  It does not test fine detail.
+1,797 scanned digits (8 x 8 pixels, values 0-16; the test part of UCI's "Optical Recognition of Handwritten
+Digits", CC BY 4.0, see `digits.md`) are upsampled bicubically to the cell's resolution, as HR-ImageNet-100
+upsamples ImageNet (arXiv:2503.12355).  Upsampling adds no detail, so the data set tests the receptive field
+only: at 1024 px a stroke is hundreds of pixels wide, and a model whose last features depend on a small part
+of the image cannot read the digit.  It does not test fine detail.
 
 Split: the last 397 images in file order are held out.  The file lists its 13 writers one after the other, so
 that held-out digits are by writers (except one at the boundary) that training does not see.
 
 Images are upsampled batch by batch and not stored.  torch is imported with the first batch, so that a sweep
-is planned without it.  The file is read from scikit-learn's installation without importing scikit-learn,
-which would take as long as importing torch.
+is planned without it.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longvis_bench.data.protocol import Split
+from longvis_bench.files import PACKAGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +36,8 @@ MEAN, DEVIATION = 0.3055, 0.3757
 """Mean and standard deviation of the 1,400 training images' pixels, divided by `HIGHEST_VALUE`."""
 
 
-FILE = Path("datasets", "data", "digits.csv.gz")
-"""The scans in scikit-learn's package folder: one line per image, 64 values and the digit."""
+FILE = PACKAGE / "data" / "digits.csv.gz"
+"""The scans: one line per image, 64 values and the digit."""
 
 
 @cache
@@ -47,15 +45,7 @@ def read_scans() -> NDArray[np.float64]:
     """All scans with their labels, (1797, 65) float64; read once, without a tensor operation."""
     import numpy as np
 
-    spec = find_spec("sklearn")
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        if (file := Path(folder, FILE)).is_file():
-            return np.loadtxt(file, delimiter=",")
-    from sklearn.datasets import load_digits  # in another location, or not installed
-
-    values, labels = load_digits(return_X_y=True)
-    return np.column_stack([values, labels])
+    return np.loadtxt(FILE, delimiter=",")
 
 
 @cache

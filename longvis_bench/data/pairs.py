@@ -1,6 +1,6 @@
 """`pairs`: whether two small digits, far apart on a large canvas, are the same digit.
 
-Two of scikit-learn's real handwritten digits are drawn 28-40 px tall at random positions on an R x R canvas,
+Two of the real handwritten digits of `digits` are drawn 28-40 px tall at random positions on an R x R canvas,
 on a faint texture and with one glyph that is not a digit. The label is 1 if both are the same digit (in
 different drawings), else 0; each label has half of the images. The glyphs keep their size in pixels at every
 R, and their positions scale with R: the task needs both fine detail and long-range dependencies, and both

@@ -47,7 +47,7 @@ Kind = Literal["count", "shapes", "accuracy", "reach"]
 VARIABLE = "LONGVIS_CACHE"
 """Environment variable with the folder of the cache; empty turns the cache off."""
 GENERATED_DATA = ("digits", "pairs")
-"""Data sets that the code and scikit-learn's scans determine."""
+"""Data sets that the code and the scans in `data/digits.csv.gz` determine."""
 _NO_VALUES = frozenset({"data", "images", "seed", "weights", "weights_sha256", "normalisation"})
 """Fields of a cell that decide values of tensors, never their shapes."""
 _WITHOUT_INFLUENCE: dict[Kind, frozenset[str]] = {

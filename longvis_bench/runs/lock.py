@@ -1,20 +1,25 @@
 """A file lock that the system releases when the process that holds it ends.
 
-The lock is a POSIX record lock, not flock: a forked child does not inherit it, so an orphan of a dead run
-cannot keep it.  Record locks have two weaknesses.  Closing any descriptor of the file releases the lock, so
-only this module opens the file.  And the process that holds the lock can take it again, so `_held` lists the
-locks of this process.
+Where there are POSIX record locks, it is one, not flock: a forked child does not inherit it, so an orphan of
+a dead run cannot keep it.  Record locks have two weaknesses.  Closing any descriptor of the file releases the
+lock, so only this module opens the file.  And the process that holds the lock can take it again, so `_held`
+lists the locks of this process.  Windows has neither fork nor record locks; there filelock locks the file.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from longvis_bench.errors import RunDirectoryError
 
-_held: dict[tuple[int, Path], int] = {}
-"""(process, file) -> descriptor.  A forked child finds its parent's entries under another process."""
+Release = Callable[[], object]
+"""Releases a lock that was taken."""
+
+_held: dict[tuple[int, Path], Release] = {}
+"""(process, file) -> its release.  A forked child finds its parent's entries under another process."""
 
 
 class Lock:
@@ -33,15 +38,14 @@ class Lock:
         self._folder = path.parent
         if self._key in _held:
             raise self._refusal()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _take(descriptor):
-            os.close(descriptor)
+        release = _take(path)
+        if release is None:
             raise self._refusal()
-        _held[self._key] = descriptor
+        _held[self._key] = release
 
     def release(self) -> None:
         """Release the lock."""
-        os.close(_held.pop(self._key))
+        _held.pop(self._key)()
 
     def _refusal(self) -> RunDirectoryError:
         return RunDirectoryError(
@@ -49,13 +53,28 @@ class Lock:
         )
 
 
-def _take(descriptor: int) -> bool:
+def _take(path: Path) -> Release | None:
+    """Lock a file; None if another process has it."""
     try:
         import fcntl
-    except ImportError:  # Windows has no lock that ends with its process
-        return True
+    except ImportError:
+        return _take_by_filelock(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        return False
-    return True
+        os.close(descriptor)
+        return None
+    return partial(os.close, descriptor)
+
+
+def _take_by_filelock(path: Path) -> Release | None:
+    """Lock a file on a system without POSIX locks; None if another process has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock.release

@@ -32,7 +32,7 @@ PROBLEM = 8192
 def packages(context: Context) -> tuple[bool, Figures]:
     """Every package that longvis needs is installed; `missing` names the wheels to bring."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["fvcore"], "triton"]
+    wanted = [*project["dependencies"], "triton"]
     versions = {name: _version(name) for name in (re.split(r"[<>=\[ ]", line)[0] for line in wanted)}
     missing = [name for name, version in versions.items() if version is None]
     return missing == [], {"missing": missing, "installed": versions}

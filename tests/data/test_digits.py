@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,13 +29,29 @@ def test_split_is_disjoint_and_complete() -> None:
     assert torch.allclose(together * HIGHEST_VALUE, torch.from_numpy(truth.images).float(), atol=1e-5)
 
 
-def test_scans_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_are_those_of_scikit_learn() -> None:
     values, labels = load_digits(return_X_y=True)
     scans = digits.read_scans()
     assert (scans[:, :-1] == values).all()
     assert (scans[:, -1] == labels).all()
-    monkeypatch.setattr(digits, "FILE", Path("elsewhere"))
-    assert (digits.read_scans.__wrapped__() == scans).all()
+    assert scans.dtype == values.dtype
+
+
+def test_scans_ship_with_source_and_licence() -> None:
+    assert digits.FILE.stat().st_size < 64_000
+    said = digits.FILE.with_name("digits.md").read_text()
+    assert "CC BY 4.0" in said
+    assert "10.24432/C50P49" in said
+
+
+def test_scikit_learn_is_not_needed() -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None; "
+        "from longvis_bench.data.protocol import open_data; "
+        "print(len(open_data('digits').batch('val', [0], 8)[1]), open_data('pairs').size('val'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 1000\n", "")
 
 
 def test_held_out_images_are_no_copies_of_training_images() -> None:
