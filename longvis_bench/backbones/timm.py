@@ -10,8 +10,12 @@ Stochastic depth is 0 by default in every family, because the published rates be
 
 from __future__ import annotations
 
+import linecache
+import re
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import timm
@@ -29,6 +33,8 @@ from longvis_bench.sizes.plan import near_multiples
 from longvis_bench.text import message_of
 
 HUB = "hf-hub:"
+COMMON_STRIDE = 32
+"""Pixels that most pyramids divide an image by."""
 
 
 def convnext(
@@ -226,9 +232,12 @@ def build_any(
         model = _create(name, resolution, given)
         fault = _fault(name, model, resolution, given)
     except (AssertionError, ValueError) as error:
-        fault, model = message_of(error), None
+        fault, model = _said(error), None
     if model is None or fault is not None:
-        legal = [size for size in _candidates(name, resolution) if _takes(name, size, given)]
+        tried = _candidates(name, resolution, given)
+        legal = [size for size in tried if _takes(name, size, given)]
+        if legal == [_published_size(name)] and len(tried) > len(legal):
+            fault = f"it is built for one size ({fault})"
         raise IllegalSize(resolution, f"timm's {name} says: {fault}", legal)
     return model
 
@@ -285,9 +294,7 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
     timm's models check their input in the forward pass, not in the constructor, and a plain ViT silently
     drops pixels that do not fill a patch.
     """
-    embed = getattr(model, "patch_embed", None)
-    patch, stride = getattr(embed, "patch_size", None), getattr(getattr(embed, "proj", None), "stride", None)
-    for side in patch if isinstance(patch, tuple) and stride in (None, patch) else ():  # else they overlap
+    for side in _patches(model):
         if resolution % side:
             return f"patches of {side} px do not fill {resolution} px"
     parameter = next(model.parameters(), None)
@@ -304,7 +311,7 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
         return None
     except (AssertionError, ValueError, RuntimeError) as error:
         # A model whose forward pass reads values cannot run on meta, so its sizes remain unknown.
-        return None if "meta" in str(error).lower() else message_of(error)
+        return None if "meta" in str(error).lower() else _said(error)
     finally:
         model.train(training)
     return None
@@ -318,8 +325,48 @@ def _takes(name: str, resolution: int, given: Mapping[str, Any]) -> bool:
         return False
 
 
-def _candidates(name: str, resolution: int) -> list[int]:
-    """Candidates for legal sizes: multiples of 32 around the requested one, and the published one."""
-    published = None if name.startswith(HUB) else timm.get_pretrained_cfg_value(name, "input_size")
-    around = near_multiples(resolution, 32, 32)
-    return sorted({*around, *(published[-1:] if published else ())} - {resolution})
+def _patches(model: nn.Module) -> set[int]:
+    """Sides of patches that have to fill the image: not those that overlap, nor of a model that pads."""
+    embed = getattr(model, "patch_embed", None)
+    patch, stride = getattr(embed, "patch_size", None), getattr(getattr(embed, "proj", None), "stride", None)
+    pads = getattr(embed, "dynamic_img_pad", False)
+    return set(patch) if isinstance(patch, tuple) and stride in (None, patch) and not pads else set()
+
+
+def _said(error: Exception) -> str:
+    """The message of an exception; where timm asserts without one, what it asserts, and in which module."""
+    if str(error) or not isinstance(error, AssertionError):
+        return message_of(error)
+    frames = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("timm.")
+    ]
+    if not frames:
+        return message_of(error)
+    frame, line = frames[-1]
+    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    asserted = re.sub(r"^_?assert\b\s*\(?|,\s*(f?['\"].*)?\)?$", "", source)
+    return (
+        f"{type(frame.f_locals.get('self')).__name__} asserts {asserted}" if asserted else message_of(error)
+    )
+
+
+def _published_size(name: str) -> int | None:
+    """The side that timm states for the model's weights."""
+    size = None if name.startswith(HUB) else timm.get_pretrained_cfg_value(name, "input_size")
+    return int(size[-1]) if size else None
+
+
+def _candidates(name: str, resolution: int, given: Mapping[str, Any]) -> list[int]:
+    """Candidates for legal sizes: multiples around the requested one of what the model divides the image by.
+
+    That is its patch, the published size, which is a multiple of stride and window, and 32.
+    """
+    published = _published_size(name)
+    steps = {COMMON_STRIDE, *filter(None, [published])}
+    with suppress(AssertionError, ValueError, RuntimeError), torch.device("meta"):
+        steps |= _patches(_create(name, published or resolution, given))
+    around = {size for step in steps for size in near_multiples(resolution, step, step)}
+    below = {(resolution - 1) // step * step for step in steps}
+    return sorted((around | below | {published or 0}) - {0, resolution})

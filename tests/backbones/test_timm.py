@@ -120,9 +120,13 @@ def test_an_unknown_timm_name(name: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "reason", "legal"),
     [
-        ("vit_tiny_patch16_224", 100, "patches of 16 px do not fill 100 px", (96, 128, 224)),
+        ("vit_tiny_patch16_224", 100, "patches of 16 px do not fill 100 px", (96, 112, 128, 224)),
         ("xcit_nano_12_p16_224", 100, "should divide image dimensions", (96, 128, 224)),
-        ("efficientformer_l1", 256, "", (224,)),
+        ("efficientformer_l1", 256, "it is built for one size", (224,)),
+        ("halonet26t", 1000, r"HaloAttn asserts .* % self.block_size == 0", (256, 768, 1024)),
+        ("haloregnetz_b", 1000, r"HaloAttn asserts .* % self.block_size == 0", (224, 896, 1120)),
+        ("eva02_tiny_patch14_224", 1024, "patches of 14 px do not fill", (224, 896, 1022, 1036, 1120)),
+        ("crossvit_tiny_240", 1024, "", (240, 960, 1200)),
     ],
 )
 def test_a_size_timm_refuses(name: str, size: int, reason: str, legal: tuple[int, ...]) -> None:

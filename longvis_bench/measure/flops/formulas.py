@@ -154,6 +154,20 @@ def _recurrent(a: Arguments, out: Any) -> int | None:
     return int(prod(a["input"].shape[:2]) * sum(w.numel() for w in weights if w.ndim == 2))
 
 
+def _sequence(a: Arguments, out: Any) -> int:
+    """`nn.LSTM` and the like as one operator: every token times every matrix once; packed tokens are rows."""
+    tokens = prod(a["input"].shape[:2]) if "input" in a else a["data"].shape[0]
+    return int(tokens * sum(weight.numel() for weight in a["params"] if weight.ndim == 2))
+
+
+def _sequence_shapes(a: Arguments) -> tuple[torch.Tensor, ...]:
+    """Output and last states of `nn.LSTM` (two states) or `nn.GRU`, without a step for each token."""
+    states = a["hx"] if isinstance(a["hx"], list | tuple) else [a["hx"]]
+    tokens = a["input"] if "input" in a else a["data"]
+    width = states[0].shape[-1] * (2 if a["bidirectional"] else 1)
+    return (tokens.new_empty(*tokens.shape[:-1], width), *(torch.empty_like(state) for state in states))
+
+
 def scan_flops(a: Arguments) -> int:
     """9 x B x L x D x N of a selective scan over x (B, D, L) with A (D, N)."""
     return 9 * int(a["x"].numel()) * int(a["A"].shape[-1])
@@ -163,6 +177,9 @@ SCAN = "longvis::selective_scan"
 
 COMPLEX_MACS = 4
 """Real multiply-adds per complex one."""
+
+RECURRENT = ("aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu")
+"""Recurrent layers as one operator; torch runs them on the meta device token by token."""
 
 FORMULAS: dict[str, Formula] = {
     "aten::mm": _matmul("self", "mat2"),
@@ -201,13 +218,15 @@ FORMULAS: dict[str, Formula] = {
     "aten::_transformer_encoder_layer_fwd": _encoder_layer,
     "aten::_cudnn_rnn": _recurrent,
     "aten::mkldnn_rnn_layer": _recurrent,
+    **dict.fromkeys(RECURRENT, _sequence),
 }
 """Qualified name of an operator -> MACs of one call; None where they do not follow from shapes."""
 
 SHAPES: dict[str, Callable[[Arguments], Any]] = {
     "aten::_transformer_encoder_layer_fwd": lambda a: torch.empty_like(a["src"]),
+    **dict.fromkeys(RECURRENT, _sequence_shapes),
 }
-"""Results of operators that some supported versions of torch cannot run on the meta device."""
+"""Results of operators that some supported versions of torch cannot run on the meta device, or run slowly."""
 
 
 def _aten(names: str) -> frozenset[str]:
