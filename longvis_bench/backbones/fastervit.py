@@ -14,8 +14,8 @@ coordinates, so that weights do not depend on the size.  After stage 3, `do_prop
 tokens, repeated to the size of their window, to its map.
 
 The relative biases follow from a table of (2 side - 1)^2 rows.  Written out they are side^4 numbers per head:
-24 GiB for the carrier tokens of FasterViT-4 at 4096 px with the published windows of 7.  This module writes
-them out for as many queries at a time as `MOST_BIASES` permits, in training again in the backward.
+24 GiB for the carrier tokens of FasterViT-4 at 4096 px with the published windows of 7.
+`ops/relative_attention.py` writes them out for some queries at a time, in training again in the backward.
 
 Names of parameters are those of the official weights.  Peculiarities of the authors' any-resolution code,
 which this module reproduces:
@@ -43,10 +43,10 @@ from timm.layers.drop import DropPath
 from timm.layers.mlp import Mlp
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
+from longvis_bench.ops.relative_attention import biased_attention
 from longvis_bench.ops.residual_convs import ConvResidual, conv_stem, drop_path_rates
 from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
 from longvis_bench.sizes.fastervit import check_fastervit
@@ -58,8 +58,6 @@ HIDDEN = 512
 """Width of the MLPs of positions."""
 LARGEST_BIAS = 16
 """Relative biases are between 0 and this."""
-MOST_BIASES = 2**25
-"""Relative biases that are written out at once, at most, but for one query's: 128 MiB in float32."""
 
 
 class FasterViT(nn.Module):
@@ -255,8 +253,9 @@ class WindowStage(nn.Module):
         self.hierarchical = hierarchical
         block = partial(HierarchicalBlock, ct_size=ct_size) if hierarchical else WindowBlock
         self.blocks = Blocks(*[block(width, heads, window, mlp_ratio, layer_scale, r) for r in drop_rates])
-        if hierarchical and do_propagation:
-            self.blocks[-1].propagates = True
+        last = self.blocks[-1]
+        if isinstance(last, HierarchicalBlock):
+            last.propagates = do_propagation
         self.downsample = nn.Identity() if downsample is None else downsample
         if tokenizer:
             self.global_tokenizer = CarrierTokens(width, window, ct_size)
@@ -376,11 +375,12 @@ class HierarchicalBlock(WindowBlock):
         x = x + self.hat_pos_embed(side, x)
         x = x + self.drop_path(_scaled(self.hat_attn(self.hat_norm1(x), side), self.gamma1))
         x = x + self.drop_path(_scaled(self.hat_mlp(self.hat_norm2(x)), self.gamma2))
-        return x.unflatten(1, (side, -1))
+        out: Tensor = torch.unflatten(x, 1, (side, -1))
+        return out
 
     def _repeated(self, carriers: Tensor) -> Tensor:
         """(windows, ct_size squared, width) -> (windows, window squared, width), each token's nearest."""
-        maps = carriers.mT.unflatten(2, (self.ct_size, self.ct_size))
+        maps: Tensor = torch.unflatten(carriers.mT, 2, (self.ct_size, self.ct_size))
         return F.interpolate(maps, (self.window, self.window)).flatten(2).mT
 
 
@@ -394,7 +394,8 @@ class AbsolutePosition(nn.Module):
     def forward(self, side: int, like: Tensor) -> Tensor:
         """(side squared, width), in raster order, on the device of `like`."""
         half = max(side // 2, 1)
-        axis = (torch.arange(side, dtype=self.cpb_mlp[0].weight.dtype, device=like.device) - half) / half
+        dtype = next(self.cpb_mlp.parameters()).dtype
+        axis = (torch.arange(side, dtype=dtype, device=like.device) - half) / half
         return _of_coordinates(self.cpb_mlp, axis).flatten(0, 1)
 
 
@@ -431,62 +432,15 @@ class Attention(nn.Module):
         return out
 
 
-def biased_attention(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, carriers: int = 0, most: int = MOST_BIASES
-) -> Tensor:
-    """Attention with a bias by relative position that is written out for some queries at a time.
-
-    Arguments:
-        q, k, v: (batch, heads, carriers + side squared, channels per head).
-        table: (heads, 2 side - 1, 2 side - 1), as of `RelativePosition`.
-        carriers: tokens before those of the grid; pairs with one of them have no bias.
-        most: biases that are written out at once, but for one query's.
-
-    Returns:
-        (batch, heads, carriers + side squared, channels per head).
-    """
-    tokens = q.shape[2]
-    queries = max(1, most // (table.shape[0] * tokens))
-    if queries >= tokens:
-        return _attend(q, k, v, table, carriers, 0)
-    parts = []
-    for start in range(0, tokens, queries):
-        some = q[:, :, start : start + queries]
-        if torch.is_grad_enabled():  # else the backward would keep the biases and scores of all queries
-            parts.append(checkpoint(_attend, some, k, v, table, carriers, start, use_reentrant=False))
-        else:
-            parts.append(_attend(some, k, v, table, carriers, start))
-    return torch.cat(parts, dim=2)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, carriers: int, start: int) -> Tensor:
-    """What the queries `q`, which begin at token `start`, attend to."""
-    bias = relative_biases(table, carriers, start, start + q.shape[2])
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-
-
-def relative_biases(table: Tensor, carriers: int, start: int, stop: int) -> Tensor:
-    """Biases of the queries from `start` to `stop`: (heads, queries, carriers + side squared)."""
-    side = (table.shape[-1] + 1) // 2
-    first, last = max(start - carriers, 0), max(stop - carriers, 0)
-    query = torch.arange(first, last, device=table.device)[:, None]
-    key = torch.arange(side * side, device=table.device)[None, :]
-    down = query // side - key // side + side - 1
-    right = query % side - key % side + side - 1
-    bias = table.flatten(1)[:, down * (2 * side - 1) + right]
-    unbiased = stop - start - (last - first)
-    return F.pad(bias, (carriers, 0, unbiased, 0)) if carriers else bias
-
-
 def _position_mlp(out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, out, bias=False))
 
 
 def _of_coordinates(mlp: nn.Sequential, axis: Tensor) -> Tensor:
     """An MLP of all pairs (row, column) of an axis's coordinates: (n,) -> (n, n, outputs)."""
-    rows, columns = torch.broadcast_tensors(axis[:, None], axis[None, :])
-    weight: Tensor = mlp[0].weight
-    out: Tensor = mlp(torch.stack((rows, columns), dim=-1).to(weight.dtype))
+    n = len(axis)
+    pairs = torch.stack((axis[:, None].expand(n, n), axis[None, :].expand(n, n)), dim=-1)
+    out: Tensor = mlp(pairs.to(next(mlp.parameters()).dtype))
     return out
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from longvis_bench.backbones import fastervit
-from longvis_bench.backbones.fastervit import RelativePosition, biased_attention, relative_biases
+from longvis_bench.backbones.fastervit import RelativePosition
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count_variant
+from longvis_bench.ops.relative_attention import biased_attention, relative_biases
 from longvis_bench.registry.registry import Registry
 from longvis_bench.weights.matching import load_weights
 
@@ -47,11 +48,11 @@ def test_the_largest_cell_keeps_no_tables() -> None:
     assert count_variant(variant, 4096, 10).largest_output < 1.01 * stem
 
 
-def attention_inputs(side: int, carriers: int) -> tuple[list[Tensor], Tensor]:
+def attention_inputs(side: int, carriers: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Queries, keys and values of two images and two heads, and a table of biases, all with gradients."""
     torch.manual_seed(0)
-    qkv = [torch.randn(2, 2, carriers + side**2, 4, requires_grad=True) for _ in range(3)]
-    return qkv, torch.randn(2, 2 * side - 1, 2 * side - 1, requires_grad=True)
+    q, k, v = (torch.randn(2, 2, carriers + side**2, 4, requires_grad=True) for _ in range(3))
+    return (q, k, v), torch.randn(2, 2 * side - 1, 2 * side - 1, requires_grad=True)
 
 
 @pytest.mark.parametrize(("side", "carriers"), [(5, 0), (4, 3)])
