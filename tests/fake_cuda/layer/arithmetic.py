@@ -31,12 +31,13 @@ class HostArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.Tag.dynamic_output_shape in func.tags and _is_computed(func, (args, kwargs), ()):
+            return _as_shaped_by_values(func, args, kwargs)
         result = func(*args, **kwargs)
         if not _is_computed(func, (args, kwargs), result):
             return result
-        host_args, host_kwargs = tree_map(_on_host, (args, kwargs))
-        try:  # in a thread without this mode, autocast, or whatever else is active
-            computed = _thread().submit(_compute, func, host_args, host_kwargs).result()
+        try:
+            computed = _computed(func, args, kwargs)
         except (
             RuntimeError,
             NotImplementedError,
@@ -49,6 +50,26 @@ class HostArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(there, Tensor) and isinstance(value, Tensor):
                 _write(there, value)
         return result if any(isinstance(leaf, Tensor) for leaf in leaves) or result is None else computed
+
+
+def _as_shaped_by_values(func: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an operator whose shape depends on values, e.g. a mask's: only the host has them."""
+    device = next(t.device for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.is_cuda)
+    return tree_map(lambda value: _on_device(value, device), _computed(func, args, kwargs))
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    there = torch.empty(value.shape, dtype=value.dtype, device=device)
+    _write(there, value)
+    return there
+
+
+def _computed(func: Any, args: Any, kwargs: Any) -> Any:
+    """What the CPU computes, in a thread without this mode, autocast, or whatever else is active."""
+    host_args, host_kwargs = tree_map(_on_host, (args, kwargs))
+    return _thread().submit(_compute, func, host_args, host_kwargs).result()
 
 
 def _is_computed(func: Any, inputs: Any, result: Any) -> bool:
