@@ -42,7 +42,7 @@ deep:
 
 # The CUDA paths without a GPU, as far as tests/fake_cuda/README.md says: needs gcc and torch's CUDA build.
 fake-cuda:
-	$(PYTHON) -m pytest -m fake_cuda tests/fake_cuda
+	$(PYTEST) -m fake_cuda tests/fake_cuda
 
 # Acceptance run on a machine with an NVIDIA GPU: one JSON report, which a second run completes.
 # Some checks only: make gpu ONLY=clock,scan

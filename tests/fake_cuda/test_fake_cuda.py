@@ -226,7 +226,8 @@ def test_bf16_before_ampere_is_marked_as_emulated(
     (row,) = bench(
         driver,
         tmp_path / "run",
-        *("--models", "vit-n", "--res", "64", "--dtype", "bf16", "--budget", "0.1", "--metrics", "time"),
+        *("--models", "vit-n", "--res", "64", "--dtype", "bf16", "--mode", "train"),
+        *("--budget", "0.1", "--metrics", "time"),
         FAKE_CAPABILITY=capability,
     )
     assert row["status"] == "ok", row["reason"]
