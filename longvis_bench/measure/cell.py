@@ -63,7 +63,7 @@ from longvis_bench.measure.row_builder import RowBuilder
 from longvis_bench.measure.validity.policy import check_cell, check_step
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.kernel_trace import ATTENTION, observe
-from longvis_bench.ops.model_tensors import to_dtype
+from longvis_bench.ops.model_tensors import to_dtype, to_memory_format
 from longvis_bench.ops.selective_scan.operator import backend_for, warm_up_scan
 from longvis_bench.phases import BUILD, COMPILE, IMPORT
 from longvis_bench.records import Cell, MemoryRecord, ProcessRecord, Request, Row, SizeRecord, TimingRecord
@@ -346,7 +346,7 @@ def _build(request: Request, variant: Variant, builder: RowBuilder) -> nn.Module
     if cell.fuse:
         builder.backends["folded"] = str(len(fold_batch_norms(model, cell.resolution)))
     to_dtype(model, DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32)
-    model = model.to(memory_format=_memory_format(cell))
+    to_memory_format(model, _memory_format(cell))
     return torch.compile(model) if cell.compile else model  # type: ignore[return-value]
 
 

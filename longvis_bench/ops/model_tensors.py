@@ -79,3 +79,19 @@ def to_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     apply: Any = model._apply
     apply(convert)
     return model
+
+
+def to_memory_format(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """Convert a model's tensors of four dimensions in place; `nn.Module.to` also tries those of five.
+
+    Arguments:
+        model: changed in place.
+        memory_format: torch.channels_last or torch.contiguous_format.
+    """
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.to(memory_format=memory_format) if tensor.dim() == 4 else tensor
+
+    apply: Any = model._apply
+    apply(convert)
+    return model

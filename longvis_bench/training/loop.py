@@ -31,6 +31,7 @@ from longvis_bench.data.loader import Batch, Loader, named_worker_deaths
 from longvis_bench.errors import LongvisError
 from longvis_bench.measure.accuracy import Accuracy
 from longvis_bench.measure.numerics import tf32
+from longvis_bench.ops.model_tensors import to_memory_format
 from longvis_bench.training.augment import BatchAugment, picture_augment
 from longvis_bench.training.checkpoint import Checkpoint, Position, read_checkpoint, save_checkpoint
 from longvis_bench.training.evaluate import shared_accuracy
@@ -166,7 +167,7 @@ class _Trainer:
             self.fresh = (*loaded.missing, *loaded.random)
         if self.recipe.sync_batch_norm and self.accelerator.num_processes > 1:
             model = synchronised(model, self.device)
-        return model.to(memory_format=torch.channels_last)
+        return to_memory_format(model, torch.channels_last)
 
     def _resume(self) -> Position:
         found = read_checkpoint(self.job.checkpoint, self.device) if self.job.checkpoint is not None else None

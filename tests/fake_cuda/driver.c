@@ -5,7 +5,8 @@
    one that returns "success" for every other name that torch and Triton import.
 
    Environment: FAKE_DEVICES (1), FAKE_MEMORY bytes (79 GiB), FAKE_CAPABILITY (90, or "90,75" by device),
-   FAKE_NAME ("NVIDIA H100 80GB HBM3", or several with ";" between), FAKE_KERNEL_US (5). */
+   FAKE_NAME ("NVIDIA H100 80GB HBM3", or several with ";" between), FAKE_KERNEL_US (5), FAKE_UUID (0): a number within the
+   UUIDs, by which longvis locks GPUs. */
 #define _GNU_SOURCE
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -235,6 +236,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
     memset(p, 0, sizeof *p);
     entry(setting("FAKE_NAME", "NVIDIA H100 80GB HBM3"), ';', device, p->name, sizeof p->name);
     for (int i = 0; i < 16; i++) p->uuid.bytes[i] = (char)(7 * i + device);
+    *(int *)p->uuid.bytes = atoi(setting("FAKE_UUID", "0"));
     p->totalGlobalMem = capacity();
     p->major = capability(device) / 10, p->minor = capability(device) % 10;
     p->multiProcessorCount = 132, p->warpSize = 32, p->pciBusID = device + 1;

@@ -33,10 +33,11 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def under(driver: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run Python under the driver."""
+    """Run Python under the driver, on GPUs of this process alone, so that it waits for no other test."""
     command = [sys.executable, str(BUILD), str(driver), sys.executable, *arguments]
+    own = {"FAKE_UUID": str(os.getpid())}
     return subprocess.run(
-        command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=400
+        command, env={**os.environ, **own, **settings}, capture_output=True, text=True, timeout=400
     )
 
 
