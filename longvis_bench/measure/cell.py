@@ -128,6 +128,9 @@ def _measure(request: Request, builder: RowBuilder, publish: Callable[[Row], obj
             _count(variant, cell, builder, cache)
         publish(builder.row())
     if not set(cell.metrics) <= {"count", "reach"}:
+        if cell.compile and cell.mode == "train" and "count" not in cell.metrics:
+            with builder.timed("shapes"):
+                builder.largest_output = _largest_output(variant, cell)
         take_device(request, builder)
         if "memory" in cell.metrics:
             with builder.timed("shapes"):
@@ -184,6 +187,18 @@ def _count(variant: Variant, cell: Cell, builder: RowBuilder, cache: Cache) -> N
         )
         return
     builder.count, builder.largest_output = found.record, found.largest_output
+
+
+def _largest_output(variant: Variant, cell: Cell) -> int | None:
+    """Elements of the largest output of one image, without which a compiled training step is refused."""
+    try:
+        return count_variant(variant, cell.resolution, cell.num_classes).summary().largest_output
+    except (IllegalSize, MissingDependency, CardError):
+        raise
+    except Exception as error:
+        if is_ours(error):
+            raise
+        return None
 
 
 def _measure_real(

@@ -77,6 +77,15 @@ def test_only_what_is_asked_for_is_measured() -> None:
     assert [row.timing, row.memory, row.validity] == [None, None, None]
 
 
+def test_a_compiled_training_step_needs_no_count_among_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused where a tensor may be past 2^31 elements, which its largest output rules out."""
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    row = measure_cell(request(metrics=("time",), mode="train", compile=True))
+    assert row.status == "ok", row.reason
+    assert row.timing is not None
+    assert row.count is None
+
+
 def test_bf16_runs_the_model_in_bf16() -> None:
     row = measure_cell(request(dtype="bf16"))
     assert row.status == "ok", row.reason
