@@ -16,10 +16,12 @@ def test_a_parameter_of_any_dimensions_has_a_place_beside_channels_last_convolut
     """The bias tables of attention often have five, which torch cannot convert."""
     model = nn.Conv2d(3, 4, 2)
     model.register_parameter("table", nn.Parameter(torch.rand(shape)))
-    before = model.table.detach().clone()
+    table = model.get_parameter("table")
+    before = table.detach().clone()
     assert to_memory_format(model, torch.channels_last) is model
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
     assert not model.weight.is_contiguous()
-    assert model.table.is_contiguous()
-    assert torch.equal(model.table, before)
-    assert to_memory_format(model, torch.contiguous_format).weight.is_contiguous()
+    assert table.is_contiguous()
+    assert torch.equal(table, before)
+    to_memory_format(model, torch.contiguous_format)
+    assert model.weight.is_contiguous()
