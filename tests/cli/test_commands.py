@@ -187,7 +187,7 @@ def test_a_sweep_end_to_end(longvis: Longvis) -> None:
         assert words in done.stdout
     names = {path.name for path in Path("run").iterdir()}
     assert {"run.json", "cells.jsonl", "summary.csv", "summary.md", "plots"} <= names
-    assert {path.suffix for path in Path("run/plots").iterdir()} == {".png", ".svg"}
+    assert {path.suffix for path in Path("run/plots").iterdir()} == {".png", ".svg", ".pdf"}
     assert "[1/4]" in done.stdout
     again = longvis(
         "bench", *FINE, "--models", "moody-fine,moody-raises", "--res", "64,72", "--out", "run", "--json"

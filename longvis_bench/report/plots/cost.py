@@ -34,6 +34,8 @@ class Cost:
     against: str
     format: Callable[[float | None], str]
     better_up: bool = False
+    interval: tuple[str, str] | None = None
+    """Columns with the ends of its 95 % interval, where it has one."""
 
 
 LINE_HEIGHT = 0.19
@@ -51,6 +53,7 @@ COSTS = {
         against="throughput",
         format=units.rate,
         better_up=True,
+        interval=("throughput_low_img_s", "throughput_high_img_s"),
     ),
     "latency": Cost(
         column="latency_median_s",
@@ -58,6 +61,7 @@ COSTS = {
         axis="median latency of one batch",
         against="latency",
         format=units.seconds,
+        interval=("latency_low_s", "latency_high_s"),
     ),
     "memory": Cost(
         column="peak_memory_bytes",
@@ -109,10 +113,14 @@ def _lines(cast: Cast, cost: Cost, values: dict[str, dict[int, float]], left_out
     above = LINE_HEIGHT * (max(positions, default=-1) + 1 + (len(failures) > len(named)))
     height = max(3.9, 0.2 * len(values) + 1.3) + above
     figure, axes = _figure(cast, height, cost.title, left=left, right=right, bottom=bottom, top=0.62 + above)
+    shown = [value for found in values.values() for value in found.values()]
     for label, found in values.items():
         _draw_line(axes, found, cast.looks[label])
+        intervals = _intervals(cast, label, cost)
+        _draw_intervals(axes, intervals, cast.looks[label])
+        shown += [end for ends in intervals.values() for end in ends]
     _size_axis(axes, sizes)
-    cost_axis(axes, "y", cost, [value for found in values.values() for value in found.values()])
+    cost_axis(axes, "y", cost, shown)
     _end_labels(axes, cast, values, {label: _exponent(cast, label, cost) for label in values})
     for failure, position in zip(named, positions, strict=True):
         _draw_failure(axes, cast, failure, position, to_the_left=failure.size in _right_half(sizes))
@@ -138,6 +146,29 @@ def _draw_line(axes: Axes, values: dict[int, float], look: Look) -> None:
         markeredgewidth=0.6,
         clip_on=False,
     )
+
+
+def _intervals(cast: Cast, label: str, cost: Cost) -> dict[int, tuple[float, float]]:
+    """Resolution -> both ends of the interval, where the cost has one there."""
+    if cost.interval is None:
+        return {}
+    low, high = (cast.rows.by_size(label, column) for column in cost.interval)
+    return {size: (low[size], high[size]) for size in low if size in high}
+
+
+def _draw_intervals(axes: Axes, intervals: dict[int, tuple[float, float]], look: Look) -> None:
+    """A bar with caps at each size, which shows where it is taller than the marker."""
+    for size, (low, high) in intervals.items():
+        axes.plot(
+            [size, size],
+            [low, high],
+            color=look.colour,
+            linewidth=1.1,
+            marker="_",
+            markersize=7,
+            clip_on=False,
+            zorder=1.9,
+        )
 
 
 _RAISED = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")

@@ -1,6 +1,6 @@
 """All figures of some rows, and their files.
 
-The same rows give the same SVG, byte for byte.
+The same rows give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ from longvis_bench.report.plots.accuracy import accuracy_figure
 from longvis_bench.report.plots.cost import COSTS, cost_figure
 from longvis_bench.report.plots.style import DPI, Cast, style
 
-AGAINST = ("throughput", "macs")
+AGAINST = ("throughput", "memory", "macs")
 """Costs that accuracy is drawn against."""
 NAMES = (*COSTS, *(f"accuracy-{name}" for name in AGAINST))
+_METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": "longvis-bench"},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": "longvis-bench"},
+}
+"""Format -> what matplotlib writes beside the figure: nothing that changes from one call to the next."""
+KINDS = tuple(_METADATA)
 
 
 def figures(rows: Sequence[Row] | Grouped) -> dict[str, Figure]:
@@ -45,7 +52,7 @@ def figures(rows: Sequence[Row] | Grouped) -> dict[str, Figure]:
 def write_plots(
     rows: Sequence[Row] | Grouped, folder: Path, more: Mapping[str, Figure] | None = None
 ) -> list[Path]:
-    """Write every figure as PNG (200 dpi) and SVG (text as text); return the files.
+    """Write every figure as PNG (200 dpi), SVG (text as text) and PDF; return the files.
 
     Arguments:
         rows: as `figures` takes them.
@@ -59,20 +66,15 @@ def write_plots(
     written = []
     drawn = {**figures(rows), **(more or {})}
     for name in set(NAMES) - set(drawn):  # of an earlier report on other rows
-        for kind in ("png", "svg"):
+        for kind in KINDS:
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     for name, figure in drawn.items():
-        png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-        with style():
-            write_whole(png, partial(_as_png, figure))
-            write_whole(svg, partial(_as_svg, figure))
-        written += [png, svg]
+        for kind in KINDS:
+            written.append(folder / f"{name}.{kind}")
+            with style():
+                write_whole(written[-1], partial(_save, figure, kind))
     return written
 
 
-def _as_png(figure: Figure, file: IO[bytes]) -> None:
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-
-
-def _as_svg(figure: Figure, file: IO[bytes]) -> None:
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "longvis-bench"})
+def _save(figure: Figure, kind: str, file: IO[bytes]) -> None:
+    figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])

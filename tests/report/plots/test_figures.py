@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from longvis_bench.records import Row
+from longvis_bench.report.columns import BY_NAME
 from longvis_bench.report.plots import layout
 from longvis_bench.report.plots import style as canvas
 from longvis_bench.report.plots import write as plots
@@ -23,7 +25,10 @@ from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parents[2] / "golden_tables" / "rows.jsonl"
 ROWS = read_rows(GOLDEN)
-NAMES = {"throughput", "latency", "memory", "macs", "accuracy-throughput", "accuracy-macs"}
+NAMES = {
+    *("throughput", "latency", "memory", "macs"),
+    *("accuracy-throughput", "accuracy-memory", "accuracy-macs"),
+}
 
 
 def changed(row: Row, **cell: object) -> Row:
@@ -93,6 +98,24 @@ def test_a_missing_value_is_a_mark_too() -> None:
     assert "vit-n: no value" in words(plots.figures(rows)["memory"])
 
 
+def test_curves_of_latency_and_throughput_have_their_intervals() -> None:
+    """A bar from the low to the high end of each row that has an interval; none for memory."""
+    for name, ends in {
+        "latency": ("latency_low_s", "latency_high_s"),
+        "throughput": ("throughput_low_img_s", "throughput_high_img_s"),
+        "memory": None,
+    }.items():
+        (axes,) = plots.figures(ROWS)[name].axes
+        bars = {
+            tuple(np.asarray(line.get_ydata()).tolist()) for line in axes.lines if line.get_marker() == "_"
+        }
+        rows = [row for row in ROWS if ends and row.status == "ok"]
+        wanted = {tuple(BY_NAME[end].value(row) for end in ends or ()) for row in rows}
+        wanted = {pair for pair in wanted if None not in pair}
+        assert bars == wanted, name
+        assert bool(bars) == (name != "memory")
+
+
 def test_labels_carry_the_exponents() -> None:
     figures = plots.figures(ROWS)
     assert "vit-n R³·⁶" in words(figures["latency"])
@@ -126,7 +149,7 @@ def test_what_was_not_asked_for_has_no_figure_and_leaves_none_behind(tmp_path: P
     (tmp_path / "mine.png").write_bytes(b"")
     assert set(plots.figures(rows)) == {"macs"}
     plots.write_plots(rows, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"macs.png", "macs.svg", "mine.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"macs.png", "macs.svg", "macs.pdf", "mine.png"}
 
 
 def test_both_axes_say_what_they_show() -> None:
@@ -248,7 +271,9 @@ def test_colours_are_seen_on_white() -> None:
 
 def test_files(tmp_path: Path) -> None:
     written = plots.write_plots(ROWS, tmp_path / "a" / "plots")
-    assert {path.name for path in written} == {f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
+    assert {path.name for path in written} == {
+        f"{name}.{kind}" for name in NAMES for kind in ("png", "svg", "pdf")
+    }
     width, height = struct.unpack(">II", (tmp_path / "a/plots/latency.png").read_bytes()[16:24])
     assert width == round(canvas.WIDTH * 200)
     assert height > 600
