@@ -401,7 +401,7 @@ class ReachRecord(_Record):
     trained_radius_90_px: tuple[float, ...] = ()
 
 
-class Note(_Record):
+class RowWarning(_Record):
     """A typed warning on a row; see `row_warnings.py` for the closed list."""
 
     code: str
@@ -447,7 +447,7 @@ class Row(_Record):
     """torch settings and library versions that can change a number, after the timing; empty in older rows."""
     null_reasons: dict[str, str] = {}
     """Column or metric -> why it has no value."""
-    notes: tuple[Note, ...] = ()
+    notes: tuple[RowWarning, ...] = ()
     changed_settings: tuple[str, ...] = ()
     """Global settings that the model's code changed while it was timed, or that could not be restored."""
     cached: tuple[str, ...] = ()

@@ -153,7 +153,7 @@ def test_the_list_is_closed_and_every_kind_is_tested() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=str)
-def test_advice_is_a_sentence_and_codes_are_names(kind: row_warnings.Kind) -> None:
+def test_advice_is_a_sentence_and_codes_are_names(kind: row_warnings.WarningKind) -> None:
     assert re.fullmatch(r"[A-Z].*[.]", kind.advice)
     assert re.fullmatch(r"[a-z_]+", kind.code)
 

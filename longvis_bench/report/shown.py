@@ -13,7 +13,7 @@ from functools import cached_property
 from rich.cells import cell_len
 
 from longvis_bench import units
-from longvis_bench.records import Note, Row
+from longvis_bench.records import Row, RowWarning
 from longvis_bench.report.columns import BY_NAME, Column, null_reason
 from longvis_bench.report.footnotes import Footnote, Footnotes, Remark, remark
 from longvis_bench.report.grouping import Grouped
@@ -235,7 +235,7 @@ class Body:
         return lines
 
     @cached_property
-    def _warnings(self) -> list[tuple[int, Note, Remark]]:
+    def _warnings(self) -> list[tuple[int, RowWarning, Remark]]:
         return [
             (index, note, remark(note.code.replace("_", " "), note.message, row, note.advice, key=""))
             for index, row in enumerate(self.rows)

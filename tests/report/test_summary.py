@@ -155,7 +155,7 @@ def full_row() -> Row:
         overhead_s=dict.fromkeys(["start", "import", "build", "compile", "time", "other", "teardown"], 1.0),
         repeats_s=(1.0, 1.2),
         reference_yardstick_s=0.4,
-        notes=(LOAD.note("busy"),),
+        notes=(LOAD.warning("busy"),),
         null_reasons={"something": "else"},
     )
 
@@ -362,7 +362,7 @@ HOSTILE += [
 
 
 def hostile(text: str) -> Row:
-    note = records.Note(code=text or "x", message=text, advice=text)
+    note = records.RowWarning(code=text or "x", message=text, advice=text)
     return plain_row(
         cell={"model": text, "weights": text},
         status="error",
