@@ -17,12 +17,23 @@ from typing import TYPE_CHECKING
 from longvis_bench.version import __version__
 
 if TYPE_CHECKING:
-    from longvis_bench.api import bench, build, count, fit, list_models, load_results, load_weights, reach
+    from longvis_bench.api import (
+        bench,
+        build,
+        compare,
+        count,
+        fit,
+        list_models,
+        load_results,
+        load_weights,
+        reach,
+    )
 
 __all__ = [
     "__version__",
     "bench",
     "build",
+    "compare",
     "count",
     "fit",
     "list_models",

@@ -227,6 +227,33 @@ def load_results(path: str | Path) -> pd.DataFrame:
     return frame(current(read_rows(Path(path))))
 
 
+def compare(
+    before: str | Path, after: str | Path | None = None, *, models: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Compare two runs, or two models of one run, cell by cell.
+
+    Arguments:
+        before: directory of a run.
+        after: directory of another run; may be left out with two models.
+        models: two names, the first of `before` and the second of `after`; or one name of both runs.
+
+    Returns:
+        One row per common cell. `time_ratio` is the time per image after / before with the ends of its 95 %
+        interval and its p-value; `verdict` is "faster", "slower", "same" or "unclear"; `memory_ratio` and
+        `macs_ratio` are exact; `top1_p` is the p-value of McNemar's test. None where a side has no value.
+
+    Raises:
+        LongvisError: one run without two models, models that a run does not have, or no common cell.
+        RunDirectoryError: a run cannot be read.
+    """
+    import pandas as pd
+
+    from longvis_bench.report.compare import compare as find
+    from longvis_bench.report.compare import records
+
+    return pd.DataFrame(records(find(Path(before), _path(after), models)))
+
+
 def list_models(models_dirs: Sequence[Path] = ()) -> list[str]:
     """Names of all registered models, including alternative implementations."""
     return Registry(models_dirs).names()

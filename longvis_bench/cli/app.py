@@ -10,6 +10,7 @@ import typer
 from longvis_bench.cli.bench import bench
 from longvis_bench.cli.check import check
 from longvis_bench.cli.choose import choose
+from longvis_bench.cli.compare import compare
 from longvis_bench.cli.doctor import doctor
 from longvis_bench.cli.evaluate import evaluate
 from longvis_bench.cli.fit import fit
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "report": report,
+    "compare": compare,
     "merge": merge,
     "check": check,
     "new": new,

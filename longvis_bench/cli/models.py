@@ -45,11 +45,19 @@ def models(
             "--json", help="Print JSON: one object per variant, or the card.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    as_bibtex: Annotated[
+        bool,
+        typer.Option(
+            "--bibtex", help="Print the BibTeX entry of the family's paper.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
 ) -> None:
     """List the models with their size and cost, or show one family in detail."""
     registry = Registry(models_dir or ())
     console = Console(highlight=False)
-    if name is not None and as_json:
+    if as_bibtex:
+        typer.echo(_entry(registry, name, as_json=as_json))
+    elif name is not None and as_json:
         typer.echo(json.dumps(_content(registry, _card(registry, name)), indent=2))
     elif name is not None:
         _show(console, registry, _card(registry, name))
@@ -58,6 +66,24 @@ def models(
             typer.echo(json.dumps(entry))
     else:
         _show_all(console, registry)
+
+
+def _entry(registry: Registry, name: str | None, *, as_json: bool) -> str:
+    """The BibTeX entry of a family.
+
+    Raises:
+        LongvisError: no family is named, `--json` is given as well, or the card has no paper.
+        UnknownName: no family or variant has this name.
+    """
+    if name is None or as_json:
+        raise LongvisError(
+            "--bibtex prints the entry of one family: give its name, like longvis models swin --bibtex."
+        )
+    card = _card(registry, name).card
+    entry = bibtex(card)
+    if entry is None:
+        raise LongvisError(f"the card of {card.family} names no paper with its authors and arXiv number.")
+    return entry
 
 
 def _show_all(console: Console, registry: Registry) -> None:

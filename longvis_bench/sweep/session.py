@@ -16,8 +16,9 @@ from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
 from longvis_bench.sweep.config import read_config
 from longvis_bench.sweep.execute import Outcome, refuse_reference, run_sweep
+from longvis_bench.sweep.hooks import Hooked
 from longvis_bench.sweep.plan import Plan, make_plan
-from longvis_bench.sweep.reporter import Reporter
+from longvis_bench.sweep.reporter import Reporter, Silent
 from longvis_bench.sweep.run_file import Invocation, invocation_of
 
 RUNS = Path("results/runs")
@@ -54,7 +55,7 @@ class Session:
             self.plan,
             self.path,
             invocation=self.invocation,
-            reporter=reporter,
+            reporter=Hooked(reporter or Silent(), self.path),
             retry=chosen,
             only_missing=only_missing,
         )

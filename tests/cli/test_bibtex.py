@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from longvis_bench.cli.app import app
 from longvis_bench.cli.models import bibtex
 from longvis_bench.registry.discovery import built_in_cards
 
@@ -79,3 +81,17 @@ def test_the_entry_is_the_papers(family: str) -> None:
         f"  eprint = {{{number}}},",
         "  archivePrefix = {arXiv}",
     ]
+
+
+@pytest.mark.parametrize("name", ["swin", "swin-b"])
+def test_the_command_prints_the_entry_alone(name: str) -> None:
+    done = CliRunner().invoke(app, ["models", name, "--bibtex"])
+    assert done.exit_code == 0
+    assert done.stdout == f"{bibtex(CARDS['swin'])}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["swin", "--json"]])
+def test_the_entry_needs_one_family_and_no_other_form(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, ["models", *arguments, "--bibtex"])
+    assert done.exit_code == 2
+    assert "longvis models swin --bibtex" in done.stderr

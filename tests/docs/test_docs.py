@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from longvis_bench import errors
 from longvis_bench.cli.app import app
 from longvis_bench.records import ACCEPTED, Status
+from longvis_bench.report.compare import UNCLEAR
 from longvis_bench.sweep.config import SweepConfig, read_config
 from longvis_bench.sweep.config_file import example_text
 
@@ -143,6 +144,8 @@ def test_every_example_runs(page: Path) -> None:
     for block in blocks(page):
         if block.mark == "file":
             Path(block.about.strip()).write_text(block.text, encoding="utf-8")
+        if block.mark == "not run" and block.kind in ("python", "toml"):
+            continue
         if block.kind == "python":
             run_python(block.text)
         elif block.kind == "toml":
@@ -269,7 +272,7 @@ def test_running_names_every_status_and_exit_code() -> None:
     codes = {code for cell, _ in table(DOCS / "running.md", "Exit codes") for code in cell.split(", ")}
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     raised = {str(kind.exit_code) for kind in classes if issubclass(kind, errors.LongvisError)}
-    assert codes == {"0", "70", "130", "143"} | raised
+    assert codes == {"0", str(UNCLEAR), "70", "130", "143"} | raised
 
 
 def test_architecture_names_every_package() -> None:
@@ -285,7 +288,7 @@ def test_the_rooms_for_what_comes_are_empty() -> None:
     rooms = [
         room for cell, _ in table(DOCS / "architecture.md", "Planned packages") for room in cell.split("`, `")
     ]
-    assert len(rooms) == 7
+    assert len(rooms) == 5
     for room in rooms:
         path = ROOT / room if room.startswith("tests/") else ROOT / "longvis_bench" / room
         assert not path.exists(), path
