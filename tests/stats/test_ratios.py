@@ -22,7 +22,7 @@ def measured(
     processes: list[list[float]] = []
     while len(processes) < 12:
         centre = latency * math.exp(rng.gauss(0, drift) + rng.gauss(0, between))
-        processes.append([centre * math.exp(rng.gauss(0, within)) for _ in range(9)])
+        processes.append([centre * math.exp(rng.gauss(0, within)) for _ in range(25)])
         width = stats.half_width(stats.process_interval(processes), stats.across_processes(processes))
         if len(processes) >= 3 and width is not None and width <= 0.02:
             break
