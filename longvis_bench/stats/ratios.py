@@ -50,9 +50,10 @@ def ratio(
     """Ratio of the median latencies of two cells, with a 95 % interval over processes.
 
     With three processes and more per side the interval is a t interval for unequal variances on the
-    logarithms of the processes' medians, with the degrees of freedom of the side with fewer processes.  With fewer, `others` is the standard deviation between processes, and the normal distribution
-    gives the interval; without it, `USUAL_SPREAD` is assumed, and the uncertainty within the processes, by
-    order statistics of their samples, is added.
+    logarithms of the processes' medians, with the degrees of freedom of the side with fewer processes.  With
+    fewer, `others` is the standard deviation between processes, and the normal distribution gives the
+    interval; without it, `USUAL_SPREAD` is assumed, and the uncertainty within the processes, by order
+    statistics of their samples, is added.
 
     Arguments:
         numerator: samples of each process, in seconds, all positive.
