@@ -402,7 +402,7 @@ def _few_processes(timed: Sequence[Pair]) -> list[str]:
         f"{units.percent(USUAL_SPREAD)} between processes",
     }
     return [
-        f"{units.several(bases.count(basis), 'cell')}: {text}; bench with --repeats {ENOUGH} measures it."  # type: ignore[arg-type]
+        f"{units.several(bases.count(basis), 'cell')}: {text}; bench with --repeats {ENOUGH} measures it."
         for basis, text in said.items()
         if basis in bases
     ]
