@@ -8,7 +8,7 @@ import random
 import pytest
 
 from longvis_bench import stats
-from longvis_bench.stats.ratios import USUAL_SPREAD, holm, ratio
+from longvis_bench.stats.ratios import USUAL_SPREAD, holm, ratio, student_p
 
 OVER_TIME, BETWEEN, WITHIN = 0.0319, 0.0438, 0.0376
 """Standard deviations of log latencies over rounds, between and within processes, on a 2-core Xeon
@@ -98,6 +98,12 @@ def test_one_process_per_side_does_not_know_the_spread_between_processes() -> No
 def test_a_side_without_samples_has_no_ratio() -> None:
     assert ratio([], [[1.0]]) is None
     assert ratio([[]], [[1.0]]) is None
+
+
+@pytest.mark.parametrize(("freedom", "t"), list(enumerate(stats.STUDENT_96, 1)))
+def test_p_values_of_the_quantiles(freedom: int, t: float) -> None:
+    assert student_p(t, freedom) == pytest.approx(0.04, abs=5e-5)
+    assert student_p(-t, freedom) == student_p(t, freedom)
 
 
 def test_holm_by_hand() -> None:
