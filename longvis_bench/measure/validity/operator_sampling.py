@@ -41,6 +41,7 @@ SMALLEST_SCALE = 1e-30
 _MOVES_NOTHING = ("as_strided_", "_unsafe_view", "_reshape_alias", "resize_", "set_", "detach_", "lift_fresh")
 """Operators that return another view of the same elements, besides those that torch marks as views."""
 _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+_NORMALISATIONS = ("aten::native_layer_norm", "aten::native_group_norm")
 _PROBLEMS = (NotSampled, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 """Errors of a recomputation that does not support a call."""
 
@@ -142,7 +143,7 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 pairs = recompute(Call(func, by_name(func, args, kwargs), out, self.dtype, self.limit))
             else:
                 raise NotSampled
-            self._compare(name, pairs, name in KERNELS)
+            self._compare(name, pairs, name in KERNELS, _unit(name, func, args, kwargs))
         except _PROBLEMS:
             self.unsampled.add(name)
             if past:
@@ -151,11 +152,11 @@ class Samples(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.kinds[kind] += 1
         self.past_limit += past
 
-    def _compare(self, name: str, pairs: list[Pair], is_kernel: bool) -> None:
-        """Book the error of a call: a kernel's sample by sample, others' relative to all samples."""
+    def _compare(self, name: str, pairs: list[Pair], is_kernel: bool, unit: float) -> None:
+        """A kernel's error is booked sample by sample, others' relative to all samples or the `unit`."""
         found = [self._difference(name, given, right, is_kernel) for given, right in pairs if right.numel()]
         if not is_kernel and found:
-            found = [(max(found)[0], max(scale for _, scale in found))]
+            found = [(max(found)[0], max(unit, *(scale for _, scale in found)))]
         error = max((difference / scale for difference, scale in found), default=0.0)
         if error > self.error:
             self.error, self.worst = error, name
@@ -219,6 +220,17 @@ def sample_operators(
     with eager, torch.inference_mode(False), torch.no_grad(), samples:
         logits = model(images)
     return samples, logits
+
+
+def _unit(name: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    """Size of a normalisation's values before the shift, which counts where they cancel; else 0.
+
+    Of one value per group, exactly 0 is right, and kernels give rounding errors of what was subtracted.
+    """
+    if name not in _NORMALISATIONS:
+        return 0.0
+    weight = by_name(func, args, kwargs).get("weight")
+    return 1.0 if weight is None else float(weight.detach().abs().max())
 
 
 def _tensors(tree: object) -> list[Tensor]:

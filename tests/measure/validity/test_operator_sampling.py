@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from longvis_bench.errors import InvalidOutput
 from longvis_bench.measure.validity.checks import TOLERANCE
@@ -252,3 +254,27 @@ def test_a_live_view_of_2_31_elements() -> None:
     assert total.item() == pytest.approx(INT32_ELEMENTS + 4096, rel=1e-6)
     assert (samples.past_limit, samples.unchecked) == (1, ())
     assert samples.error < 1e-6
+
+
+class Shifted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds an error to the layer norms that run in float32."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.error = error
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.native_layer_norm.default and result[0].dtype == torch.float32:
+            result[0].add_(self.error)
+        return result
+
+
+@pytest.mark.parametrize(("error", "is_wrong"), [(5e-7, False), (0.5, True)])
+def test_a_norm_over_one_value_may_round_but_not_be_wrong(error: float, is_wrong: bool) -> None:
+    """Its exact output is 0, beside which any rounding error is infinitely large."""
+    samples = Samples(torch.float64)
+    with torch.no_grad(), Shifted(error), samples:
+        nn.LayerNorm(1)(torch.randn(64, 1))
+    assert samples.kinds.total()
+    assert (samples.error > TOLERANCE[torch.float32]) is is_wrong
