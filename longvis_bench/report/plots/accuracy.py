@@ -54,7 +54,7 @@ def accuracy_figure(cast: Cast, cost: Cost) -> Figure | None:
         note(figure, text)
     for index, panel in enumerate(panels):
         bottom = height - 0.85 - (inner + PANEL_MARGIN) * index - inner
-        axes = figure.add_axes((0.8 / WIDTH, bottom / height, 1 - 1.0 / WIDTH, inner / height))
+        axes = figure.add_axes((0.8 / WIDTH, bottom / height, 1 - 1.12 / WIDTH, inner / height))
         _draw_panel(axes, cast, cost, panel)
     return figure
 

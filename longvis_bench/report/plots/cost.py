@@ -165,7 +165,7 @@ def _draw_intervals(axes: Axes, intervals: dict[int, tuple[float, float]], look:
             color=look.colour,
             linewidth=1.1,
             marker="_",
-            markersize=7,
+            markersize=4,
             clip_on=False,
             zorder=1.9,
         )
