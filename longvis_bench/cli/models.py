@@ -173,14 +173,15 @@ BY_CODE = "by its code"
 def legal_sizes(variant: Variant) -> str:
     """The legal resolutions of a variant as short text: `multiples of 32`, else `256,512,1k`.
 
-    A multiple is tested at its first forty values from 256 px on, and at those next to 2048 px.  Listing a
-    card that is not built in never runs its code; if that code decides, the text is `BY_CODE`.
+    A multiple is tested at its first twelve values from 256 px on, at some of the next, and at those next to
+    2048 px.  Listing a card that is not built in never runs its code; if that code decides, the text is
+    `BY_CODE`.
     """
     if variant.origin != BUILT_IN and variant.card is not None and variant.card.resolution.plan is not None:
         return BY_CODE
     for step in STEPS:
         multiples = [*range(-(-256 // step) * step, 2049, step)]
-        if all(_takes(variant, size) for size in [*multiples[:40], *multiples[-4:]]):
+        if all(_takes(variant, size) for size in [*multiples[:12], *multiples[12:40:7], *multiples[-4:]]):
             return "any" if step == 1 else f"multiples of {step}"
     legal = [size for size in SHOWN_SIZES if _takes(variant, size)]
     return ",".join(f"{size // 1024}k" if size % 1024 == 0 else str(size) for size in legal) or units.UNKNOWN
