@@ -70,19 +70,46 @@ def best_lines(rows: Grouped) -> list[str]:
     Arguments:
         rows: as a table shows them, each cell once.
     """
-    ok = [row for row in rows.rows if row.status == "ok"]
-    settings = [name for name in rows.varying if name in SETTINGS]
     ways = [name for name in rows.varying if name in WAYS]
-    competing: dict[tuple[int, str], list[Row]] = {}
-    for row in ok:
-        words = (condition(name, row) for name in settings)
-        where = ", ".join([f"{row.cell.resolution} px", *(clean(word) for word in words if word)])
-        competing.setdefault((row.cell.resolution, where), []).append(row)
     lines = []
-    for (_, where), found in competing.items():
+    for where, found in _competing(rows).items():
         if said := _titles(found, lambda row: clean(called(row, ways))):
             lines.append(f"{where}: {'; '.join(said)}.")
     return lines
+
+
+def best_keys(rows: Grouped) -> dict[str, set[str]]:
+    """Column of a title -> keys of the rows that are best at their size, or not separable from the best.
+
+    Arguments:
+        rows: as a table shows them, each cell once.
+    """
+    found: dict[str, set[str]] = {}
+    for alike in _competing(rows).values():
+        for title in TITLES:
+            rivals = [
+                _Rival(row.key, value, _ends(title, row, value))
+                for row in alike
+                if (value := number(row, title.column)) is not None
+            ]
+            known = [rival for rival in rivals if rival.ends is not None]
+            if len(known) < 2:
+                continue
+            first = max(known, key=lambda rival: rival.value if title.better_up else -rival.value)
+            found.setdefault(title.column, set()).update(one.name for one in known if one.overlaps(first))
+    return found
+
+
+def _competing(rows: Grouped) -> dict[str, list[Row]]:
+    """Size and conditions in words -> the rows that compete; failed ones do not."""
+    settings = [name for name in rows.varying if name in SETTINGS]
+    competing: dict[str, list[Row]] = {}
+    for row in rows.rows:
+        if row.status == "ok":
+            words = (condition(name, row) for name in settings)
+            where = ", ".join([f"{row.cell.resolution} px", *(clean(word) for word in words if word)])
+            competing.setdefault(where, []).append(row)
+    return competing
 
 
 def _titles(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:

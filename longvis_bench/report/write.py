@@ -34,6 +34,7 @@ def write_derived(path: Path, rows: Sequence[Row] | Grouped | None = None, runs:
     """
     from longvis_bench.report.accuracy_by_distance import by_distance
     from longvis_bench.report.grouping import grouped
+    from longvis_bench.report.latex import summary_tex
     from longvis_bench.report.per_class import CLASSES, CONFUSION, classes_csv, confusion_csv
     from longvis_bench.report.plots.distance import distance_figures
     from longvis_bench.report.plots.write import write_plots
@@ -47,6 +48,7 @@ def write_derived(path: Path, rows: Sequence[Row] | Grouped | None = None, runs:
     directory.write("summary.csv", summary_csv(every))
     directory.write("summary_short.csv", short_csv(every))
     directory.write("summary.md", summary_markdown(every, compared(every, answers)))
+    directory.write("summary.tex", summary_tex(every))
     if answers:
         directory.write(CLASSES, classes_csv(answers))
         directory.write(CONFUSION, confusion_csv(answers))
