@@ -35,6 +35,8 @@ from longvis_bench.text import message_of
 HUB = "hf-hub:"
 COMMON_STRIDE = 32
 """Pixels that most pyramids divide an image by."""
+SMALL_PATCH = 8
+"""Pixels of a patch of which 32 is a multiple."""
 
 
 def convnext(
@@ -333,6 +335,18 @@ def _patches(model: nn.Module) -> set[int]:
     return set(patch) if isinstance(patch, tuple) and stride in (None, patch) and not pads else set()
 
 
+def _unfolded(model: nn.Module) -> set[int]:
+    """Sides of the patches of convolutions that do not overlap, but for the small ones of pyramids."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return {
+        side
+        for convolution in convolutions
+        if tuple(convolution.kernel_size) == tuple(convolution.stride)
+        for side in convolution.kernel_size
+        if side > SMALL_PATCH
+    }
+
+
 def _said(error: Exception) -> str:
     """The message of an exception; where timm asserts without one, what it asserts, and in which module."""
     if str(error) or not isinstance(error, AssertionError):
@@ -366,7 +380,8 @@ def _candidates(name: str, resolution: int, given: Mapping[str, Any]) -> list[in
     published = _published_size(name)
     steps = {COMMON_STRIDE, *filter(None, [published])}
     with suppress(AssertionError, ValueError, RuntimeError), torch.device("meta"):
-        steps |= _patches(_create(name, published or resolution, given))
+        model = _create(name, published or resolution, given)
+        steps |= _patches(model) | _unfolded(model)
     around = {size for step in steps for size in near_multiples(resolution, step, step)}
     below = {(resolution - 1) // step * step for step in steps}
     return sorted((around | below | {published or 0}) - {0, resolution})

@@ -126,6 +126,7 @@ def test_an_unknown_timm_name(name: str, sentence: str) -> None:
         ("halonet26t", 1000, r"HaloAttn asserts .* % self.block_size == 0", (256, 768, 1024)),
         ("haloregnetz_b", 1000, r"HaloAttn asserts .* % self.block_size == 0", (224, 896, 1120)),
         ("eva02_tiny_patch14_224", 1024, "patches of 14 px do not fill", (224, 896, 1022, 1036, 1120)),
+        ("deepseek_vit_412m", 1024, "", (546, 1022, 1036, 1092)),
         ("crossvit_tiny_240", 1024, "", (240, 960, 1200)),
     ],
 )
