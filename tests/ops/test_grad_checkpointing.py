@@ -14,7 +14,7 @@ from longvis_bench.measure.memory.tensor_peak import tensor_peak
 from longvis_bench.records import Cell
 from longvis_bench.registry.registry import Registry
 
-NATIVE = ("atlas-n", "longvit-n", "mambavision-n")
+NATIVE = ("atlas-n", "fastervit-n", "longvit-n", "mambavision-n")
 pytestmark = pytest.mark.usefixtures("two_threads")
 
 
