@@ -57,7 +57,7 @@ ClassOrder = Literal["sorted", "natural"]
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The data options of a user: `--data`, `--classes`, `--window` and `--class-order`."""
+    """The data options of a user: `--data`, `--classes`, `--window`, `--bands` and `--class-order`."""
 
     data: str
     classes: str | None = None
@@ -67,6 +67,8 @@ class DataSpec:
     normalisation: Normalisation | None = None
     """Normalisation that the weights were trained with, for images of a folder; None for ImageNet's."""
     class_order: ClassOrder = "sorted"
+    bands: tuple[int, ...] | None = None
+    """Numbers of the bands that an image consists of, from 1: one or three; None for all."""
 
 
 class _Record(BaseModel):

@@ -21,6 +21,7 @@ from longvis_bench.cli.options import (
     RUN,
     WEIGHTS_HELP,
     WHAT,
+    Bands,
     Classes,
     ClassOrderOption,
     Ema,
@@ -40,7 +41,7 @@ from longvis_bench.cli.options import (
     with_ema,
 )
 from longvis_bench.cli.options import shard as read_shard
-from longvis_bench.cli.running import note_class_order, run_session, show_ending
+from longvis_bench.cli.running import note_data, run_session, show_ending
 from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 
@@ -252,6 +253,7 @@ def bench(
     classes: Classes = None,
     class_order: ClassOrderOption = None,
     window: Window = None,
+    bands: Bands = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -400,7 +402,7 @@ def bench(
     if dry_run:
         show_plan(session, as_json=as_json)
         return
-    note_class_order(session)
+    note_data(session)
     run_session(
         session,
         Progress(quiet_output=as_json),

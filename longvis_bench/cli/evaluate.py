@@ -22,6 +22,7 @@ from longvis_bench.cli.options import (
     RES_HELP,
     WEIGHTS_HELP,
     WHAT,
+    Bands,
     Classes,
     ClassOrderOption,
     Data,
@@ -38,7 +39,7 @@ from longvis_bench.cli.options import (
     several,
     with_ema,
 )
-from longvis_bench.cli.running import note_class_order, run_session, show_ending
+from longvis_bench.cli.running import note_data, run_session, show_ending
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
@@ -87,6 +88,7 @@ def evaluate(
     classes: Classes = None,
     class_order: ClassOrderOption = None,
     window: Window = None,
+    bands: Bands = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -130,6 +132,7 @@ def evaluate(
         "classes": classes,
         "class_order": class_order,
         "window": window,
+        "bands": bands,
         "images": images,
         "device": device,
         "threads": threads,
@@ -140,7 +143,7 @@ def evaluate(
         "cache": not no_cache,
     }
     session = start(options, out=out, fresh=fresh, command=" ".join(["longvis", *sys.argv[1:]]))
-    note_class_order(session)
+    note_data(session)
     run_session(session, Progress(), _show)
 
 

@@ -113,6 +113,20 @@ def window_bounds(text: str) -> tuple[float, float]:
     return low, high
 
 
+def band_numbers(text: str) -> tuple[int, ...]:
+    """`3,2,1` -> (3, 2, 1).
+
+    Raises:
+        ValueError: the text is not one or three whole numbers from 1 on.
+    """
+    match = re.fullmatch(
+        r"([1-9]\d{0,3})(?:,([1-9]\d{0,3}),([1-9]\d{0,3}))?", text.replace(" ", ""), re.ASCII
+    )
+    if match is None:
+        raise ValueError("one or three numbers of bands, from 1, like 3,2,1")
+    return tuple(int(number) for number in match.groups() if number is not None)
+
+
 def shard(text: str) -> tuple[int, int]:
     """`2/8` -> (2, 8).
 
@@ -266,6 +280,16 @@ Window = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Bands = Annotated[
+    Any,
+    typer.Option(
+        "--bands",
+        metavar="R,G,B",
+        help="Bands to take from images of several, counted from 1: one or three, e.g. 3,2,1.",
+        parser=reader("--bands", band_numbers),
+        rich_help_panel=DATA,
+    ),
+]
 HoursFor = Annotated[
     Any,
     typer.Option(
@@ -298,6 +322,7 @@ def data_spec(
     classes: str | None,
     window: tuple[float, float] | None,
     class_order: ClassOrder | None = None,
+    bands: tuple[int, ...] | None = None,
 ) -> DataSpec:
     """The data set from the options of a command.
 
@@ -307,4 +332,4 @@ def data_spec(
     from longvis_bench.data.folder import refuse_two_orders
 
     refuse_two_orders(classes, class_order)
-    return DataSpec(data, classes, window, class_order=class_order or "sorted")
+    return DataSpec(data, classes, window, class_order=class_order or "sorted", bands=bands)

@@ -57,8 +57,13 @@ def run_session(
     raise typer.Exit(outcome.exit_code)
 
 
-def note_class_order(session: Session) -> None:
-    """Say before anything runs where the order of class folders is in doubt; their rows have a warning."""
+def note_data(session: Session) -> None:
+    """Say before anything runs what was found in a folder, and where the order of its classes is in doubt.
+
+    Rows whose classes are in doubt have a warning.
+    """
+    for sentence in session.plan.notes:
+        note(sentence)
     doubts = {planned.request.class_doubt for planned in session.plan.cells}
     for doubt in sorted(filter(None, doubts)):
         note(f"{doubt}, and need --class-order natural")

@@ -22,6 +22,7 @@ from longvis_bench.cli.options import (
     MODELS_HELP,
     OUTPUT,
     WHAT,
+    Bands,
     Classes,
     ClassOrderOption,
     Data,
@@ -70,6 +71,7 @@ def train(
     classes: Classes = None,
     class_order: ClassOrderOption = None,
     window: Window = None,
+    bands: Bands = None,
     initial: Annotated[
         str | None,
         typer.Option(
@@ -198,8 +200,10 @@ def train(
         checkpoint_s=60 * checkpoint_minutes,
     )
     plan = read_recipe(recipe, epochs=epochs).with_batch(batch)
-    spec = data_spec(data, classes, window, class_order)
+    spec = data_spec(data, classes, window, class_order, bands)
     jobs = start_training(variants, spec, res, plan, options)
+    for sentence in jobs[0].data.notes:
+        note(sentence)
     if classes is None and class_order is None:
         for doubt in filter(None, {class_doubt(job) for job in jobs}):
             note(f"{doubt}, and need --class-order natural")

@@ -70,6 +70,7 @@ class Digits:
     num_classes = 10
     classes = tuple("0123456789")
     broken: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
 
     def size(self, split: Split) -> int:
         """Number of images in a split: 1,400 for training, 397 held out."""

@@ -52,7 +52,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from longvis_bench.data.protocol import BrokenImage, LoadableData, Split
 from longvis_bench.data.shared_memory import plan_handover
-from longvis_bench.errors import DataError, LongvisError
+from longvis_bench.errors import DataError, LongvisError, MissingDependency
 from longvis_bench.text import first_line
 
 Augment = Callable[[Image.Image], Image.Image]
@@ -288,6 +288,10 @@ class _Items(Dataset[_Loaded]):
         for candidate in range(index, index + size):
             try:
                 return candidate % size, *self._data.load(self._split, candidate % size, self._resolution)
+            except MissingDependency as error:
+                if get_worker_info() is None:
+                    raise
+                raise DataError(str(error)) from error  # torch makes a worker's error anew from its text
             except BrokenImage as error:
                 broken[error.name] = error.why
                 if self._split == "val":

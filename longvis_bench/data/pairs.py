@@ -131,6 +131,7 @@ class Pairs:
     num_classes = 2
     classes = ("different", "same")
     broken: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class ImageData(Protocol):
 
     @property
     def broken(self) -> Mapping[str, str]:
-        """Files that this process could not read -> the reason; names begin with the split."""
+        """Files that this process could not read -> the reason; training ones begin with train/."""
 
     def size(self, split: Split) -> int:
         """Number of images in a split."""
@@ -95,6 +95,10 @@ class ImageData(Protocol):
 
 class LoadableData(ImageData, Protocol):
     """Data whose images are prepared in two steps: on a worker's CPU, then on the device."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of the files that were found, without a full stop."""
 
     def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
         """One image at its stored size, on the CPU, and its label.
@@ -165,6 +169,7 @@ def open_data(spec: str | DataSpec) -> LoadableData:
             window=spec.window,
             normalisation=spec.normalisation,
             class_order=spec.class_order,
+            bands=spec.bands,
         )
     if spec.data not in KNOWN:
         is_path = "/" in spec.data or Path(spec.data).is_dir()
@@ -172,7 +177,7 @@ def open_data(spec: str | DataSpec) -> LoadableData:
         raise UnknownName("data set", spec.data, [] if is_path else KNOWN, hint)
     natural = None if spec.class_order == "sorted" else spec.class_order
     given = (("--classes", spec.classes), ("--window", spec.window), ("--class-order", natural))
-    for option, value in given:
+    for option, value in (*given, ("--bands", spec.bands)):
         if value is not None:
             raise DataError(f"{option} is for folder:PATH, and the data is {spec.data}.")
     if spec.data == "pairs":

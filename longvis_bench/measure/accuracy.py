@@ -202,7 +202,7 @@ def _broken(data: ImageData, asked: int, left_out: int) -> tuple[str, ...]:
     Raises:
         DataError: they are more than 1 % of the images that were to be evaluated.
     """
-    names = tuple(sorted(name for name in data.broken if name.startswith("val/")))
+    names = tuple(sorted(name for name in data.broken if not name.startswith("train/")))
     if left_out > BROKEN_SHARE * asked:
         raise too_many_broken(left_out, asked, names[-1], data.broken[names[-1]])
     return names

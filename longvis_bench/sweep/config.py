@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER, open_data
@@ -61,6 +61,7 @@ FLAGS = {
     "classes": "--classes",
     "class_order": "--class-order",
     "window": "--window",
+    "bands": "--bands",
     "images": "--images",
     "weights": "--weights",
     "pretrained": "--pretrained",
@@ -96,6 +97,12 @@ def _modes(value: object) -> object:
     if not isinstance(value, list | tuple):
         return value
     return tuple(mode for name in value for mode in (BOTH if name == "both" else (name,)))
+
+
+def _one_or_three(bands: tuple[int, ...]) -> tuple[int, ...]:
+    if len(bands) not in (1, 3):
+        raise ValueError("it takes one or three numbers of bands, from 1, like 3,2,1")
+    return bands
 
 
 BOTH: tuple[Mode, ...] = ("infer", "train")
@@ -155,6 +162,8 @@ class SweepConfig(BaseModel):
     default sorted, with a warning where the two differ."""
     window: tuple[float, float] | None = None
     """For folder:PATH with more than 8 bits per pixel: the pixel values that become black and white."""
+    bands: Annotated[tuple[Positive, ...], AfterValidator(_one_or_three)] | None = None
+    """For folder:PATH with images of several bands: the numbers of one or three to take, from 1."""
     images: Positive | None = None
     """Held-out images to measure accuracy on; by default 128 on the CPU, else all."""
     weights: Path | None = None
@@ -185,9 +194,9 @@ class SweepConfig(BaseModel):
         """The data set, in the form that `open_data` takes."""
         order: ClassOrder = self.class_order or "sorted"
         if not self.data.startswith(FOLDER):
-            return DataSpec(self.data, self.classes, self.window, class_order=order)
+            return DataSpec(self.data, self.classes, self.window, class_order=order, bands=self.bands)
         path = Path(self.data.removeprefix(FOLDER)).expanduser().absolute()
-        return DataSpec(f"{FOLDER}{path}", self.classes, self.window, class_order=order)
+        return DataSpec(f"{FOLDER}{path}", self.classes, self.window, class_order=order, bands=self.bands)
 
     @property
     def is_quick(self) -> bool:
@@ -235,6 +244,8 @@ class SweepConfig(BaseModel):
         numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME) | {"device": kind_of(self.device)}
         unsaid = {None: "sorted", "sorted": "sorted, as asked"}  # None has the name that 0.2 gave to sorted
         numbers["class_order"] = unsaid.get(self.class_order, self.class_order)
+        if self.bands is None:
+            del numbers["bands"]  # runs of versions without this option keep their names
         return f"{short}-{sizes}-{digest(numbers)[:8]}"
 
 

@@ -20,6 +20,7 @@ _EXAMPLES: dict[str, Any] = {
     "classes": "imagenet100",
     "class_order": "natural",
     "window": [100.0, 4000.0],
+    "bands": [3, 2, 1],
     "images": 1000,
     "weights": "weights.safetensors",
     "budget_s": "1m",

@@ -60,6 +60,8 @@ class Plan:
     config: SweepConfig
     environment: Environment
     cells: tuple[Planned, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should know of the data; see `LoadableData.notes`."""
 
     @property
     def estimated_s(self) -> float:
@@ -108,7 +110,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         faults.append(fault)
     _refuse_hopeless(faults)
     _refuse_empty_evaluation(config, [planned.cell for planned in cells])
-    return Plan(config, environment, tuple(sorted(cells, key=_cost)))
+    return Plan(config, environment, tuple(sorted(cells, key=_cost)), tuple(data.notes))
 
 
 def _refuse_hopeless(faults: list[LongvisError | None]) -> None:

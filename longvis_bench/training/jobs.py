@@ -16,7 +16,7 @@ from longvis_bench.data.folder import order_doubt
 from longvis_bench.data.protocol import FOLDER, ImageData, open_data
 from longvis_bench.devices import kind_of, resolve_device
 from longvis_bench.environment import default_threads, usable_cores
-from longvis_bench.errors import CheckpointError, LongvisError
+from longvis_bench.errors import CheckpointError, DataError, LongvisError
 from longvis_bench.files import absence
 from longvis_bench.hashing import digest
 from longvis_bench.records import DataSpec
@@ -59,6 +59,8 @@ def start_training(
             weights of another model.
     """
     images, device = open_data(data), _prepare(options.device, options.threads)
+    if not images.size("train"):
+        raise DataError(f"{images.name} has no train/: a training needs train/, with one folder per class.")
     if not variants:
         raise LongvisError("there is no model to train: name at least one.")
     for variant in variants:

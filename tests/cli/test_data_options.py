@@ -51,9 +51,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        ("rm -r val", (), "has no val/: a data set is train/ and val/"),
+        ("rm -r val", (), "has no val/ (nor valid/, validation/, test/): a data set is"),
         ("rm -r train/cat val/cat", (), "train/ has only one class (dog)"),
-        ("rm val/dog/*", (), "the class dog has no images in val/"),
+        ("rm val/*/*", (), "val/ has no images of the classes (.jpg, "),
+        ("rm train/dog/*", (), "the class dog has no images in train/"),
         (
             "echo dogs > list; echo cat >> list",
             ("--classes", "pets/list"),
@@ -65,6 +66,11 @@ GOLDEN = Path(__file__).parents[1] / "golden"
             "unknown list of classes 'imagenet10': did you mean imagenet100?",
         ),
         ("true", ("--window", "4,3"), "LO has to be below HI"),
+        (
+            "true",
+            ("--bands", "2,1"),
+            "--bands takes one or three numbers of bands, from 1, like 3,2,1, not '2,1'",
+        ),
         ("true", ("--window", "4"), "--window takes two numbers, like 100,4000, not '4'"),
     ],
 )
@@ -88,6 +94,19 @@ def _refused(*words: str) -> str:
     assert not Path("results").exists()
     assert not Path("store").exists()
     return " ".join(done.stderr.split())
+
+
+def test_training_needs_training_images_and_an_evaluation_says_what_it_reads(pictures: Pictures) -> None:
+    root = pictures()
+    shutil.rmtree(root / "train")
+    (root / "val").rename(root / "test")
+    assert "has no train/: a training needs train/" in _refused(*TRAIN, "--data", "folder:pets")
+    vit = Registry().find("vit-n").build(resolution=32, num_classes=2)
+    save_weights(vit, Path("vit.safetensors"), {"classes": ["cat", "dog"]})
+    words = (*_at("32", EVAL), "--data", "folder:pets", "--weights", "vit.safetensors", "--out", "run")
+    done = CliRunner().invoke(app, [*words])
+    assert done.exit_code == 0, done.output
+    assert "note: the held-out images are those of test/." in done.stderr
 
 
 @pytest.mark.parametrize("command", [TRAIN, EVAL])

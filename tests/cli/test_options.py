@@ -11,7 +11,7 @@ import typer
 from longvis_bench import units
 from longvis_bench.cli.app import app
 from longvis_bench.cli.guard import guarded
-from longvis_bench.cli.options import batch, reader, several, shard, window_bounds
+from longvis_bench.cli.options import band_numbers, batch, reader, several, shard, window_bounds
 from longvis_bench.errors import HarnessFault, LongvisError
 from longvis_bench.sweep.config import FLAGS, SweepConfig
 
@@ -41,6 +41,10 @@ def test_shards() -> None:
 def test_batches_and_windows() -> None:
     assert several("--batch", batch)("1, 8,auto") == (1, 8, "auto")
     assert reader("--window", window_bounds)("100,4000") == (100.0, 4000.0)
+    assert [reader("--bands", band_numbers)(text) for text in ("3,2,1", "13")] == [(3, 2, 1), (13,)]
+    for text in ("0", "2,1", "1,2,3,4", "a", "1,2,"):
+        with pytest.raises(LongvisError, match="--bands takes one or three numbers of bands"):
+            reader("--bands", band_numbers)(text)
     for text in ("0", "some", "1.5"):
         with pytest.raises(LongvisError, match="--batch takes auto or whole numbers from 1 up"):
             several("--batch", batch)(text)

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from longvis_bench.data import decode as decoding
@@ -262,3 +264,52 @@ def test_small_jpegs_do_not_import_torchvision(tmp_path: Path) -> None:
         f"decode(Path({str(tmp_path / 'x.jpg')!r}), 'x'); sys.exit('torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# Grey TIFFs and PNGs as instruments and editors write them
+
+
+@pytest.mark.parametrize("window", [None, (0, 60000)])
+def test_a_16_bit_tiff_whose_0_is_white_is_inverted(
+    window: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    Image.fromarray(DEEP).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "x.tif") as image:
+        assert isinstance(image, TiffImageFile)
+        assert (image.tag_v2[262], np.array_equal(np.asarray(image), DEEP)) == (0, True)  # Pillow keeps it
+    high = 65535 if window is None else window[1]
+    expected = 1 - np.clip(DEEP / high, 0, 1)
+    assert np.allclose(decode(tmp_path / "x.tif", "x", window)[0], expected, atol=1e-6)
+
+
+def test_32_bits_above_2_to_the_31_are_unsigned_and_exact(tmp_path: Path) -> None:
+    stored = np.array([[0, 3_999_999_990, 4_000_000_000, 4_294_967_295]], np.uint32)
+    Image.fromarray(stored.view(np.int32)).save(tmp_path / "x.tif", tiffinfo={339: 1})
+    window = (3_999_999_980.0, 4_000_000_000.0)
+    assert decode(tmp_path / "x.tif", "x", window)[0, 0].tolist() == [0, 0.5, 1, 1]
+
+
+def test_signed_numbers_keep_their_sign_and_need_a_window(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-100, 0, 100]], np.int32)).save(tmp_path / "x.tif")
+    assert decode(tmp_path / "x.tif", "x", (-100, 100))[0, 0].tolist() == [0, 0.5, 1]
+    with pytest.raises(DataError, match="signed numbers of 32 bits per pixel, whose range is unknown"):
+        decode(tmp_path / "x.tif", "x")
+
+
+def test_a_png_with_a_long_text_is_read(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("history", "x" * (3 << 20), zip=True)
+    limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    assert limits[0] < 3 << 20
+    assert np.array_equal(
+        _kept(Image.fromarray(COLOURS), tmp_path / "x.png", pnginfo=info), COLOURS.transpose(2, 0, 1)
+    )
+    assert limits == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+
+
+def test_bands_of_images_with_three(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "x.png")
+    assert np.array_equal(decode(tmp_path / "x.png", "x", None, (3, 2, 1)), COLOURS.transpose(2, 0, 1)[::-1])
+    assert np.array_equal(decode(tmp_path / "x.png", "x", None, (2,))[0], COLOURS[..., 1])
+    with pytest.raises(DataError, match="x has 3 bands, so there is no band 4 of --bands"):
+        decode(tmp_path / "x.png", "x", None, (4,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import unicodedata
@@ -230,10 +231,9 @@ def _flat(root: Path) -> None:
 
 
 BAD: tuple[tuple[Callable[[Path], Any], str], ...] = (
-    (_without("train"), "has no train/: a data set is train/ and val/"),
-    (_without("val"), "has no val/"),
+    (_without("val"), "has no val/ (nor valid/, validation/, test/): a data set is train/ and val/"),
     (_only, "train/ has only one class (cat)"),
-    (_without("val/dog"), "the class dog has no images in val/"),
+    (lambda root: [_empty(f"val/{name}")(root) for name in ("cat", "dog")], "val/ has no images"),
     (_empty("train/cat"), "the class cat has no images in train/"),
     (_without("train/dog"), "val/ has classes that train/ does not have: dog"),
     (_flat, "val/ has no class folders"),
@@ -267,3 +267,124 @@ def test_bad_options(pictures: Pictures, tmp_path: Path) -> None:
         open_data(DataSpec("digits", window=(0, 1)))
     with pytest.raises(DataError, match="needs a path"):
         open_data("folder:")
+
+
+# What people bring
+
+
+def test_held_out_images_alone_are_enough_for_an_evaluation(pictures: Pictures) -> None:
+    root = pictures()
+    shutil.rmtree(root / "train")
+    data = Folder(str(root))
+    assert (data.classes, data.size("train"), data.size("val"), data.notes) == (("cat", "dog"), 0, 4, ())
+    assert data.batch("val", [3], 8)[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
+def test_other_names_of_held_out_images_are_found_and_named(name: str, pictures: Pictures) -> None:
+    root = pictures({"cat": 1, "dog": 1}, val=150)
+    (root / "val").rename(root / name)
+    data = Folder(str(root))
+    assert data.notes == (f"the held-out images are those of {name}/",)
+    (root / name / "cat" / "000.png").write_bytes(b"broken")
+    assert data.batch("val", [0, 1], 8)[1].tolist() == [0]
+    assert list(data.broken) == [f"{name}/cat/000.png"]
+
+
+def test_of_two_folders_of_held_out_images_the_note_says_which_is_read(pictures: Pictures) -> None:
+    root = pictures()
+    (root / "val").rename(root / "valid")
+    shutil.copytree(root / "valid", root / "test")
+    assert Folder(str(root)).notes == ("the held-out images are those of valid/; test/ is not read",)
+
+
+def test_a_class_without_held_out_images_is_noted(pictures: Pictures) -> None:
+    root = pictures({"ant": 1, "bee": 1, "cat": 1})
+    shutil.rmtree(root / "val" / "bee")
+    data = Folder(str(root))
+    assert (data.num_classes, data.size("val")) == (3, 4)
+    assert [data.load("val", index, 8)[1] for index in range(4)] == [0, 0, 2, 2]
+    assert data.notes == (
+        "val/ has no images of 1 of 3 classes (bee), so the accuracy is that of the others",
+    )
+
+
+def test_images_written_again_in_place_change_the_name(pictures: Pictures) -> None:
+    root = pictures()
+    name, image = Folder(str(root)).name, root / "val" / "cat" / "000.png"
+    before = image.stat()
+    os.utime(image, (before.st_atime, before.st_mtime + 2))
+    assert Folder(str(root)).name != name
+    os.utime(image, (before.st_atime, before.st_mtime))
+    assert Folder(str(root)).name == name
+    assert Folder(str(root), bands=(1,)).name != name
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "gif", "jp2", "jfif", "jpe"])
+def test_further_suffixes_are_read(suffix: str, pictures: Pictures) -> None:
+    root = pictures()
+    grey = Image.fromarray(np.full((6, 7), 200, dtype=np.uint8))
+    options = {"save_all": True, "append_images": [Image.new("L", (7, 6))]} if suffix == "gif" else {}
+    form = {"jfif": "JPEG", "jpe": "JPEG", "jp2": "JPEG2000"}.get(suffix, suffix.upper())
+    grey.save(root / "val" / "cat" / f"zzz.{suffix.upper()}", form, **options)
+    data = Folder(str(root))
+    assert (data.size("val"), data.notes) == (5, ())
+    pixels, label = data.load("val", 2, 8)
+    assert (label, pixels.shape[1:]) == (0, (6, 7))
+    assert (pixels.float() - 200).abs().max() <= 2  # of the GIF the first frame, not the black one
+
+
+def test_files_of_other_kinds_are_counted(pictures: Pictures) -> None:
+    root = pictures()
+    for name in ("a.heic", "b.HEIC", "list.txt", "LICENSE", "Thumbs.db", ".hidden"):
+        (root / "val" / "cat" / name).write_bytes(b"")
+    assert Folder(str(root)).notes == (
+        "4 files are left out because of their kind: 2 .heic, 1 .txt, 1 without a suffix",
+    )
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", "lost+found"])
+def test_folders_of_file_servers_and_archivers_are_skipped(name: str, pictures: Pictures) -> None:
+    root = pictures()
+    expected = Folder(str(root)).name
+    for parent in ("train", "val", "val/cat"):
+        (root / parent / name).mkdir()
+        (root / parent / name / "000.png").write_bytes(b"no image")
+    data = Folder(str(root))
+    assert (data.name, data.classes, data.notes) == (expected, ("cat", "dog"), ())
+
+
+def _enlarged_to(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pixels of every enlarged image."""
+    sizes: list[int] = []
+    real = torch.nn.functional.interpolate
+
+    def seen(image: torch.Tensor, size: tuple[int, int], **options: Any) -> torch.Tensor:
+        sizes.append(size[0] * size[1])
+        return real(image, size, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", seen)
+    return sizes
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("short", [1, 5, 20])
+def test_long_images_are_cropped_before_they_are_enlarged(
+    short: int, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(1, short, 400)
+    whole = torch.nn.functional.interpolate(
+        image[None], (80, 400 * 80 // short), mode="bicubic", antialias=True, align_corners=False
+    )[0].clamp(0, 1)
+    left = (whole.shape[2] - 80) // 2
+    expected = whole[..., left : left + 80]
+    sizes = _enlarged_to(monkeypatch)
+    found = fit(image.mT if turned else image, 80)
+    assert torch.allclose(found.mT if turned else found, expected, atol=1e-4)
+    assert max(sizes) <= 80 * 80 * 9  # of short 1, 8 px are kept; else hardly more than four squares
+
+
+def test_4000_x_20_px_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = _enlarged_to(monkeypatch)
+    assert fit(torch.zeros(3, 20, 4000, dtype=torch.uint8), 1024).shape == (3, 1024, 1024)
+    assert max(sizes) < 5 * 1024 * 1024  # 200 * 1024 * 1024 without the crop
