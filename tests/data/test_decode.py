@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -284,7 +285,11 @@ def test_a_16_bit_tiff_whose_0_is_white_is_inverted(
 
 def test_32_bits_above_2_to_the_31_are_unsigned_and_exact(tmp_path: Path) -> None:
     stored = np.array([[0, 3_999_999_990, 4_000_000_000, 4_294_967_295]], np.uint32)
-    Image.fromarray(stored.view(np.int32)).save(tmp_path / "x.tif", tiffinfo={339: 1})
+    Image.fromarray(stored.view(np.int32)).save(tmp_path / "x.tif")
+    content = (tmp_path / "x.tif").read_bytes()
+    signed, unsigned = (struct.pack("<HHLL", 339, 3, 1, number) for number in (2, 1))  # the sample format
+    assert content.count(signed) == 1
+    (tmp_path / "x.tif").write_bytes(content.replace(signed, unsigned))
     window = (3_999_999_980.0, 4_000_000_000.0)
     assert decode(tmp_path / "x.tif", "x", window)[0, 0].tolist() == [0, 0.5, 1, 1]
 
