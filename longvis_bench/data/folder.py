@@ -26,8 +26,8 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
