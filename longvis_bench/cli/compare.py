@@ -64,8 +64,11 @@ def compare(
 ) -> None:
     """Compare two runs, or two models of one run, cell by cell.
 
-    Ratios are AFTER / BEFORE: over 1 is slower or larger. A cell is faster or slower if the 95 % interval of
-    the ratio, over processes, excludes 1; the same if the interval is within 5 % of 1; else unclear.
+    Ratios are AFTER / BEFORE: over 1 is slower or larger.
+
+    A cell is faster or slower if the ratio's 95 % interval over processes excludes 1.
+
+    It is the same if that interval is within 5 % of 1, else unclear.
     """
     from longvis_bench.report.compare import UNCLEAR, check, records
     from longvis_bench.report.compare import compare as compared

@@ -34,6 +34,7 @@ from longvis_bench.sizes.timm import named as timm_plan
 if TYPE_CHECKING:
     from torch import nn
 
+NO_FACTORY = "{name} is a {kind}, not a factory; name a function or class that builds the model."
 _NAME = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<arguments>.*)\])?$")
 
 
@@ -243,6 +244,8 @@ def _check_source(file: Path, name: str, variant: Variant) -> None:
         raise CardError(f"the factory's file {file} does not exist.") from error
     except (SyntaxError, ValueError) as error:
         raise CardError(f"the factory's file {file.name} is not valid Python: {error}.") from error
+    if name in _imported_modules(tree):
+        raise CardError(NO_FACTORY.format(name=variant.factory, kind="module"))
     signature = _signature(tree, name)
     if signature is None:
         if not any(name in ast.dump(node) or "'*'" in ast.dump(node) for node in tree.body):
@@ -253,6 +256,12 @@ def _check_source(file: Path, name: str, variant: Variant) -> None:
     if unknown:
         own = [key for key in takes if key not in ("self", "resolution", "num_classes", "in_chans")]
         raise UnknownName(f"argument of {variant.name}", unknown[0], own)
+
+
+def _imported_modules(tree: ast.Module) -> set[str]:
+    """Names that a file's `import ...` statements give to modules."""
+    aliases = [alias for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    return {alias.asname or alias.name.partition(".")[0] for alias in aliases}
 
 
 def _signature(tree: ast.Module, name: str) -> ast.arguments | None:
@@ -276,9 +285,7 @@ def _load(reference: str, folder: Path) -> Callable[..., Any]:
         raise CardError(f"{target} has no callable named {attribute!r}.") from None
     if not callable(found):
         kind = "module" if inspect.ismodule(found) else type(found).__name__
-        raise CardError(
-            f"{reference} is a {kind}, not a factory; name a function or class that builds the model."
-        )
+        raise CardError(NO_FACTORY.format(name=reference, kind=kind))
     return found  # type: ignore[no-any-return]
 
 

@@ -265,3 +265,11 @@ def test_what_is_no_factory_is_called_by_its_name(tmp_path: Path, name: str, sen
     variant = Registry(working_dir=tmp_path).find(f"net.py:{name}")
     with pytest.raises(CardError, match=sentence):
         variant.build(resolution=32, num_classes=2)
+
+
+@pytest.mark.parametrize("line", ["import math as net", "import net.deep", "import net"])
+def test_a_module_is_no_factory_before_anything_is_measured(tmp_path: Path, line: str) -> None:
+    (tmp_path / "file.py").write_text(f"{line}\n")
+    variant = Registry(working_dir=tmp_path).find("file.py:net")
+    with pytest.raises(CardError, match=r"file\.py:net is a module, not a factory"):
+        variant.check_factory()
