@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from longvis_bench import stats, units
 from longvis_bench.devices import kind_of
@@ -20,6 +20,7 @@ from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN,
 from longvis_bench.records import AccuracyRecord, Metric, ReachRecord, Row, TimingRecord
 from longvis_bench.report.peak_flops import mfu
 
+T = TypeVar("T")
 Value = str | int | float | None
 Kind = Literal["text", "int", "float"]
 NOT_RECORDED = "not recorded"
@@ -142,18 +143,38 @@ def _latency_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
     return value
 
 
-def _latency(row: Row) -> float | None:
-    return stats.across_processes(row.timing.by_process(clean=True)) if row.timing else None
+KEPT_TIMINGS = 1 << 14
+"""Rows whose latencies are kept at a time."""
 
 
-def _latency_interval(row: Row) -> stats.Interval | None:
-    timing = row.timing
-    return stats.latency_interval(timing.by_process(clean=True), timing.others_spread) if timing else None
+def _of_timing(get: Callable[[TimingRecord], T]) -> Callable[[Row], T | None]:
+    """What is derived from a row's timing; kept, as tables and figures ask for it many times.
+
+    Copies of a row share its timing, which nothing changes, so the key is its identity.
+    """
+    known: dict[int, tuple[TimingRecord, T]] = {}
+
+    def value(row: Row) -> T | None:
+        timing = row.timing
+        if timing is None:
+            return None
+        kept = known.get(id(timing))
+        if kept is None or kept[0] is not timing:
+            if len(known) >= KEPT_TIMINGS:
+                known.clear()
+            kept = known[id(timing)] = timing, get(timing)
+        return kept[1]
+
+    return value
 
 
-def _half_width(row: Row) -> float | None:
-    timing = row.timing
-    return stats.latency_half_width(timing.by_process(clean=True), timing.others_spread) if timing else None
+_latency = _of_timing(lambda timing: stats.across_processes(timing.by_process(clean=True)))
+_latency_interval = _of_timing(
+    lambda timing: stats.latency_interval(timing.by_process(clean=True), timing.others_spread)
+)
+_half_width = _of_timing(
+    lambda timing: stats.latency_half_width(timing.by_process(clean=True), timing.others_spread)
+)
 
 
 @lru_cache(maxsize=1 << 14)

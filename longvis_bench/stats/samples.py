@@ -168,6 +168,7 @@ def spread(values: Sequence[float]) -> float | None:
     return _share(max(values) - min(values), _median(values)) if len(values) > 1 else None
 
 
+@lru_cache(maxsize=1 << 14)
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval | None:
     """Wilson's score interval of a proportion; None for n = 0."""
     if n == 0:
