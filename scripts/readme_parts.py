@@ -55,7 +55,7 @@ def parts() -> dict[str, Callable[[], str]]:
         "memory": _memory,
         "fit": lambda: _commands(FIT),
         "reach": lambda: _commands(REACH),
-        "flops": lambda: _first(_commands("flops vit-s --res 1024 --depth 1 --no-second-opinion"), 2),
+        "flops": lambda: _first(_commands("flops vit-s --res 1024 --depth 1 --no-fvcore"), 2),
         "classes": _classes,
         "check": _check,
         "models": _models,

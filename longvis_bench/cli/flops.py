@@ -32,9 +32,9 @@ def flops(
             rich_help_panel=WHAT,
         ),
     ] = 1000,
-    no_second_opinion: Annotated[
+    no_fvcore: Annotated[
         bool,
-        typer.Option("--no-second-opinion", help="Do not compare with fvcore's count.", rich_help_panel=HOW),
+        typer.Option("--no-fvcore", help="Do not compare with fvcore's count.", rich_help_panel=HOW),
     ] = False,
     models_dir: ModelsDirs = None,
     depth: Annotated[
@@ -62,7 +62,7 @@ def flops(
     console.print(_by_module(result, depth))
     console.print(_by_operator(result))
     _print_ledger(console, result)
-    if not no_second_opinion:
+    if not no_fvcore:
         console.print(escape(compare(variant, res, classes)))
 
 

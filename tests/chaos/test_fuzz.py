@@ -246,7 +246,7 @@ def test_command_lines(words: list[str], config: str | None) -> None:
 
 def _cheap(words: list[str]) -> list[str]:
     """Without what is hard to bound: huge counts of what is listed one by one, and fvcore."""
-    return [*words, "--no-second-opinion"] if words[0] == "flops" else words
+    return [*words, "--no-fvcore"] if words[0] == "flops" else words
 
 
 # Cards ---------------------------------------------------------------------------------------------------

@@ -411,7 +411,7 @@ def test_flops_of_a_model_that_needs_data_says_why(
 
 
 def test_flops_shows_modules_operators_and_the_ledger() -> None:
-    code, out, _ = invoke("flops", "vit-n", "--res", "256", "--no-second-opinion")
+    code, out, _ = invoke("flops", "vit-n", "--res", "256", "--no-fvcore")
     assert code == 0
     for words in ("By module", "blocks.0", "By operator", "aten::bmm", "Ledger", "coverage 100.0 %"):
         assert words in out

@@ -119,7 +119,7 @@ def execute(command: str) -> str:
     if command.startswith("longvis report results/runs/*"):
         run("longvis bench --models vit-n --res 32 --budget 0.2 --device cpu")
     if command.startswith("longvis flops"):
-        return run(command, "--no-second-opinion")
+        return run(command, "--no-fvcore")
     assert command.startswith("longvis "), f"no test knows how to run {command!r}"
     return run(command)
 

@@ -60,7 +60,7 @@ OTHERS = (
     ("bench", "--models", "vit-n", "--res", "64", "--dry-run", "--device", "cpu"),
     ("bench", "--dry-run", "--device", "cpu"),
     ("check", "vit-n", "--res", "32"),
-    ("flops", "vit-n", "--res", "64", "--no-second-opinion"),
+    ("flops", "vit-n", "--res", "64", "--no-fvcore"),
     ("report", "run"),
     ("doctor",),
     ("new", "mine"),
