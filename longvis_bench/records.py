@@ -197,10 +197,8 @@ class Request(_Record):
 class SizeRecord(_Record):
     """How the model was adapted to the resolution."""
 
-    reach: str
-    """The adaptation, in words for people; `Row.reach` is another thing."""
-    padding_ratio: float | None = None
-    """Padding tokens per image token, in the stage that pads most."""
+    reach: str  # the adaptation, in words for people; `Row.reach` is another thing
+    padding_ratio: float | None = None  # padding tokens per image token, in the stage that pads most
     arguments: dict[str, Any] = {}
     """Arguments of the factory that depend on the resolution."""
     random_tensors: tuple[str, ...] = ()
