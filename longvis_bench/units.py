@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import isfinite, nan
 from statistics import median_low
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from typing import NamedTuple
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 UNKNOWN = "-"
-_BYTES = TypeAdapter(ByteSize)
 
 
 class Scale(NamedTuple):
@@ -31,6 +31,12 @@ SECONDS = (Scale(1, "s"), Scale(1e-3, "ms"), Scale(1e-6, "µs"))
 HOURS = (Scale(1, "h"),)
 RATES = (Scale(1, ""),)
 SHARES = (Scale(0.01, "%"),)
+
+
+@cache
+def _bytes() -> TypeAdapter[ByteSize]:
+    """Made where the first size is read: it would be a twentieth of what `longvis --help` takes."""
+    return TypeAdapter(ByteSize)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -219,6 +225,6 @@ def read_size(text: str) -> int:
     if re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*[a-zA-Z]+\s*", text) is None:
         raise wrong
     try:
-        return int(_BYTES.validate_python(text.strip()))
+        return int(_bytes().validate_python(text.strip()))
     except ValidationError:
         raise wrong from None

@@ -173,7 +173,7 @@ BY_CODE = "by its code"
 def legal_sizes(variant: Variant) -> str:
     """The legal resolutions of a variant as short text: `multiples of 32`, else `256,512,1k`.
 
-    A multiple is tested at its first twelve values from 256 px on, at some of the next, and at those next to
+    A multiple is tested at its first six values from 256 px on, at some of the next, and at those next to
     2048 px.  Listing a card that is not built in never runs its code; if that code decides, the text is
     `BY_CODE`.
     """
@@ -181,7 +181,7 @@ def legal_sizes(variant: Variant) -> str:
         return BY_CODE
     for step in STEPS:
         multiples = [*range(-(-256 // step) * step, 2049, step)]
-        if all(_takes(variant, size) for size in [*multiples[:12], *multiples[12:40:7], *multiples[-4:]]):
+        if all(_takes(variant, size) for size in [*multiples[:6], *multiples[6:40:9], *multiples[-2:]]):
             return "any" if step == 1 else f"multiples of {step}"
     legal = [size for size in SHOWN_SIZES if _takes(variant, size)]
     return ",".join(f"{size // 1024}k" if size % 1024 == 0 else str(size) for size in legal) or units.UNKNOWN
