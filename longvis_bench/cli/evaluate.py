@@ -16,7 +16,6 @@ from rich.console import Console
 from longvis_bench import units
 from longvis_bench.cli.options import (
     DATA,
-    MODELS_HELP,
     NO_CACHE_HELP,
     OUTPUT,
     RES_HELP,
@@ -28,13 +27,12 @@ from longvis_bench.cli.options import (
     Data,
     Device,
     Ema,
+    Models,
     ModelsDirs,
     Pretrained,
     Threads,
     Window,
-    complete_models,
     joined,
-    names,
     reader,
     several,
     with_ema,
@@ -49,18 +47,7 @@ NO_TIMEOUT_S = 1e7
 
 
 def evaluate(
-    models: Annotated[
-        list[Any],
-        typer.Option(
-            "--models",
-            "-m",
-            metavar="NAMES",
-            help=MODELS_HELP,
-            parser=names("--models"),
-            autocompletion=complete_models,
-            rich_help_panel=WHAT,
-        ),
-    ],
+    models: Models,
     res: Annotated[
         list[Any],
         typer.Option(

@@ -14,16 +14,14 @@ from rich.table import Table
 from longvis_bench import units
 from longvis_bench.cli.options import (
     HOW,
-    MODELS_HELP,
     OUTPUT,
     RES_HELP,
     WHAT,
+    Models,
     ModelsDirs,
     choice,
     choices,
-    complete_models,
     joined,
-    names,
     reader,
     several,
 )
@@ -49,18 +47,7 @@ def complete_gpus(incomplete: str) -> list[str]:
 
 
 def fit(
-    models: Annotated[
-        list[Any],
-        typer.Option(
-            "--models",
-            "-m",
-            metavar="NAMES",
-            help=MODELS_HELP,
-            parser=names("--models"),
-            autocompletion=complete_models,
-            rich_help_panel=WHAT,
-        ),
-    ],
+    models: Models,
     res: Annotated[
         list[Any] | None,
         typer.Option(

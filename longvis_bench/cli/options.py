@@ -192,6 +192,18 @@ Model = Annotated[
         help="A model, as for `longvis bench`.", show_default=False, autocompletion=complete_models
     ),
 ]
+Models = Annotated[
+    list[Any],
+    typer.Option(
+        "--models",
+        "-m",
+        metavar="NAMES",
+        help=MODELS_HELP,
+        parser=names("--models"),
+        autocompletion=complete_models,
+        rich_help_panel=WHAT,
+    ),
+]
 OneRes = Annotated[
     int,
     typer.Option(

@@ -15,15 +15,13 @@ from longvis_bench import units
 from longvis_bench.cli.options import (
     DATA,
     HOW,
-    MODELS_HELP,
     OUTPUT,
     RES_HELP,
     WHAT,
+    Models,
     ModelsDirs,
     Threads,
-    complete_models,
     joined,
-    names,
     reader,
     several,
 )
@@ -39,18 +37,7 @@ DEFAULT_SIZE = 512
 
 
 def reach(
-    models: Annotated[
-        list[Any],
-        typer.Option(
-            "--models",
-            "-m",
-            metavar="NAMES",
-            help=MODELS_HELP,
-            parser=names("--models"),
-            autocompletion=complete_models,
-            rich_help_panel=WHAT,
-        ),
-    ],
+    models: Models,
     res: Annotated[
         list[Any] | None,
         typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -19,23 +19,20 @@ from longvis_bench import units
 from longvis_bench.cli.options import (
     DATA,
     HOW,
-    MODELS_HELP,
     OUTPUT,
-    WHAT,
     Bands,
     Classes,
     ClassOrderOption,
     Data,
     Device,
     Ema,
+    Models,
     ModelsDirs,
     OneRes,
     Threads,
     Window,
-    complete_models,
     data_spec,
     joined,
-    names,
     reader,
     with_ema,
 )
@@ -54,18 +51,7 @@ LOADER_LIMIT = 0.3
 
 
 def train(
-    models: Annotated[
-        list[Any],
-        typer.Option(
-            "--models",
-            "-m",
-            metavar="NAMES",
-            help=MODELS_HELP,
-            parser=names("--models"),
-            autocompletion=complete_models,
-            rich_help_panel=WHAT,
-        ),
-    ],
+    models: Models,
     res: OneRes,
     data: Data = "digits",
     classes: Classes = None,

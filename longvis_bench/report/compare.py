@@ -398,7 +398,7 @@ def _few_processes(timed: Sequence[Pair]) -> list[str]:
     bases = [pair.time.basis for pair in timed if pair.time is not None]
     said = {
         "other cells": f"fewer than {ENOUGH} processes on a side, so other cells give the spread",
-        "samples": f"fewer than {ENOUGH} processes on a side and a spread unknown, so the interval assumes "
+        "samples": f"fewer than {ENOUGH} processes on a side and an unknown spread, so the interval assumes "
         f"{units.percent(USUAL_SPREAD)} between processes",
     }
     return [

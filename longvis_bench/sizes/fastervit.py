@@ -9,8 +9,7 @@ from typing import Any
 from longvis_bench.errors import IllegalArgument
 from longvis_bench.sizes.plan import (
     SizePlan,
-    is_number,
-    require_divisor,
+    require_attention_stages,
     require_fraction,
     require_multiple,
     require_true_or_false,
@@ -83,13 +82,4 @@ def check_fastervit(
         )
     require_fraction("drop_path", drop_path)
     require_true_or_false(do_propagation=do_propagation)
-    if not is_number(mlp_ratio) or mlp_ratio <= 0:
-        raise IllegalArgument(f"mlp_ratio must be a positive number, not {mlp_ratio!r}.")
-    if layer_scale is not None and not is_number(layer_scale):
-        raise IllegalArgument(f"layer_scale must be a number or None, not {layer_scale!r}.")
-    if dim is None:
-        return
-    require_whole(dim=dim)
-    for stage in (2, 3):
-        width = dim * 2**stage
-        require_divisor(f"num_heads of stage {stage + 1}", num_heads[stage], f"its width of {width}", width)
+    require_attention_stages(dim, num_heads, mlp_ratio, layer_scale)

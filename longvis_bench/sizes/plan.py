@@ -97,6 +97,26 @@ def require_divisor(name: str, value: int, what: str, width: int) -> None:
         raise IllegalArgument(f"{name} must divide {what}, which {value} does not; {legal} do.")
 
 
+def require_attention_stages(
+    dim: int | None, num_heads: Sequence[int], mlp_ratio: float, layer_scale: float | None
+) -> None:
+    """Check pyramids whose stages 3 and 4 attend, and whose channels double; `dim=None` skips the heads.
+
+    Raises:
+        IllegalArgument: a number is none, or heads do not divide their stage's width.
+    """
+    if not is_number(mlp_ratio) or mlp_ratio <= 0:
+        raise IllegalArgument(f"mlp_ratio must be a positive number, not {mlp_ratio!r}.")
+    if layer_scale is not None and not is_number(layer_scale):
+        raise IllegalArgument(f"layer_scale must be a number or None, not {layer_scale!r}.")
+    if dim is None:
+        return
+    require_whole(dim=dim)
+    for stage in (2, 3):
+        width = dim * 2**stage
+        require_divisor(f"num_heads of stage {stage + 1}", num_heads[stage], f"its width of {width}", width)
+
+
 def divisors(number: int) -> list[int]:
     """All positive divisors, in ascending order."""
     return [n for n in range(1, number + 1) if number % n == 0]
