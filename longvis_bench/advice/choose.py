@@ -19,9 +19,10 @@ from longvis_bench.errors import LongvisError
 from longvis_bench.records import Mode, Row
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.report.columns import BY_NAME
-from longvis_bench.report.grouping import natural
+from longvis_bench.report.grouping import is_disturbed, natural
 
 Kind = Literal["measured", "predicted", "counted", "published"]
+DISTURBED = "latency disturbed by other load: measure it again with --fresh"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Candidate:
     params: Known | None = None
     failed: str | None = None
     """Why it cannot run at this size at all."""
+    no_latency: str = "latency not measured"
+    """Why the latency is not known, where it is not."""
     misses: tuple[Miss, ...] = field(default=())
 
     @property
@@ -167,6 +170,7 @@ def _candidate(
         model,
         variant.family,
         latency=_latency(ok),
+        no_latency=DISTURBED if any(map(is_disturbed, ok)) else Candidate.no_latency,
         memory=memory,
         top1=_top1(variant, rows, limits.resolution),
         macs=_count(variant, rows, "macs", limits.resolution),
@@ -176,7 +180,8 @@ def _candidate(
 
 
 def _latency(rows: Sequence[Row]) -> Known | None:
-    row = next((row for row in rows if row.timing is not None), None)
+    """The first latency that other load did not disturb."""
+    row = next((row for row in rows if row.timing is not None and not is_disturbed(row)), None)
     if row is None:
         return None
     value, low, high = (BY_NAME[f"latency_{end}_s"].value(row) for end in ("median", "low", "high"))
@@ -246,7 +251,7 @@ def _misses(found: Candidate, limits: Limits) -> Iterator[Miss]:
     if limits.latency_s is not None:
         known = found.latency
         if known is None:
-            yield Miss("--latency", "latency not measured")
+            yield Miss("--latency", found.no_latency)
         elif known.value > limits.latency_s:
             more = units.significant(known.value / limits.latency_s)
             yield Miss(

@@ -2,7 +2,7 @@
 
 Only rows measured under the same conditions compete; a line names them where the table mixes several.  A
 winner by a hair is none: models whose 95 % intervals overlap the winner's are named beside it, and one that
-has no interval neither wins nor loses.
+has no interval, or whose timing other load disturbed, neither wins nor loses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME
-from longvis_bench.report.grouping import CONDITIONS, Grouped, called, condition, number
+from longvis_bench.report.grouping import (
+    CONDITIONS,
+    RANKED_BY,
+    Grouped,
+    called,
+    condition,
+    is_disturbed,
+    number,
+)
 from longvis_bench.text import clean
 
 NAMED = 3
@@ -41,7 +49,7 @@ class Title:
 
 
 TITLES = (
-    Title("fastest", "throughput_img_s", True, ("throughput_low_img_s", "throughput_high_img_s")),
+    Title("fastest", RANKED_BY, True, ("throughput_low_img_s", "throughput_high_img_s")),
     Title("fewest MACs", "macs", unless="fastest"),
     Title("smallest", "peak_memory_bytes", tolerance=SAME_MEMORY),
     Title("most accurate", "top1", True, ("top1_low", "top1_high")),
@@ -55,7 +63,9 @@ class _Rival:
     name: str
     value: float
     ends: tuple[float, float] | None
-    """Ends of the interval; None if there is none."""
+    """Ends of the interval; None if there is none, or if other load disturbed the measurement."""
+    excluded: str = ""
+    """Why it is not ranked; empty if it is."""
 
     def overlaps(self, other: _Rival) -> bool:
         """Whether the intervals overlap; without intervals two rows are not separable."""
@@ -87,11 +97,7 @@ def best_keys(rows: Grouped) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for alike in _competing(rows).values():
         for title in TITLES:
-            rivals = [
-                _Rival(row.key, value, _ends(title, row, value))
-                for row in alike
-                if (value := number(row, title.column)) is not None
-            ]
+            rivals = _rivals(title, alike, lambda row: row.key)
             known = [rival for rival in rivals if rival.ends is not None]
             if len(known) < 2:
                 continue
@@ -116,35 +122,55 @@ def _titles(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
     """What is said of each title for which two rows and more compete."""
     said: dict[str, str] = {}
     for title in TITLES:
-        rivals = [
-            _Rival(name(row), value, _ends(title, row, value))
-            for row in rows
-            if (value := number(row, title.column)) is not None
-        ]
+        rivals = _rivals(title, rows, name)
         if title.unless not in said and len(rivals) > 1:
             said[title.word] = _winner(title, rivals)
     return list(said.values())
 
 
+def _rivals(title: Title, rows: Sequence[Row], name: Callable[[Row], str]) -> list[_Rival]:
+    """The rows that have the quantity of a title; one that may not be ranked has no ends and a reason."""
+    rivals = []
+    for row in rows:
+        value = number(row, title.column)
+        if value is not None:
+            disturbed = title.column == RANKED_BY and is_disturbed(row)
+            ends = None if disturbed else _ends(title, row, value)
+            rivals.append(_Rival(name(row), value, ends, _excluded(ends, disturbed)))
+    return rivals
+
+
+def _excluded(ends: tuple[float, float] | None, disturbed: bool) -> str:
+    return "disturbed" if disturbed else "no interval" if ends is None else ""
+
+
 def _winner(title: Title, rivals: Sequence[_Rival]) -> str:
     """The best row, its lead, and the rows that are not separable from it.
 
-    A rival without an interval may be anywhere: where it leads, or where fewer than two others are left, the
-    title is not given.
+    A rival without an interval, or one that other load disturbed, may be anywhere: where it leads, or where
+    fewer than two others are left, the title is not given.
     """
     ranked = sorted(rivals, key=lambda rival: -rival.value if title.better_up else rival.value)
-    unknown = [rival.name for rival in ranked if rival.ends is None]
     known = [rival for rival in ranked if rival.ends is not None]
-    no_interval = f"no interval: {units.listing(unknown, NAMED)}"
+    unknown = _not_ranked(ranked)
     if ranked[0].ends is None or len(known) < 2:
-        return f"{title.word} not decided ({no_interval})"
+        return f"{title.word} not decided ({unknown})"
     first, second = known[:2]
     column = BY_NAME[title.column]
     unit = " img/s" if column.unit == "img/s" else ""
     close = [rival.name for rival in known[1:] if first.overlaps(rival)]
     than = _not_separable(title, close) if close else _ahead(title, first, second)
-    aside = f" (not compared, {no_interval})" if unknown else ""
+    aside = f" (not compared, {unknown})" if unknown else ""
     return f"{title.word} {first.name}, {column.format(first.value)}{unit}, {than}{aside}"
+
+
+def _not_ranked(rivals: Sequence[_Rival]) -> str:
+    """The rivals that are not ranked, by reason; empty if all are."""
+    names: dict[str, list[str]] = {}
+    for rival in rivals:
+        if rival.excluded:
+            names.setdefault(rival.excluded, []).append(rival.name)
+    return "; ".join(f"{reason}: {units.listing(found, NAMED)}" for reason, found in names.items())
 
 
 def _not_separable(title: Title, close: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from longvis_bench import units
 from longvis_bench.errors import LongvisError, UnknownName
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME
-from longvis_bench.report.grouping import CONDITIONS, Grouped, in_words
+from longvis_bench.report.grouping import CONDITIONS, Grouped, in_words, is_disturbed
 from longvis_bench.report.significance import SEPARATES
 from longvis_bench.runs.directory import current, read_rows
 from longvis_bench.runs.predictions import read_predictions
@@ -77,14 +77,21 @@ class Pair:
 
     @property
     def verdict(self) -> Verdict | None:
-        """On the time per image; None if a side has none."""
+        """On the time per image; None if a side has none, and unclear if other load disturbed one."""
         if self.time is None:
             return None
+        if self.disturbed:
+            return "unclear"
         if self.time.low > 1:
             return "slower"
         if self.time.high < 1:
             return "faster"
         return "same" if self.time.low >= 1 / (1 + SAME) and self.time.high <= 1 + SAME else "unclear"
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other load disturbed all processes of a side."""
+        return is_disturbed(self.before) or is_disturbed(self.after)
 
     @property
     def failed(self) -> bool:
@@ -119,6 +126,7 @@ class Comparison:
         return [
             *_many(timed),
             *_few_processes(timed),
+            *_disturbed(timed),
             *_alone(self.only_before, self.before.name),
             *_alone(self.only_after, self.after.name),
         ]
@@ -325,7 +333,8 @@ def _check_time(pair: Pair, share: float) -> Check | None:
     said = f"time {ratio_text(pair.time)}, limit {units.percent(share)}"
     if pair.verdict == "slower" and pair.time.value > 1 + share:
         return Check(pair, "slower", said, True)
-    return Check(pair, "slower", said, False) if pair.time.high > 1 + share else None
+    undecided = pair.disturbed or pair.time.high > 1 + share
+    return Check(pair, "slower", said, False) if undecided else None
 
 
 def _check_top1(pair: Pair, share: float) -> Check | None:
@@ -392,6 +401,11 @@ def _many(timed: Sequence[Pair]) -> list[str]:
         f"{len(timed)} times are compared, each at 95 %: {expected} equal ones "
         f"would be called different by chance; {sum(differing)} are, {kept} also after Holm's correction."
     ]
+
+
+def _disturbed(timed: Sequence[Pair]) -> list[str]:
+    names = list(dict.fromkeys(label(pair) for pair in timed if pair.disturbed))
+    return [f"other load disturbed a side, so unclear: {units.listing(names, 3)}."] if names else []
 
 
 def _few_processes(timed: Sequence[Pair]) -> list[str]:

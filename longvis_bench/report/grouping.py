@@ -34,6 +34,8 @@ CONDITIONS = (
 )
 """Columns in which two rows of one model and size can differ; tables show those that vary."""
 
+RANKED_BY = "throughput_img_s"
+"""The column by which tables and figures rank speed."""
 _FLAGS = {"fused": "fused", "compiled": "compiled", "grad_checkpointing": "gradient checkpointing"}
 _WORDS = {
     "batch_size": "batch {}",
@@ -172,6 +174,11 @@ def by_size(rows: Sequence[Row], column: str) -> dict[int, float]:
         if value is not None and value > 0:
             values.setdefault(row.cell.resolution, []).append(value)
     return {size: median(found) or 0.0 for size, found in sorted(values.items())}
+
+
+def is_disturbed(row: Row) -> bool:
+    """Whether other load disturbed all processes that timed the cell; its latency is shown, not ranked."""
+    return row.timing is not None and row.timing.verdict == "disturbed"
 
 
 def number(row: Row, column: str) -> float | None:

@@ -22,7 +22,7 @@ from longvis_bench.records import ACCEPTED, Row
 from longvis_bench.report.best import best_lines
 from longvis_bench.report.columns import BY_NAME, COLUMNS, SHORT, Value
 from longvis_bench.report.footnotes import Footnotes
-from longvis_bench.report.grouping import Grouped, grouped, number
+from longvis_bench.report.grouping import RANKED_BY, Grouped, grouped, number
 from longvis_bench.report.plain_table import plain_table
 from longvis_bench.report.repeats import with_repeats
 from longvis_bench.report.shown import (
@@ -45,7 +45,6 @@ from longvis_bench.text import clean, in_ascii, spreadsheet_safe
 
 MOST_ROWS = 1000
 """Largest number of rows of a table in a terminal; of more rows the fastest of each size are shown."""
-RANKED_BY = "throughput_img_s"
 _DTYPES = {"text": "string", "int": "Int64", "float": "Float64"}
 _GAP = 2
 

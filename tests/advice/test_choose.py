@@ -95,6 +95,16 @@ def test_without_accuracies_the_fastest_is_taken_and_its_interval_counts() -> No
     assert "not separable from swin-n" in said
 
 
+def test_a_latency_that_other_load_disturbed_meets_no_limit() -> None:
+    calm, shaken = row("vit-n", 0.2), row("atlas-n", 0.1)
+    assert shaken.timing is not None
+    timing = shaken.timing.model_copy(update={"verdict": "disturbed"})
+    rows = [calm, shaken.model_copy(update={"timing": timing})]
+    found = choose(rows, [], Limits(256, latency_s=1), CPU, Registry())
+    assert [(one.model, one.meets) for one in found] == [("vit-n", True), ("atlas-n", False)]
+    assert found[1].why_not == "latency disturbed by other load: measure it again with --fresh"
+
+
 def test_a_model_that_was_not_measured_is_predicted_and_marked() -> None:
     found = choose([row("vit-n")], ["atlas-n"], Limits(256, memory_bytes=4096 * MIB), CPU, Registry())
     kinds = {one.model: (one.memory and one.memory.kind, one.latency) for one in found}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longvis_bench.records import AccuracyRecord, CountRecord, MemoryRecord, Row, TimingRecord
-from longvis_bench.report.best import best_lines
+from longvis_bench.report.best import best_keys, best_lines
 from longvis_bench.report.grouping import Grouped
 
 
@@ -97,6 +97,27 @@ def test_a_slower_row_without_an_interval_is_said_not_to_be_compared(row: Row) -
     rows = [model(row, "a", timing=timed(0.01)), model(row, "b", timing=timed(0.02))]
     rows.append(model(row, "c", timing=few(0.5)))
     assert lines(*rows) == ["64 px: fastest a, 100 img/s, 2.00 x b (not compared, no interval: c)."]
+
+
+def disturbed(latency: float) -> TimingRecord:
+    return timed(latency).model_copy(update={"verdict": "disturbed"})
+
+
+def test_a_disturbed_latency_is_not_ranked(row: Row) -> None:
+    slow = [model(row, "a", timing=timed(0.01)), model(row, "b", timing=timed(0.02))]
+    rows = [*slow, model(row, "c", timing=disturbed(0.5)), model(row, "d", timing=few(0.6))]
+    said = "64 px: fastest a, 100 img/s, 2.00 x b (not compared, disturbed: c; no interval: d)."
+    assert lines(*rows) == [said]
+    assert best_keys(Grouped(rows))["throughput_img_s"] == {"a-64"}
+    first = [*slow, model(row, "c", timing=disturbed(0.001))]
+    assert lines(*first) == ["64 px: fastest not decided (disturbed: c)."]
+
+
+def test_a_disturbed_row_still_competes_in_memory(row: Row) -> None:
+    rows = [
+        model(row, name, timing=disturbed(1.0), memory=peak(mib)) for name, mib in [("a", 100), ("b", 50)]
+    ]
+    assert lines(*rows) == ["64 px: fastest not decided (disturbed: a, b); smallest b, 50.0 MiB, 0.500 x a."]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,21 @@ def test_a_wide_interval_is_unclear(tmp_path: Path, row: Row) -> None:
     assert "undecided: vit" in out
 
 
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_other_load_on_a_side_decides_nothing(tmp_path: Path, row: Row, side: str) -> None:
+    fast, slow = made(row), made(row, 1.5)
+    shaken = slow if side == "after" else fast
+    assert shaken.timing is not None
+    shaken = shaken.model_copy(update={"timing": shaken.timing.model_copy(update={"verdict": "disturbed"})})
+    one = saved(tmp_path / "a", shaken if side == "before" else fast)
+    other = saved(tmp_path / "b", shaken if side == "after" else slow)
+    assert list(lv.compare(one, other)["verdict"]) == ["unclear"]
+    assert compare(one, other).notes == ["other load disturbed a side, so unclear: vit."]
+    for limit in ("slower:5%", "slower:90%"):
+        assert longvis(one, other, "--fail", limit)[0] == 0
+        assert longvis(one, other, "--fail", limit, "--strict")[0] == 4
+
+
 def test_repeats_in_rows_of_their_own_are_processes(tmp_path: Path, row: Row) -> None:
     def repeat(turn: int, latency: float) -> Row:
         single = TimingRecord(samples_s=(latency,) * 8, warmup_s=(), verdict="stable")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from longvis_bench import stats, units
 from longvis_bench.records import Row
-from longvis_bench.report.grouping import Grouped, number
+from longvis_bench.report.grouping import RANKED_BY, Grouped, is_disturbed, number
 from longvis_bench.report.plots.style import MOST
 
 
@@ -18,6 +18,8 @@ class Point(NamedTuple):
     top1: float
     low: float
     high: float
+    ranked: bool = True
+    """False if the cost is a latency that other load disturbed: the point is drawn, and on no front."""
 
 
 class Choice(NamedTuple):
@@ -36,14 +38,16 @@ def points(rows: Sequence[Row], column: str) -> dict[int, Point]:
         values = [number(row, name) for name in (column, "top1", "top1_low", "top1_high")]
         known = [value for value in values if value is not None]
         if row.status == "ok" and len(known) == 4 and known[0] > 0:
-            found[row.cell.resolution] = Point(*known)
+            cost, top1, low, high = known
+            ranked = column != RANKED_BY or not is_disturbed(row)
+            found[row.cell.resolution] = Point(cost, top1, low, high, ranked)
     return found
 
 
 def front(found: dict[str, Point], *, better_up: bool) -> list[str]:
     """Labels of the points on the Pareto front, by rising cost."""
-    labels, sign = list(found), -1 if better_up else 1
-    order = stats.pareto_front([(sign * point.cost, point.top1) for point in found.values()])
+    labels, sign = [label for label, point in found.items() if point.ranked], -1 if better_up else 1
+    order = stats.pareto_front([(sign * found[label].cost, found[label].top1) for label in labels])
     return [labels[index] for index in order]
 
 

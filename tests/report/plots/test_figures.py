@@ -21,6 +21,7 @@ from longvis_bench.report.columns import BY_NAME
 from longvis_bench.report.plots import layout
 from longvis_bench.report.plots import style as canvas
 from longvis_bench.report.plots import write as plots
+from longvis_bench.report.plots.choice import front, points
 from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parents[2] / "golden_tables" / "rows.jsonl"
@@ -147,6 +148,24 @@ def test_accuracy_names_its_front_and_what_is_not_there() -> None:
     assert "No accuracy at 512, 1024 px" in shown
     lost = [row.model_copy(update={"accuracy": None}) if row.key == "vit-256" else row for row in ROWS]
     assert "× without top-1: vit-n" in words(plots.figures(lost)["accuracy-macs"])
+
+
+def test_a_disturbed_latency_is_on_no_front() -> None:
+    known = [row for row in ROWS if row.accuracy and row.timing]
+    assert best(known, "throughput_img_s", better_up=True)
+    shaken = [disturbed(row) for row in known]
+    assert not best(shaken, "throughput_img_s", better_up=True)
+    assert best(shaken, "macs", better_up=False)
+
+
+def best(rows: list[Row], column: str, *, better_up: bool) -> list[str]:
+    found = {row.key: points([row], column)[row.cell.resolution] for row in rows}
+    return front(found, better_up=better_up)
+
+
+def disturbed(row: Row) -> Row:
+    assert row.timing is not None
+    return row.model_copy(update={"timing": row.timing.model_copy(update={"verdict": "disturbed"})})
 
 
 @pytest.mark.parametrize(
