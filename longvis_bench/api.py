@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from longvis_bench import units
 from longvis_bench.errors import LongvisError
@@ -28,7 +28,7 @@ def bench(
     fresh: bool = False,
     retry: Sequence[str] = (),
     only_missing: bool = False,
-    shard: tuple[int, int] | None = None,
+    shard: tuple[int, int] | Literal["auto"] | None = None,
     machine: str | None = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -43,7 +43,7 @@ def bench(
         fresh: use a new numbered directory.
         retry: statuses whose cells are measured again, e.g. ["oom", "timeout"].
         only_missing: keep rows of older code, and measure only cells without a row.
-        shard: (2, 8) measures the second of eight parts of the cells.
+        shard: (2, 8) measures the second of eight parts of the cells, "auto" that of this SLURM array task.
         machine: name of this machine in the results; by default its processor or GPU model and core count.
         reporter: its methods are called as the sweep progresses; by default nothing is shown.
         options: further fields of `sweep.config.SweepConfig`, e.g. batch_sizes=[1, 8], dtypes=["bf16"].

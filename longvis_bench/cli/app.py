@@ -22,6 +22,7 @@ from longvis_bench.cli.models import models
 from longvis_bench.cli.new import new
 from longvis_bench.cli.reach import reach
 from longvis_bench.cli.report import report
+from longvis_bench.cli.status import status
 from longvis_bench.cli.train import train
 from longvis_bench.version import __version__
 
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "compare": compare,
     "merge": merge,
+    "status": status,
     "check": check,
     "new": new,
     "doctor": doctor,

@@ -326,7 +326,8 @@ def bench(
         typer.Option(
             "--shard",
             metavar="K/N",
-            help="Run part K of N of the cells, e.g. 2/8; combine the parts with `longvis merge`.",
+            help="Run part K of N of the cells, e.g. 2/8; auto: that of this task of a SLURM array. Combine "
+            "the parts with `longvis merge`.",
             parser=reader("--shard", read_shard),
             rich_help_panel=RUN,
         ),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite, nan
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -127,15 +127,17 @@ def band_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in match.groups() if number is not None)
 
 
-def shard(text: str) -> tuple[int, int]:
-    """`2/8` -> (2, 8).
+def shard(text: str) -> tuple[int, int] | Literal["auto"]:
+    """`2/8` -> (2, 8); `auto` is kept.
 
     Raises:
         ValueError: the text has another form.
     """
+    if text.strip() == "auto":
+        return "auto"
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip(), re.ASCII)
     if match is None:
-        raise ValueError("a part and the number of parts, like 2/8")
+        raise ValueError("auto, or a part and the number of parts, like 2/8")
     return int(match[1]), int(match[2])
 
 

@@ -141,18 +141,22 @@ def line(row: Row) -> Text:
 
 
 def show_plan(session: Session, as_json: bool) -> None:
-    """Print the cells of a sweep and its estimated duration, for --dry-run."""
+    """Print the cells of a sweep with their estimated durations, and the sum, for --dry-run."""
+    from longvis_bench.sweep.counts import with_counts
+
     plan = session.plan
     if as_json:
         for planned in plan.cells:
             typer.echo(planned.cell.model_dump_json())
         return
+    plan = with_counts(plan)
     console = Console(highlight=False, soft_wrap=True)
-    for planned in plan.cells:
+    for planned, seconds in zip(plan.cells, plan.seconds, strict=True):
         cell = planned.cell
         weights = f", weights {cell.weights}" if cell.weights else ""
         batch = "auto" if cell.batch_auto else cell.batch_size
-        decided = f"  {planned.decided.status}: {planned.decided.reason}" if planned.decided else ""
+        about = f"  about {_about(seconds)}"
+        decided = f"  {planned.decided.status}: {planned.decided.reason}" if planned.decided else about
         console.print(
             f"{clean(cell.model)}  {cell.resolution} px, batch {batch}, {cell.mode}, {cell.dtype}, "
             f"{cell.device}{weights}{decided}",
@@ -161,3 +165,8 @@ def show_plan(session: Session, as_json: bool) -> None:
     about = units.seconds(round(plan.estimated_s))
     cells = units.several(len(plan.cells), "cell")
     console.print(f"{cells}, roughly {about}; into {session.path}", markup=False)
+
+
+def _about(seconds: float) -> str:
+    """An estimate without digits that promise more than it knows."""
+    return units.seconds(round(seconds)) if seconds >= 60 else f"{units.significant(seconds, 2)} s"

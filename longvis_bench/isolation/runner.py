@@ -27,6 +27,7 @@ from longvis_bench.isolation.exit_status import Ended, classify_ending, oom_evid
 from longvis_bench.phases import finished
 from longvis_bench.records import Request, Row
 from longvis_bench.runs.directory import cannot_write
+from longvis_bench.runs.progress import INTERRUPTED
 from longvis_bench.text import without_paths
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _no_room(error: OSError) -> RunDirectoryError:
 
 def interrupted_row(request: Request) -> Row:
     """The row of a cell that the user interrupted; a resumed sweep measures it again."""
-    return Row.of(request, "skipped", "interrupted")
+    return Row.of(request, "skipped", INTERRUPTED)
 
 
 def _without_paths(row: Row) -> Row:

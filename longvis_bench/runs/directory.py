@@ -3,6 +3,7 @@
     run.json        the resolved configuration (`--config` replays it), command, environment, versions
     cells.jsonl     one row per line; a line is flushed to the disk before the next cell starts
     cells.torn      incomplete lines that a crash or a full disk left behind
+    planned.json    the cells of the sweep, for `longvis status`; see `progress.py`
     predictions/    <key>.npz, for rows with an accuracy
     summary.csv, summary.md, plots/    derived; `longvis report` writes them again from the rows
 
@@ -15,6 +16,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,11 @@ class RunDirectory:
             write_whole(self.path / name, lambda file: file.write(text.encode()))
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the directory, if it is there and may be removed."""
+        with suppress(OSError):
+            (self.path / name).unlink()
 
     def _set_torn_tail_aside(self) -> None:
         """Move an incomplete last line to cells.torn, so that the next row starts on a new line."""

@@ -53,6 +53,22 @@ class Lock:
         )
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock; False where there is no lock file, or it cannot be opened."""
+    if (os.getpid(), path.resolve()) in _held:
+        return True
+    if not path.exists():
+        return False
+    try:
+        release = _take(path)
+    except OSError:
+        return False
+    if release is None:
+        return True
+    release()
+    return False
+
+
 def _take(path: Path) -> Release | None:
     """Lock a file; None if another process has it."""
     try:

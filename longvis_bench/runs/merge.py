@@ -27,6 +27,7 @@ from longvis_bench.runs.directory import (
     read_rows,
     read_run,
 )
+from longvis_bench.runs.progress import PlannedCell, PlannedSweep, missing, read_planned, write_planned
 
 
 class RunRows(NamedTuple):
@@ -105,6 +106,16 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return [folder.name for folder in folders]
 
 
+def missing_cells(runs: Sequence[Path], rows: Sequence[Row]) -> list[PlannedCell]:
+    """Cells that the sweeps of runs planned, parts that are not among them included, and that have no row.
+
+    Arguments:
+        runs: run directories; those of older versions, which did not store what they planned, say nothing.
+        rows: of all of them.
+    """
+    return missing([sweep for run in runs for sweep in read_planned(run)], rows)
+
+
 def merge_runs(runs: Sequence[Path], out: Path) -> list[RunRows]:
     """Merge the latest rows of runs, and their predictions, into a new run directory, without derived files.
 
@@ -129,11 +140,25 @@ def merge_runs(runs: Sequence[Path], out: Path) -> list[RunRows]:
     invocations = [invocation for file in files for invocation in file["invocations"]]
     with RunDirectory(out) as directory:
         directory.write_run({**files[0], "invocations": invocations, "merged": [run.name for run in runs]})
+        for sweep in _whole_sweeps(runs):
+            write_planned(directory, sweep)
         for part in found:
             for row in part.rows:
                 _copy_predictions(part.path, out, row.key)
                 directory.append(row)
     return found
+
+
+def _whole_sweeps(runs: Sequence[Path]) -> list[PlannedSweep]:
+    """The sweeps of runs, each once and undivided."""
+    whole: dict[str, dict[str, PlannedCell]] = {}
+    for sweep in (sweep for run in runs for sweep in read_planned(run)):
+        cells = {cell.key: cell.model_copy(update={"part": 1}) for cell in sweep.cells}
+        whole.setdefault(sweep.sweep, {}).update(cells)
+    return [
+        PlannedSweep(sweep=name, part=1, parts=1, cells=tuple(cells.values()))
+        for name, cells in whole.items()
+    ]
 
 
 def _copy_predictions(run: Path, out: Path, key: str) -> None:

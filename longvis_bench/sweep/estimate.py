@@ -1,4 +1,4 @@
-"""Estimate the duration of a sweep from the cards' MACs, the metrics and the device, for `--dry-run`."""
+"""Estimate the duration of cells from MACs, metrics and device: for `--dry-run`, shards and devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START_S = 0.5
 COUNT_S = 1.5
 """Seconds to count operations and trace shapes, for any model: 0.3 to 1.2 in the committed runs."""
 UNKNOWN_S = 3.0
-"""Seconds on top of the timing budget for a cell whose model has no MACs in its card."""
+"""Seconds on top of the timing budget for a cell whose MACs are unknown."""
 PROCESS_S = 1.5
 """Seconds that a further process takes to start, and to build the model, before it times."""
 MEMORY_ITERATIONS, VALIDITY_ITERATIONS, LEAST_TIMED = 3, 6, 6
@@ -25,17 +25,18 @@ REACH_ITERATIONS = 60
 TRAIN_FACTOR = 3.0
 
 
-def cell_seconds(request: Request, variant: Variant, processes: int = 1) -> float:
-    """Estimated duration of a cell in seconds, within a factor of about three where its card has MACs.
+def cell_seconds(request: Request, variant: Variant, processes: int = 1, counted: int | None = None) -> float:
+    """Estimated duration of a cell in seconds, within a factor of about three where its MACs are known.
 
     Arguments:
         request: the cell and its budget, which its processes share.
         variant: the model.
         processes: those that time the cell at least; one where a few iterations take the whole budget.
+        counted: MACs per image at the cell's size, for a model whose card has none.
     """
     cell, budget = request.cell, request.settings.budget_s
     seconds = START_S + (COUNT_S if "count" in cell.metrics else 0.0)
-    latency = iteration_seconds(cell, variant)
+    latency = iteration_seconds(cell, variant, counted)
     if "time" in cell.metrics and ITERATIONS * (latency or 0.0) <= budget:
         seconds += (processes - 1) * PROCESS_S
     if latency is None:
@@ -51,12 +52,19 @@ def cell_seconds(request: Request, variant: Variant, processes: int = 1) -> floa
     return min(seconds, request.settings.timeout_s)
 
 
-def iteration_seconds(cell: Cell, variant: Variant) -> float | None:
-    """Estimated seconds per iteration; None where the card has no MACs for the variant."""
+def iteration_seconds(cell: Cell, variant: Variant, counted: int | None = None) -> float | None:
+    """Estimated seconds per iteration; None where neither the card has MACs nor a count is given."""
+    macs = counted if counted is not None else _card_macs(cell, variant)
+    if macs is None:
+        return None
+    rate = CPU_MACS_S * cell.threads if cell.device == "cpu" else GPU_MACS_S
+    return macs * cell.batch_size * (TRAIN_FACTOR if cell.mode == "train" else 1.0) / rate
+
+
+def _card_macs(cell: Cell, variant: Variant) -> float | None:
+    """MACs per image at the cell's size, from those of the card and its growth."""
     entry = None if variant.card is None or variant.overrides else variant.card.variants.get(variant.variant)
     if entry is None or entry.macs is None or variant.card is None:
         return None
     power = 4 if variant.card.growth == "quadratic" else 2
-    macs = entry.macs * (cell.resolution / COUNTED_AT.resolution) ** power
-    rate = CPU_MACS_S * cell.threads if cell.device == "cpu" else GPU_MACS_S
-    return macs * cell.batch_size * (TRAIN_FACTOR if cell.mode == "train" else 1.0) / rate
+    return float(entry.macs * (cell.resolution / COUNTED_AT.resolution) ** power)

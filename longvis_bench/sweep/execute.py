@@ -6,8 +6,10 @@ model are skipped with that reason, and run again when that cell is retried.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -26,12 +28,20 @@ from longvis_bench.measure.latency.processes import (
 )
 from longvis_bench.records import ACCEPTED, Cell, Request, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
+from longvis_bench.runs.progress import (
+    INTERRUPTED,
+    RUNNING,
+    RunningCell,
+    name_of,
+    read_planned,
+    write_planned,
+    write_running,
+)
 from longvis_bench.sweep.gpu_turns import GpuTurns, note_on_kinds
 from longvis_bench.sweep.plan import Plan, Planned
 from longvis_bench.sweep.reporter import Reporter, Silent
 from longvis_bench.sweep.run_file import Invocation, record
 
-INTERRUPTED = "interrupted"
 AFTER_OOM = "a smaller size of this model ran out of memory"
 NO_FORK = "This system cannot fork: every cell starts a new interpreter, which takes some seconds."
 
@@ -91,6 +101,8 @@ def run_sweep(
         run = read_run(path)
         if run is not None:
             check_environment(path, run, plan.environment)
+        _refuse_other_parts(path, plan)
+        write_planned(directory, plan.listed)
         record(directory, run, invocation, plan.environment)
         sweep = _Sweep(plan, directory, reporter or Silent(), retry, only_missing)
         was_complete = sweep.is_complete
@@ -98,6 +110,23 @@ def run_sweep(
     return Outcome(
         tuple(sweep.rows()), path, was_complete, interrupted, tuple(sweep.faults), restated=sweep.restated
     )
+
+
+def _refuse_other_parts(path: Path, plan: Plan) -> None:
+    """Raise if a directory has a part of the same sweep that was divided into another number of parts.
+
+    Raises:
+        RunDirectoryError: it has.
+    """
+    if plan.part is None:
+        return
+    number, parts = plan.part.part, plan.part.parts
+    for other in read_planned(path):
+        if other.sweep == plan.part.sweep and other.parts not in (1, parts):
+            raise RunDirectoryError(
+                f"{path} holds shard {other.part}/{other.parts} of this sweep, whose cells are others than "
+                f"those of {number}/{parts}; give --shard {other.part}/{other.parts}, or another --out."
+            )
 
 
 def refuse_reference(path: Path) -> None:
@@ -126,6 +155,7 @@ class _Sweep:
     ) -> None:
         self._plan, self._directory, self._reporter = plan, directory, reporter
         self._turns = GpuTurns(plan.config.device)
+        self._running: dict[str, RunningCell] = {}
         self.faults: list[HarnessFault] = []
         stored = {row.key: row for row in latest(directory.rows())}
         self._attempts = {key: row.attempt for key, row in stored.items()}
@@ -192,7 +222,23 @@ class _Sweep:
             return True
         finally:
             self._reporter.end()
+            self._directory.remove(RUNNING)
         return False
+
+    @contextmanager
+    def _seen(self, planned: Planned) -> Iterator[None]:
+        """While inside, `longvis status` shows the cell as running."""
+        key = planned.request.key
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._running[key] = RunningCell(
+            key=key, name=name_of(planned.cell), device=planned.request.device, started=started
+        )
+        write_running(self._directory.path, self._running.values())
+        try:
+            yield
+        finally:
+            del self._running[key]
+            write_running(self._directory.path, self._running.values())
 
     def _run_one(self, planned: Planned, runner: Runner) -> None:
         try:
@@ -221,7 +267,7 @@ class _Sweep:
             reason = f"{AFTER_OOM} ({after.cell.resolution} px, {after.status}); --no-skip runs it anyway."
             return interrupted_row(request).model_copy(update={"reason": reason})
         try:
-            with self._turns.turn(self._reporter):
+            with self._seen(planned), self._turns.turn(self._reporter):
                 if request.cell.batch_auto:
                     return measure_best_batch(runner.run, request, self._reporter.tick)
                 return runner.run(request, self._reporter.tick)
@@ -258,7 +304,7 @@ class _Sweep:
         request = self._request(planned).model_copy(
             update={"cell": row.cell, "attempt": row.attempt, "time_only": True, "predictions_path": None}
         )
-        with self._turns.turn(self._reporter):
+        with self._seen(planned), self._turns.turn(self._reporter):
             start = monotonic()
             try:
                 more = runner.run(request, self._reporter.tick)

@@ -6,7 +6,9 @@ up a model of timm, or to check that given weights fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,9 +34,10 @@ from longvis_bench.records import (
     Status,
 )
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.runs.progress import PlannedCell, PlannedSweep, name_of
 from longvis_bench.sweep.code_hash import cell_key, code_hash
 from longvis_bench.sweep.config import CPU_IMAGES, QUICK_BUDGET_S, SweepConfig
-from longvis_bench.sweep.estimate import cell_seconds
+from longvis_bench.sweep.estimate import cell_seconds, iteration_seconds
 from longvis_bench.text import without_paths
 from longvis_bench.weights.resolving import WeightFile, given_weights, no_weights, shipped_weights
 
@@ -63,13 +66,62 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What a user should know of the data; see `LoadableData.notes`."""
 
+    macs: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """(model, resolution) -> counted multiply-adds per image, for models whose cards have none."""
+
+    part: PlannedSweep | None = None
+    """With `--shard`, the cells of all parts and the part that these are; None for a whole sweep."""
+
+    @property
+    def listed(self) -> PlannedSweep:
+        """The whole sweep and the part that these cells are, for planned.json."""
+        return self.part or self.parted([1] * len(self.cells), 1, 1)
+
+    def parted(self, dealt: Sequence[int], number: int, parts: int) -> PlannedSweep:
+        """The sweep with its cells divided into parts.
+
+        Arguments:
+            dealt: the part of each cell, from 1.
+            number: the part that is run here.
+            parts: how many there are.
+        """
+        listed = [
+            PlannedCell(key=planned.request.key, name=name_of(planned.cell), part=part, seconds=seconds)
+            for planned, part, seconds in zip(self.cells, dealt, self.seconds, strict=True)
+        ]
+        return PlannedSweep(sweep=self.config.name, part=number, parts=parts, cells=tuple(listed))
+
+    @cached_property
+    def seconds(self) -> tuple[float, ...]:
+        """Estimated duration of each cell in seconds; 0 for cells that cannot run."""
+        processes = self.config.repeats
+        return tuple(
+            0.0
+            if planned.decided is not None
+            else cell_seconds(planned.request, self._variant(planned), processes, self._macs(planned))
+            for planned in self.cells
+        )
+
     @property
     def estimated_s(self) -> float:
         """Estimated duration of the sweep in seconds, for `--dry-run`."""
+        return sum(self.seconds)
+
+    def iteration_seconds(self, planned: Planned) -> float | None:
+        """Estimated seconds per iteration of a cell; None where its multiply-adds are unknown."""
+        return iteration_seconds(planned.cell, self._variant(planned), self._macs(planned))
+
+    def _macs(self, planned: Planned) -> int | None:
+        return self.macs.get((planned.request.model, planned.cell.resolution))
+
+    def _variant(self, planned: Planned) -> Variant:
+        return self._variants[planned.request.model]
+
+    @cached_property
+    def _variants(self) -> dict[str, Variant]:
         registry = Registry(self.config.models_dirs)
-        runnable = (planned.request for planned in self.cells if planned.decided is None)
-        processes = self.config.repeats
-        return sum(cell_seconds(request, registry.find(request.model), processes) for request in runnable)
+        names = dict.fromkeys(planned.request.model for planned in self.cells)
+        return {name: registry.find(name) for name in names}
 
 
 def make_plan(config: SweepConfig, environment: Environment, working_dir: Path | None = None) -> Plan:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from longvis_bench import units
 from longvis_bench.devices import resolve_device
 from longvis_bench.environment import read_environment
-from longvis_bench.errors import LongvisError, RunDirectoryError, UnknownName
+from longvis_bench.errors import RunDirectoryError, UnknownName
 from longvis_bench.records import Status
 from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
 from longvis_bench.sweep.config import read_config
+from longvis_bench.sweep.counts import with_counts
 from longvis_bench.sweep.execute import Outcome, refuse_reference, run_sweep
 from longvis_bench.sweep.hooks import Hooked
 from longvis_bench.sweep.plan import Plan, make_plan
 from longvis_bench.sweep.reporter import Reporter, Silent
 from longvis_bench.sweep.run_file import Invocation, invocation_of
+from longvis_bench.sweep.shards import Asked, read_part, take_part
 
 RUNS = Path("results/runs")
 
@@ -80,7 +82,7 @@ def start(
     fresh: bool = False,
     machine: str | None = None,
     command: str | None = None,
-    shard: tuple[int, int] | None = None,
+    shard: Asked | None = None,
 ) -> Session:
     """Check options and plan the sweep, without writing anything.
 
@@ -91,6 +93,7 @@ def start(
         machine: name of this machine in the results.
         command: the command line, which is stored with the run.
         shard: (2, 8) is the second of eight parts of the cells; all machines divide them in the same way.
+            "auto" is the part of this task of a SLURM array.
 
     Raises:
         LongvisError: an option is wrong, the directory is one of the committed runs, or no cell can run.
@@ -98,24 +101,12 @@ def start(
     config = read_config(options)
     if out is not None:
         refuse_reference(out)
+    part = None if shard is None else read_part(shard, os.environ)
     plan = make_plan(config, read_environment(machine, resolve_device(config.device)))
     path = out or RUNS / plan.config.name
-    part = None
-    if shard is not None:
-        part = f"{shard[0]}/{shard[1]}"
-        path = out or path.with_name(f"{path.name}-shard-{shard[0]}-of-{shard[1]}")
-        plan = _shard(plan, *shard)
-    invocation = invocation_of(plan.config, command, part)
+    if part is not None:
+        number, parts = part
+        path = out or path.with_name(f"{path.name}-shard-{number}-of-{parts}")
+        plan = take_part(with_counts(plan), number, parts)
+    invocation = invocation_of(plan.config, command, part and f"{part[0]}/{part[1]}")
     return Session(plan, fresh_directory(path) if fresh else path, invocation)
-
-
-def _shard(plan: Plan, number: int, parts: int) -> Plan:
-    """Every n-th cell of the plan, which is sorted by cost, so that the parts cost about the same."""
-    if not 1 <= number <= parts:
-        raise LongvisError(f"there is no shard {number} of {parts}: give 1/{parts} to {parts}/{parts}.")
-    cells = plan.cells[number - 1 :: parts]
-    if not cells:
-        raise LongvisError(
-            f"shard {number}/{parts} is empty: the sweep has {units.several(len(plan.cells), 'cell')}."
-        )
-    return replace(plan, cells=cells)

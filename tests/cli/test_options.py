@@ -33,6 +33,7 @@ def test_sizes_that_are_none(text: str) -> None:
 def test_shards() -> None:
     read = reader("--shard", shard)
     assert read("2/8") == (2, 8)
+    assert read(" auto ") == "auto"
     for text in ("", "2", "2/", "a/b", "-1/2"):
         with pytest.raises(LongvisError, match="like 2/8"):
             read(text)

@@ -7,8 +7,10 @@ name for the commands that follow.  A block of a kind that no test knows fails.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -82,7 +84,7 @@ class Block(NamedTuple):
 
     def commands(self) -> list[str]:
         """The commands of a shell block that is not left out."""
-        if self.kind != "sh" or self.mark == "not run":
+        if self.kind != "sh" or self.mark in ("not run", "file"):
             return []
         lines = [line.split("#")[0].strip() for line in self.text.replace("\\\n", " ").splitlines()]
         return [command.strip() for line in lines if line for command in line.split("&&")]
@@ -157,6 +159,26 @@ def test_every_example_runs(page: Path) -> None:
                     execute(command)
         else:
             assert block.kind in SILENT, f"no test knows a block of the kind {block.kind!r}"
+
+
+def test_the_array_script_of_the_scaling_page_runs(tmp_path: Path) -> None:
+    """Two tasks, as SLURM would start them, measure every cell once."""
+    (script,) = (block for block in blocks(DOCS / "scaling.md") if block.about.strip() == "sweep.sh")
+    Path("sweep.sh").write_text(script.text)
+    Path("sweep.toml").write_text('models = ["vit-n"]\nresolutions = [32, 64]\nmetrics = ["count"]\n')
+    program = tmp_path / "bin" / "longvis"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m longvis_bench "$@"\n')
+    program.chmod(0o755)
+    for task in ("1", "2"):
+        array = {"ID": task, "COUNT": "2", "MIN": "1", "MAX": "2"}
+        variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+        path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(ROOT)}
+        subprocess.run(["bash", "sweep.sh"], env=environment, check=True, capture_output=True, timeout=120)
+    shown = run("longvis merge results/runs/part-* --out results/runs/whole")
+    assert "Merged: 2 rows" in shown
+    assert "Missing" not in shown
 
 
 def run_python(text: str) -> None:

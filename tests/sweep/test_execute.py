@@ -24,6 +24,7 @@ from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
 from longvis_bench.records import AccuracyRecord, ProcessRecord, Request, Row, Status, TimingRecord
 from longvis_bench.registry.registry import Registry
 from longvis_bench.runs.directory import cannot_write, current, latest, read_rows
+from longvis_bench.runs.progress import RunningCell, read_running, states
 from longvis_bench.runs.merge import merge_runs, read_runs, side_by_side
 from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.reporter import Silent
@@ -408,6 +409,30 @@ def test_shards_that_cannot_be(shard: tuple[int, int], words: str) -> None:
     options: dict[str, Any] = {"models": ("vit-n",), "resolutions": (64, 128), "device": "cpu"}
     with pytest.raises(LongvisError, match=words):
         start(options, shard=shard)
+
+
+def test_a_directory_holds_parts_of_one_division_only(fake: type[FakeRunner]) -> None:
+    """A task that is submitted again alone counts itself as 1/1, which would measure the whole sweep."""
+    options: dict[str, Any] = {"models": ("vit-n",), "resolutions": (64, 128, 256), "device": "cpu"}
+    start(options, out=Path("run"), shard=(1, 3)).run()
+    with pytest.raises(RunDirectoryError, match="holds shard 1/3 of this sweep"):
+        start(options, out=Path("run"), shard=(1, 1)).run()
+    start(options, out=Path("run"), shard=(2, 3)).run()
+    assert len(read_rows(Path("run"))) == 2
+    start(options, out=Path("run")).run()
+    assert len(read_rows(Path("run"))) == 3
+
+
+def test_a_finished_run_runs_nothing(fake: type[FakeRunner]) -> None:
+    seen: list[list[RunningCell]] = []
+    fake.verdict = staticmethod(lambda request: (seen.append(read_running(Path("run"))), "ok")[1])
+    session(64, 128).run()
+    assert [[cell.name for cell in cells] for cells in seen] == [
+        [f"moody-fine {size} px, fp32"] for size in (64, 128)
+    ]
+    assert not Path("run/running.json").exists()
+    (state,) = states(Path("run"))
+    assert (state.done, state.left, state.running) == (2, 0, ())
 
 
 def test_every_different_command_is_kept_and_the_last_replays(fake: type[FakeRunner]) -> None:
