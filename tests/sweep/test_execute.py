@@ -24,8 +24,8 @@ from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
 from longvis_bench.records import AccuracyRecord, ProcessRecord, Request, Row, Status, TimingRecord
 from longvis_bench.registry.registry import Registry
 from longvis_bench.runs.directory import cannot_write, current, latest, read_rows
-from longvis_bench.runs.progress import RunningCell, read_running, states
 from longvis_bench.runs.merge import merge_runs, read_runs, side_by_side
+from longvis_bench.runs.progress import RunningCell, read_running, states
 from longvis_bench.sweep.config import SweepConfig
 from longvis_bench.sweep.reporter import Silent
 from longvis_bench.sweep.run_file import invocation_of, read_replay
