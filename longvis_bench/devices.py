@@ -247,6 +247,19 @@ def nvml_handle(nvml: Any, uuid: str) -> Any:
         return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
 
 
+def visible_name(uuid: str) -> str:
+    """What CUDA_VISIBLE_DEVICES calls a GPU, or a slice of one (MIG).
+
+    Arguments:
+        uuid: as torch gives it, without a prefix.
+    """
+    bare, nvml = uuid.removeprefix("GPU-").removeprefix("MIG-"), start_nvml()
+    with suppress(Exception):  # a whole GPU, or nobody to ask
+        nvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+        return f"MIG-{bare}"
+    return f"GPU-{bare}"
+
+
 def whole_gpu(nvml: Any, handle: Any) -> Any:
     """The GPU that a slice is of, which has the sensors, limits and modes; a whole GPU is its own."""
     with suppress(Exception):

@@ -13,6 +13,8 @@ IMPORT = "import"
 """Reading the card, and importing the module that builds the model."""
 BUILD = "build"
 COMPILE = "compile"
+WAIT = "wait"
+"""Waiting for cells of the same sweep that ran at the same time on other CPU devices."""
 TEARDOWN = "teardown"
 """From the finished row until the process and all its child processes have ended."""
 UNFINISHED = "unfinished"
@@ -72,5 +74,5 @@ def spent(seconds: dict[str, float], *phases: str) -> float | None:
 
 
 def measuring(seconds: dict[str, float]) -> float | None:
-    """Total seconds of all phases but those of the harness and the build; None if none of them occurred."""
-    return spent(seconds, *(phase for phase in seconds if phase not in (*HARNESS, BUILD)))
+    """Total seconds of all phases but the harness's, the build and waiting; None if none of them occurred."""
+    return spent(seconds, *(phase for phase in seconds if phase not in (*HARNESS, BUILD, WAIT)))

@@ -7,7 +7,8 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes` and `class_doubt`, `Row.numerics`, `Environment.cpu`
         and `gpus`, `TimingRecord.host_s` and `graph_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index`
-        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach` and `Row.attention`
+        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach`, `Row.attention` and
+        `Row.neighbours`
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -184,6 +185,8 @@ class Request(_Record):
     process_budget_s: float | None = Field(None, gt=0)
     """Timing budget of this process, in seconds; None for the cell's whole budget."""
     predictions_path: Path | None = None
+    turns: Path | None = None  # folder of the locks of `measure/latency/turns.py`; None for a cell alone
+    turn_note: Path | None = None  # file in which the process notes how long it waited for other cells
     sent: float | None = None
     """Time at which the request was sent to its process, in seconds of the monotonic clock."""
 
@@ -223,24 +226,17 @@ class CountRecord(_Record):
 class NoiseRecord(_Record):
     """Disturbances on the machine while a cell was timed; None where the platform does not report them."""
 
-    load_cores: float | None = None
-    """Mean number of cores that other processes kept busy."""
-    own_cores: float | None = None
-    """Mean number of cores that this process kept busy."""
+    load_cores: float | None = None  # mean number of cores that other processes kept busy
+    own_cores: float | None = None  # mean number of cores that this process kept busy
     steal: float | None = None
     """Share of processor time that the hypervisor gave to other guests (steal time), 0-1."""
-    clock_hz: float | None = None
-    """Median clock of the device: the fastest core's, or the GPU's SM clock."""
-    clock_limit_hz: float | None = None
-    """The GPU's highest SM clock."""
+    clock_hz: float | None = None  # median clock of the device: the fastest core's, or the GPU's SM clock
+    clock_limit_hz: float | None = None  # the GPU's highest SM clock
     clock_change: float | None = None
     """Median clock of the later readings / median clock of the earlier ones - 1."""
-    temperature_c: float | None = None
-    """Highest temperature of the device, degrees Celsius."""
-    temperature_limit_c: float | None = None
-    """Temperature from which the device throttles, degrees Celsius."""
-    slowdowns: tuple[str, ...] = ()
-    """Throttling reasons that the device reported, in order of occurrence."""
+    temperature_c: float | None = None  # highest temperature of the device, degrees Celsius
+    temperature_limit_c: float | None = None  # temperature from which the device throttles, degrees Celsius
+    slowdowns: tuple[str, ...] = ()  # throttling reasons that the device reported, in order of occurrence
 
 
 class CountersRecord(_Record):
@@ -248,10 +244,8 @@ class CountersRecord(_Record):
 
     page_faults: int | None = None
     """Minor page faults: pages touched for the first time, or again after the process released them."""
-    context_switches: int | None = None
-    """Involuntary context switches of the process's threads."""
-    migrations: int | None = None
-    """Migrations of the process's threads between processors."""
+    context_switches: int | None = None  # involuntary context switches of the process's threads
+    migrations: int | None = None  # migrations of the process's threads between processors
 
 
 class ProcessRecord(_Record):
@@ -261,12 +255,10 @@ class ProcessRecord(_Record):
     """Number of samples this process took; `samples_s` holds them process after process."""
     yardstick_s: tuple[float, ...] = ()
     """Times of the yardstick runs between these samples, in seconds; see `measure/latency/yardstick.py`."""
-    seconds: float = 0.0
-    """Wall time of the process, including the model build."""
+    seconds: float = 0.0  # wall time of the process, including the model build
     overhead_s: dict[str, float] = {}
     """Phase -> seconds of a further process; empty for the first one, whose phases are the row's."""
-    started: str | None = None
-    """Start time: UTC, ISO 8601, to the second."""
+    started: str | None = None  # start time: UTC, ISO 8601, to the second
     disturbed: str | None = None
     """Cause of a disturbance, which excludes the samples unless all processes were disturbed; else None."""
     noise: NoiseRecord = NoiseRecord()
@@ -276,22 +268,18 @@ class ProcessRecord(_Record):
 class TimingRecord(_Record):
     """Seconds per iteration; an iteration processes one batch that is already on the device."""
 
-    samples_s: tuple[float, ...]
-    """Samples of all processes, in the order the processes ran."""
-    warmup_s: tuple[float, ...]
-    """Warm-up iterations of the first process."""
+    samples_s: tuple[float, ...]  # samples of all processes, in the order the processes ran
+    warmup_s: tuple[float, ...]  # warm-up iterations of the first process
     verdict: Literal["stable", "noisy", "disturbed", "single", "budget"]
     """How the timing ended; only rows of longvis 0.1 have `budget`: too few samples within the budget."""
     parts_s: dict[str, tuple[float, ...]] = {}
     """In train mode, separate times of the forward pass, the backward pass and the optimizer step."""
-    noise: NoiseRecord = NoiseRecord()
-    """Disturbances during the first process."""
+    noise: NoiseRecord = NoiseRecord()  # disturbances during the first process
     host_s: tuple[float, ...] = ()
     """On CUDA, per counted sample, seconds until the host had launched all kernels of the iteration."""
     graph_s: tuple[float, ...] = ()
     """On CUDA, seconds of the iteration replayed as a CUDA graph, without the host; of the first process."""
-    processes: tuple[ProcessRecord, ...] = ()
-    """The processes; empty in rows of longvis 0.1."""
+    processes: tuple[ProcessRecord, ...] = ()  # the processes; empty in rows of longvis 0.1
     others_spread: float | None = None
     """Spread between the processes of other cells of the sweep, if this cell has too few of its own."""
     conditions: dict[str, str] = {}
@@ -426,6 +414,7 @@ class Row(_Record):
     gpu_index: int | None = None
     gpu_uuid: str | None = None
     """On CUDA, which GPU or slice of one (MIG) ran it, by torch's index and by UUID; no conditions."""
+    neighbours: int = 0  # most cells of the same sweep that ran meanwhile on other devices of the machine
     size: SizeRecord | None = None
     count: CountRecord | None = None
     params: int | None = None

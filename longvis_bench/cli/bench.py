@@ -130,6 +130,23 @@ def bench(
             rich_help_panel=HOW,
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="NAMES",
+            help="Several devices at once: all, cuda:0,cuda:3, or cpu:2x8 for two of eight cores each.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    overlap: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlap",
+            help="With several CPU devices, time cells side by side, too, which disturbs their latencies.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     threads: Threads = None,
     memory_format: Annotated[
         str | None,

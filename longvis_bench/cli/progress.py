@@ -47,9 +47,10 @@ class Progress(Reporter):
             TextColumn("{task.fields[eta]}"),
         )
         self._last: deque[Text] = deque(maxlen=LAST_ROWS)
-        self._started = self._cell_started = monotonic()
+        self._started = monotonic()
         self._done, self._total = 0, 0
-        self._running = ""
+        self._running: dict[str, tuple[str, float]] = {}
+        """Key of a cell -> what is done with it, and when that began."""
 
     def note(self, sentence: str) -> None:
         """See sweep.Reporter."""
@@ -68,20 +69,20 @@ class Progress(Reporter):
 
     def start(self, planned: Planned) -> None:
         """See sweep.Reporter."""
-        self._cell_started = monotonic()
-        self._running = f"{clean(planned.cell.model)} {planned.cell.resolution} px"
+        shown = f"{clean(planned.cell.model)} {planned.cell.resolution} px"
+        self._running[planned.request.key] = shown, monotonic()
         self.tick()
 
     def tick(self) -> None:
         """See sweep.Reporter."""
         if self._live is not None:
-            spent = units.seconds(round(monotonic() - self._cell_started, 1))
-            self._bar.update(self._task, description=f"{self._running} ({spent})", eta=self._eta())
+            self._bar.update(self._task, description=self._described(), eta=self._eta())
             self._live.update(self._render())
 
     def finish(self, row: Row) -> None:
         """See sweep.Reporter."""
         self._done += 1
+        self._running.pop(row.key, None)
         if self._live is None:
             self._print(f"[{self._done}/{self._total}] ", line(row), soft_wrap=True)
             return
@@ -93,8 +94,8 @@ class Progress(Reporter):
         """See sweep.Reporter."""
         assert row.timing is not None
         done = f"{len(row.timing.processes)} processes so far"
-        self._running = f"timing again: {clean(row.cell.model)} {row.cell.resolution} px, {done}"
-        self._cell_started = monotonic()
+        shown = f"timing again: {clean(row.cell.model)} {row.cell.resolution} px, {done}"
+        self._running = {row.key: (shown, monotonic())}  # the one that was timed last
         self.tick()
 
     def end(self) -> None:
@@ -116,6 +117,14 @@ class Progress(Reporter):
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader has left
                 raise
+
+    def _described(self) -> str:
+        """What is being measured, and for how long; of several cells the one that has run longest."""
+        shown, begun = min(
+            self._running.values(), key=lambda running: running[1], default=("", self._started)
+        )
+        others = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
+        return f"{shown}{others} ({units.seconds(round(monotonic() - begun, 1))})"
 
     def _eta(self) -> str:
         if not self._done:

@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -118,7 +119,7 @@ def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, A
     if pid == 0:
         os.close(answers)
         _be_worker(request, requests.descriptor, server)
-    seen = _watch(pid, start + request["timeout_s"], request.get("memory_limit_bytes"), requests)
+    seen = _watch(pid, _deadline(start, request), request.get("memory_limit_bytes"), requests)
     _kill_tree(pid)
     _, status = os.waitpid(pid, 0)
     _kill_descendants()
@@ -127,12 +128,24 @@ def _run(request: dict[str, Any], requests: _Lines, answers: int) -> dict[str, A
     return {**ended, **seen, "seconds": monotonic() - start}
 
 
-def _watch(pid: int, deadline: float, memory_limit: int | None, requests: _Lines) -> dict[str, Any]:
+def _deadline(start: float, request: dict[str, Any]) -> Callable[[], float]:
+    """The moment at which a worker is ended, later by the time for which it has waited for other cells."""
+    note = request.get("turn_note")
+    if note is None:
+        return lambda: start + float(request["timeout_s"])
+    from longvis_bench.measure.latency.turns import waited_s
+
+    return lambda: start + float(request["timeout_s"]) + waited_s(Path(note))
+
+
+def _watch(
+    pid: int, deadline: Callable[[], float], memory_limit: int | None, requests: _Lines
+) -> dict[str, Any]:
     """Wait until the worker ends, exceeds a limit or is cancelled; a field of `Ended`, or empty."""
     child = os.pidfd_open(pid)
     try:
         while True:
-            left = deadline - monotonic()
+            left = deadline() - monotonic()
             if left <= 0:
                 return {"timed_out": True}
             held = 0 if memory_limit is None else unreclaimable_bytes([pid, *_below(pid)])

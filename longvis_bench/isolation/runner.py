@@ -15,15 +15,16 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from longvis_bench.errors import HarnessFault, LongvisError, RunDirectoryError
 from longvis_bench.files import PACKAGE, copy_whole
 from longvis_bench.isolation.exit_status import Ended, classify_ending, oom_evidence, read_oom_counters
+from longvis_bench.measure.latency.turns import waited_s
 from longvis_bench.phases import finished
 from longvis_bench.records import Request, Row
 from longvis_bench.runs.directory import cannot_write
@@ -50,11 +51,20 @@ class Runner:
 
     Arguments:
         fork: False starts a new interpreter per cell; the default is to fork where the system can.
+        variables: environment variables of the cells' processes, in addition to those of this one.
+        processors: processors that the cells may use; empty for those of this process.
     """
 
-    def __init__(self, fork: bool | None = None) -> None:
+    def __init__(
+        self,
+        fork: bool | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
+        processors: Collection[int] = (),
+    ) -> None:
         forks = can_fork() if fork is None else fork
-        self._launcher: _ForkServer | _Spawn = _ForkServer() if forks else _Spawn()
+        place = _Place(dict(variables or {}), tuple(processors))
+        self._launcher: _ForkServer | _Spawn = _ForkServer(place) if forks else _Spawn(place)
 
     def __enter__(self) -> Runner:
         self._launcher.start()
@@ -92,10 +102,11 @@ class Runner:
             raise _no_room(error) from error
         with folder:
             files = CellFiles(Path(folder.name))
-            wanted = request.predictions_path and files.predictions_path
-            ended = self._launcher.run(
-                request.model_copy(update={"predictions_path": wanted}), files, on_tick
-            )
+            paths = {
+                "predictions_path": request.predictions_path and files.predictions_path,
+                "turn_note": request.turns and files.turn_note,
+            }
+            ended = self._launcher.run(request.model_copy(update=paths), files, on_tick)
             oom_file = oom_evidence(before, read_oom_counters())
             row = files.result()
             complete = row is not None
@@ -158,6 +169,7 @@ class CellFiles:
         self.result_path = folder / "row.json"
         self.log_path = folder / "log.txt"
         self.predictions_path = folder / "predictions.npz"
+        self.turn_note = folder / "turn.json"
 
     def result(self) -> Row | None:
         """The finished row, if there is one."""
@@ -224,6 +236,7 @@ def _message(request: Request, files: CellFiles) -> dict[str, Any]:
         "run": request.model_dump(mode="json"),
         "result": str(files.result_path),
         "log": str(files.log_path),
+        "turn_note": None if request.turns is None else str(files.turn_note),
         "timeout_s": request.settings.timeout_s,
         "memory_limit_bytes": request.settings.memory_limit_bytes,
     }
@@ -236,10 +249,24 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-c", code, *arguments]
 
 
+class _Place(NamedTuple):
+    """What the processes of cells get in addition to what they inherit."""
+
+    variables: dict[str, str]
+    processors: tuple[int, ...]
+
+    def confine(self, pid: int) -> None:
+        """Confine a process, and those that it starts later, to the processors."""
+        if self.processors and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(OSError):  # it has ended already
+                os.sched_setaffinity(pid, self.processors)
+
+
 class _ForkServer:
     """The parent's end of `fork_server.py`."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: _Place) -> None:
+        self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._mark = uuid4().hex
@@ -250,8 +277,9 @@ class _ForkServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, MARK: self._mark},
+            env={**os.environ, **self._place.variables, MARK: self._mark},
         )
+        self._place.confine(self._process.pid)
         self._ready = False
 
     def stop(self) -> None:
@@ -280,10 +308,11 @@ class _ForkServer:
         start = monotonic()
         try:
             self._send(self._process, _message(request, files))
-            answer = self._wait(self._process, on_tick, request.settings.timeout_s + ANSWER_GRACE_S)
+            limit = request.settings.timeout_s + ANSWER_GRACE_S
+            answer = self._wait(self._process, on_tick, lambda: limit + waited_s(request.turn_note))
         except KeyboardInterrupt:
             self._send(self._process, {"cancel": True})
-            self._wait(self._process, lambda: None, ANSWER_GRACE_S)
+            self._wait(self._process, lambda: None, lambda: ANSWER_GRACE_S)
             raise
         return Ended(**answer) if answer is not None else self._lost(start, request)
 
@@ -304,7 +333,10 @@ class _ForkServer:
             return  # the server has ended; `_wait` reports that
 
     def _wait(
-        self, process: subprocess.Popen[bytes], on_tick: Callable[[], object], patience_s: float | None = None
+        self,
+        process: subprocess.Popen[bytes],
+        on_tick: Callable[[], object],
+        patience_s: Callable[[], float] | None = None,
     ) -> Any:
         """The server's next answer; None if the server has ended or was killed."""
         pipe, start = _pipe(process.stdout), monotonic()
@@ -312,7 +344,7 @@ class _ForkServer:
             on_tick()
             if process.poll() is not None and not _readable(pipe, 0):
                 break  # an orphan of the server keeps the pipe open
-            if patience_s is not None and monotonic() - start > patience_s:
+            if patience_s is not None and monotonic() - start > patience_s():
                 process.kill()
         line = pipe.readline() if _readable(pipe, 0) else b""
         if not line and not self._ready:
@@ -332,6 +364,9 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 class _Spawn:
     """Launcher without fork: a new interpreter per cell, killed with its children through psutil."""
 
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+
     def start(self) -> None:
         """Do nothing: there is no server."""
 
@@ -343,8 +378,13 @@ class _Spawn:
         seen: dict[str, Any] = {}
         with files.log_path.open("wb") as log:
             process = subprocess.Popen(
-                _command("--once"), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+                _command("--once"),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._place.variables},
             )
+        self._place.confine(process.pid)
         with process:
             _pipe(process.stdin).write((json.dumps(_message(request, files)) + "\n").encode())
             _pipe(process.stdin).close()
@@ -370,7 +410,7 @@ def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
 def _limits_passed(pid: int, start: float, request: Request) -> dict[str, Any]:
     """The limit that a spawned cell has exceeded, as a field of `Ended`; empty if it exceeds none."""
     settings = request.settings
-    if monotonic() - start > settings.timeout_s:
+    if monotonic() - start > settings.timeout_s + waited_s(request.turn_note):
         return {"timed_out": True}
     if settings.memory_limit_bytes is not None:
         held = sum(_resident_bytes(member) for member in _family(pid))

@@ -91,7 +91,8 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
     """
     builder = RowBuilder(request)
     try:
-        _measure(request, builder, publish)
+        with builder.turns.together():
+            _measure(request, builder, publish)
     except BaseException as error:  # models also call sys.exit
         if is_interrupt(error) or is_ours(error):
             raise
@@ -409,7 +410,7 @@ def _time(
     settings = request.settings
     budget_s = request.timing_budget_s
     keep = settings.memory_limit_bytes is None
-    with steady_conditions(request.cell, keep_memory=keep) as conditions:
+    with builder.turns.alone(), steady_conditions(request.cell, keep_memory=keep) as conditions:
         yardstick = Yardstick(device, clock_for(device))
         watch, counters = NoiseWatch(sensor_for(device)), CounterWatch()
 

@@ -10,7 +10,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from longvis_bench import row_warnings
-from longvis_bench.phases import START, Phases
+from longvis_bench.measure.latency.turns import Turns
+from longvis_bench.phases import START, WAIT, Phases
 from longvis_bench.records import (
     SCHEMA,
     AccuracyRecord,
@@ -71,6 +72,7 @@ class RowBuilder:
         if self.request.sent is not None:
             self.overhead_s[START] = max(0.0, monotonic() - self.request.sent)
         self.phases = Phases(self.overhead_s)
+        self.turns = Turns(self.request.turns, self.request.turn_note, lambda: self.timed(WAIT))
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

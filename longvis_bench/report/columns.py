@@ -984,6 +984,11 @@ _CONDITIONS = (
         lambda r: _json(r.backends),
         why="there was no choice, or none ran",
     ),
+    _int(
+        "neighbours",
+        "Most cells of the same sweep that ran meanwhile on other devices of the machine (`--devices`).",
+        _at("neighbours"),
+    ),
     _int("gpu_index", "The N of `cuda:N`; no condition.", _at("gpu_index"), why="not on CUDA"),
     _text("gpu_uuid", "Which GPU, or slice of one, it ran on.", _at("gpu_uuid"), why="not on CUDA"),
     _text(

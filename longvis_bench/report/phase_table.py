@@ -14,13 +14,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from longvis_bench import units
-from longvis_bench.phases import BUILD, COMPILE, IMPORT, OTHER, START, TEARDOWN, UNFINISHED
+from longvis_bench.phases import BUILD, COMPILE, IMPORT, OTHER, START, TEARDOWN, UNFINISHED, WAIT
 from longvis_bench.records import ProcessRecord, Row
 from longvis_bench.report.plain_table import plain_table
 
 YARDSTICK, UNKNOWN = "yardstick", "not recorded"
 MEANINGS = {
     START: "waiting for the server, which imports torch; forking",
+    WAIT: "waiting for cells on other CPU devices (--devices)",
     IMPORT: "card and module of the model",
     "count": "operations, on the meta device",
     "shapes": "the tensors' peak, without data",

@@ -17,7 +17,7 @@ from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER, open_data
 from longvis_bench.devices import half_dtype, kind_of, resolve_device
 from longvis_bench.environment import default_threads
-from longvis_bench.errors import LongvisError
+from longvis_bench.errors import DeviceError, LongvisError
 from longvis_bench.hashing import digest
 from longvis_bench.records import (
     METRICS,
@@ -30,10 +30,11 @@ from longvis_bench.records import (
     TrainLength,
 )
 from longvis_bench.registry.registry import Registry
+from longvis_bench.sweep.devices import Chosen, choose_devices
 
 _NOT_IN_THE_NAME = {
     *("repeats", "budget_s", "precision", "timeout_s"),
-    *("memory_limit_bytes", "skip_after_oom", "hours_for", "cache"),
+    *("memory_limit_bytes", "skip_after_oom", "hours_for", "cache", "devices", "overlap"),
 }
 """Fields that do not enter the name: a command with other values resumes the same run."""
 
@@ -50,6 +51,8 @@ FLAGS = {
     "batch_sizes": "--batch",
     "dtypes": "--dtype",
     "device": "--device",
+    "devices": "--devices",
+    "overlap": "--overlap",
     "threads": "--threads",
     "memory_format": "--memory-format",
     "fuse": "--fuse",
@@ -139,6 +142,10 @@ class SweepConfig(BaseModel):
     without native bf16."""
     device: str = "auto"
     """One of "auto", "cpu", "cuda", "cuda:N", "mps" and "xpu"."""
+    devices: str | None = None
+    """Several devices at once: "all" GPUs, names like "cuda:0,cuda:3", or "cpu:2x8": two of eight cores."""
+    overlap: bool = False
+    """With several CPU devices, also time cells side by side, which disturbs their latencies."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads; by default OMP_NUM_THREADS if set, else all usable cores."""
     memory_format: MemoryFormat = "channels_last"
@@ -209,20 +216,42 @@ class SweepConfig(BaseModel):
         Raises:
             DeviceError: this machine does not have the device.
         """
-        device = resolve_device(self.device)
+        chosen = self.chosen_devices()
+        device = resolve_device(self.device) if chosen is None else chosen.names[0]
         kind = "cuda" if kind_of(device) == "cuda" else "cpu"
         budget = QUICK_BUDGET_S if self.is_quick and kind == "cpu" else BUDGET_S
         return self.model_copy(
             update={
                 "device": device,
+                "devices": chosen and chosen.text,
                 "models": tuple(registry.expand(self.models)) or _quick_models(registry, kind),
                 "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
                 "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else (half_dtype(device),)),
-                "threads": self.threads or default_threads(),
+                "threads": self.threads or (default_threads() if chosen is None else chosen.threads),
                 "images": self.images or self._usual_images(kind),
                 "budget_s": self.budget_s or budget,
             }
         )
+
+    def chosen_devices(self) -> Chosen | None:
+        """The devices of `--devices`; None without it.
+
+        Raises:
+            DeviceError: they are not there, or cannot be used together.
+        """
+        chosen = None if self.devices is None else choose_devices(self.devices)
+        if self.overlap and (chosen is None or chosen.names[1:2] != ("cpu",)):
+            raise DeviceError("--overlap is for several CPU devices; add --devices cpu:NxM, or leave it out.")
+        if chosen is None:
+            return None
+        if self.device not in ("auto", chosen.names[0]):
+            raise DeviceError(f"--device {self.device} and --devices {self.devices}: give one of them.")
+        if self.threads is not None and self.threads > chosen.cores:
+            raise DeviceError(
+                f"--threads {self.threads} is more than the {units.several(chosen.cores, 'core')} that each "
+                f"of --devices {self.devices} has."
+            )
+        return chosen
 
     @property
     def is_evaluation(self) -> bool:

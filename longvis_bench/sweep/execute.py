@@ -6,17 +6,18 @@ model are skipped with that reason, and run again when that cell is retried.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 
 from longvis_bench import row_warnings, units
 from longvis_bench.errors import HarnessFault, RunDirectoryError
-from longvis_bench.isolation.runner import Runner, interrupted_row
+from longvis_bench.isolation.runner import Runner, can_fork, interrupted_row
 from longvis_bench.measure.batch_search import measure_best_batch
 from longvis_bench.measure.latency.processes import (
     judged,
@@ -26,6 +27,8 @@ from longvis_bench.measure.latency.processes import (
     with_process,
     with_seconds,
 )
+from longvis_bench.measure.latency.turns import has_turns
+from longvis_bench.phases import WAIT
 from longvis_bench.records import ACCEPTED, Cell, Request, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
 from longvis_bench.runs.progress import (
@@ -37,6 +40,8 @@ from longvis_bench.runs.progress import (
     write_planned,
     write_running,
 )
+from longvis_bench.sweep.crew import Crew, shared_order
+from longvis_bench.sweep.devices import Slot, slots
 from longvis_bench.sweep.gpu_turns import GpuTurns, note_on_kinds
 from longvis_bench.sweep.plan import Plan, Planned
 from longvis_bench.sweep.reporter import Reporter, Silent
@@ -154,8 +159,14 @@ class _Sweep:
         only_missing: bool,
     ) -> None:
         self._plan, self._directory, self._reporter = plan, directory, reporter
-        self._turns = GpuTurns(plan.config.device)
+        chosen = plan.config.chosen_devices()
+        device = plan.config.device
+        self._slots = [Slot(device, device, device)] if chosen is None else slots(chosen)
+        self._gpu_turns = {slot.name: GpuTurns(slot.here) for slot in self._slots}
+        self._crew = Crew(self._slots, _open_runner)
+        self._room: Path | None = None
         self._running: dict[str, RunningCell] = {}
+        self._neighbours: dict[str, int] = {}
         self.faults: list[HarnessFault] = []
         stored = {row.key: row for row in latest(directory.rows())}
         self._attempts = {key: row.attempt for key, row in stored.items()}
@@ -206,17 +217,12 @@ class _Sweep:
             for sentence in filter(None, [note_on_kinds(self._plan.config.device), *self._changes]):
                 self._reporter.note(sentence)
             self._reporter.begin(self.to_run, self.rows())
-            with Runner() as runner:
-                if not runner.forks:
-                    self._reporter.note(NO_FORK)
-                for planned in self.to_run:
-                    self._run_one(planned, runner)
-            while wanting := self._wanting():
-                with (
-                    Runner() as runner
-                ):  # a new one per pass, because forks of one server share its addresses
-                    for planned in wanting:
-                        self._time_again(planned, runner)
+            if not can_fork():
+                self._reporter.note(NO_FORK)
+            with self._room_to_time():
+                self._pass(self._ordered(), self._run_one)
+                while wanting := self._wanting():
+                    self._pass(wanting, self._time_again)
             self._judge()
         except KeyboardInterrupt:
             return True
@@ -226,58 +232,108 @@ class _Sweep:
         return False
 
     @contextmanager
-    def _seen(self, planned: Planned) -> Iterator[None]:
-        """While inside, `longvis status` shows the cell as running."""
+    def _room_to_time(self) -> Iterator[None]:
+        """While inside, cells on several CPU devices time one after the other, unless told to overlap."""
+        config = self._plan.config
+        if len(self._slots) == 1 or self._slots[0].here != "cpu" or config.overlap or not has_turns():
+            yield
+            return
+        with TemporaryDirectory(prefix="longvis-turns-", ignore_cleanup_errors=True) as folder:
+            self._room = Path(folder)
+            yield
+
+    def _ordered(self) -> list[Planned]:
+        """The cells to run, in the order in which they start."""
+        if len(self._slots) == 1:
+            return self.to_run
+        seconds = dict(zip((cell.request.key for cell in self._plan.cells), self._plan.seconds, strict=True))
+        measured = {row.cell.model for row in self.rows()}
+        return shared_order(self.to_run, [seconds[cell.request.key] for cell in self.to_run], measured)
+
+    def _pass(self, cells: Sequence[Planned], work: Callable[[Planned, Runner, Slot], object]) -> None:
+        """Work on each cell once, with new servers, because forks of one server share its addresses."""
+        if len(self._slots) > 1:
+            self._crew.work_off(cells, work, self._reporter.tick)
+            return
+        with _open_runner(self._slots[0]) as runner:
+            for planned in cells:
+                work(planned, runner, self._slots[0])
+
+    @contextmanager
+    def _on(self, planned: Planned, slot: Slot) -> Iterator[Callable[[], object]]:
+        """While inside, the cell has the device, and `longvis status` shows it as running.
+
+        Yields:
+            What to call several times a second.
+        """
         key = planned.request.key
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._running[key] = RunningCell(
-            key=key, name=name_of(planned.cell), device=planned.request.device, started=started
-        )
-        write_running(self._directory.path, self._running.values())
-        try:
-            yield
-        finally:
-            del self._running[key]
-            write_running(self._directory.path, self._running.values())
+        cell = RunningCell(key=key, name=name_of(planned.cell), device=slot.name, started=started)
+        reporter = self._reporter if len(self._slots) == 1 else _Beside(self._reporter, self._crew)
+        with self._gpu_turns[slot.name].turn(reporter):
+            with self._crew.mutex:
+                self._running[key] = cell
+                for running in self._running:
+                    self._neighbours[running] = max(self._neighbours.get(running, 0), len(self._running) - 1)
+                write_running(self._directory.path, self._running.values())
+            try:
+                yield reporter.tick
+            finally:
+                with self._crew.mutex:
+                    del self._running[key]
+                    write_running(self._directory.path, self._running.values())
 
-    def _run_one(self, planned: Planned, runner: Runner) -> None:
+    def _run_one(self, planned: Planned, runner: Runner, slot: Slot) -> None:
         try:
-            self._keep(self._row(planned, runner))
+            self._keep(self._row(planned, runner, slot))
         except HarnessFault as fault:
-            self.faults.append(fault)
-            self._reporter.note(f"internal error at {_named(planned.cell)}: {fault}; the cell has no row.")
+            self._fail(fault, f"internal error at {_named(planned.cell)}: {fault}; the cell has no row.")
 
-    def _request(self, planned: Planned) -> Request:
+    def _fail(self, fault: HarnessFault, sentence: str) -> None:
+        with self._crew.mutex:
+            self.faults.append(fault)
+            self._reporter.note(sentence)
+
+    def _request(self, planned: Planned, slot: Slot) -> Request:
         request = planned.request
         return request.model_copy(
             update={
+                "device": slot.device,
+                "turns": self._room,
                 "attempt": self._attempts.get(request.key, 0) + 1,
                 "predictions_path": self._directory.path / PREDICTIONS / f"{request.key}.npz",
                 "process_budget_s": request.settings.budget_s / self._plan.config.repeats,
             }
         )
 
-    def _row(self, planned: Planned, runner: Runner) -> Row:
-        request = self._request(planned)
-        self._reporter.start(planned)
+    def _row(self, planned: Planned, runner: Runner, slot: Slot) -> Row:
+        request = self._request(planned, slot)
+        with self._crew.mutex:
+            self._reporter.start(planned)
+            after = self._ran_out_of_memory(planned)
         if planned.decided is not None:
             return planned.decided.model_copy(update={"attempt": request.attempt})
-        after = self._ran_out_of_memory(planned)
         if after is not None:
             reason = f"{AFTER_OOM} ({after.cell.resolution} px, {after.status}); --no-skip runs it anyway."
             return interrupted_row(request).model_copy(update={"reason": reason})
         try:
-            with self._seen(planned), self._turns.turn(self._reporter):
+            with self._on(planned, slot) as tick:
                 if request.cell.batch_auto:
-                    return measure_best_batch(runner.run, request, self._reporter.tick)
-                return runner.run(request, self._reporter.tick)
+                    return self._placed(measure_best_batch(runner.run, request, tick), slot)
+                return self._placed(runner.run(request, tick), slot)
         except KeyboardInterrupt:
             self._keep(interrupted_row(request))
             raise
 
+    def _placed(self, row: Row, slot: Slot) -> Row:
+        """A row with what only this process knows of its device: the index, and how many ran beside it."""
+        index = row.gpu_index if slot.gpu_index is None else slot.gpu_index
+        return row.model_copy(update={"gpu_index": index, "neighbours": self._neighbours.get(row.key, 0)})
+
     def _keep(self, row: Row) -> None:
-        self._store(with_seconds(row))
-        self._reporter.finish(self._rows[row.key])
+        with self._crew.mutex:
+            self._store(with_seconds(row))
+            self._reporter.finish(self._rows[row.key])
 
     def _store(self, row: Row) -> None:
         row = judged(row, fewest=self._plan.config.repeats, others=None)
@@ -297,29 +353,29 @@ class _Sweep:
                 found.append(planned)
         return found
 
-    def _time_again(self, planned: Planned, runner: Runner) -> None:
+    def _time_again(self, planned: Planned, runner: Runner, slot: Slot) -> None:
         """Add a process to a cell's row; if it fails, the row stays and records the failed process."""
         row = self._rows[planned.request.key]
         assert row.timing is not None
-        request = self._request(planned).model_copy(
+        request = self._request(planned, slot).model_copy(
             update={"cell": row.cell, "attempt": row.attempt, "time_only": True, "predictions_path": None}
         )
-        with self._seen(planned), self._turns.turn(self._reporter):
+        with self._on(planned, slot) as tick:
             start = monotonic()
             try:
-                more = runner.run(request, self._reporter.tick)
+                more = runner.run(request, tick)
             except HarnessFault as fault:
-                self.faults.append(fault)
-                self._reporter.note(
-                    f"internal error at {_named(planned.cell)}: {fault}; its row is kept as it was."
-                )
+                sentence = f"internal error at {_named(planned.cell)}: {fault}; its row is kept as it was."
+                self._fail(fault, sentence)
                 more = row.model_copy(
                     update={"status": "error", "reason": str(fault), "timing": None, "overhead_s": {}}
                 )
-            seconds = monotonic() - start
+            seconds = monotonic() - start - more.overhead_s.get(WAIT, 0.0)
         timing = with_process(row.timing, more, seconds)
-        self._store(row.model_copy(update={"timing": timing}))
-        self._reporter.refine(self._rows[row.key])
+        beside = max(row.neighbours, self._neighbours.get(row.key, 0))
+        with self._crew.mutex:
+            self._store(row.model_copy(update={"timing": timing, "neighbours": beside}))
+            self._reporter.refine(self._rows[row.key])
 
     def _judge(self) -> None:
         """Judge cells with too few processes by the spread between processes of the other cells."""
@@ -344,6 +400,29 @@ class _Sweep:
             if row.cell.identity(without=_FREE_AFTER_OOM) == wanted:
                 return row
         return None
+
+
+class _Beside(Reporter):
+    """What a device's thread tells the reporter: notes, and never at the same time as another thread."""
+
+    def __init__(self, reporter: Reporter, crew: Crew) -> None:
+        self._reporter, self._crew = reporter, crew
+
+    def note(self, sentence: str) -> None:
+        """See Reporter."""
+        with self._crew.mutex:
+            self._reporter.note(sentence)
+
+    def tick(self) -> None:
+        """End the cell if the sweep ends; the sweep's own thread tells the reporter that time passes."""
+        self._crew.look()
+
+
+def _open_runner(slot: Slot) -> Runner:
+    """What runs the cells of a device."""
+    if not slot.variables and not slot.processors:
+        return Runner()
+    return Runner(variables=slot.variables, processors=slot.processors)
 
 
 def as_asked(row: Row, request: Request) -> Row:

@@ -102,7 +102,11 @@ def start(
     if out is not None:
         refuse_reference(out)
     part = None if shard is None else read_part(shard, os.environ)
-    plan = make_plan(config, read_environment(machine, resolve_device(config.device)))
+    chosen = config.chosen_devices()
+    device = resolve_device(config.device) if chosen is None else chosen.names[0]
+    plan = make_plan(config, read_environment(machine, device))
+    if chosen is not None and len(chosen.names) > 1:
+        plan = with_counts(plan)  # for the order of the cells
     path = out or RUNS / plan.config.name
     if part is not None:
         number, parts = part
