@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock, current_thread
 from typing import Any, ClassVar
@@ -17,7 +17,6 @@ import pytest
 
 import longvis_bench.sweep.devices as devices_module
 import longvis_bench.sweep.execute as sweep_module
-from longvis_bench.environment import usable_cores
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.records import Request, Row
 from longvis_bench.runs.directory import read_rows
@@ -99,7 +98,7 @@ def test_every_cell_is_measured_once_on_some_device(stub: type[Stub]) -> None:
     assert len(stub.spans) == 8, "every device worked"
     for spans in stub.spans.values():
         ordered = sorted(spans)
-        assert all(before[1] <= after[0] for before, after in zip(ordered, ordered[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(ordered))
     assert len({request.turns for request in stub.asked}) == 1
     assert stub.asked[0].turns is not None
     assert {processors for _, processors in stub.made} == {(core,) for core in range(8)}
@@ -245,10 +244,8 @@ def test_a_thousand_cells_on_eight_devices(stub: type[Stub], capsys: pytest.Capt
     stub.seconds = staticmethod(lambda request: lengths[request.key])
     before = psutil.Process().memory_info().rss
     begun = time.monotonic()
-    found = session(
-        resolutions=(256, 512, 1024, 2048, 4096), batch_sizes=tuple(range(1, 51)), metrics=("memory",)
-    )
-    found = replace(found, plan=plan)
+    sizes, batches = (256, 512, 1024, 2048, 4096), tuple(range(1, 51))
+    found = replace(session(resolutions=sizes, batch_sizes=batches, metrics=("memory",)), plan=plan)
     planned = time.monotonic()
     outcome = found.run()
     wall = max(end for spans in stub.spans.values() for _, end in spans) - min(
@@ -260,37 +257,11 @@ def test_a_thousand_cells_on_eight_devices(stub: type[Stub], capsys: pytest.Capt
     with capsys.disabled():
         print(
             f"\n1000 cells on 8 devices: idle {share:.1%} (every 8th cell: "
-            f"{1 - sum(lengths.values()) / 8 / every_eighth:.1%}), {1e3 * (8 * wall - work) / 1000:.1f} ms per cell, "
+            f"{1 - sum(lengths.values()) / 8 / every_eighth:.1%}), "
+            f"{1e3 * (8 * wall - work) / 1000:.1f} ms per cell, "
             f"{len(outcome.rows) / wall:.0f} rows/s, planning {planned - begun:.1f} s, parent "
             f"{(psutil.Process().memory_info().rss - before) / 2**20:.0f} MiB more"
         )
     assert len({row.key for row in read_rows(Path("run"))}) == 1000
     assert share < 0.05
     assert psutil.Process().memory_info().rss - before < 400 * 2**20
-
-
-@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
-def test_two_cpu_devices_end_with_the_keys_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With real cells; they time one after the other, so neither has disturbed the other's timing."""
-    monkeypatch.undo()
-    monkeypatch.setenv("LONGVIS_CACHE", os.environ.get("LONGVIS_CACHE", ""))
-    options: dict[str, Any] = {
-        "models": ("vit-n", "convnext-n"),
-        "resolutions": (32,),
-        "metrics": ("count", "time"),
-        "budget_s": 0.3,
-        "repeats": 1,
-    }
-    two = start({**options, "devices": "cpu:2x1"}, out=Path("two")).run()
-    one = start({**options, "device": "cpu", "threads": 1}, out=Path("one")).run()
-    assert [row.status for row in two.rows] == ["ok", "ok"]
-    assert {row.key for row in two.rows} == {row.key for row in one.rows}
-    assert all("wait" in row.overhead_s for row in two.rows)
-    assert all("wait" not in row.overhead_s for row in one.rows)
-    assert [row.neighbours for row in one.rows] == [0, 0]
-    spans = []
-    for row in two.rows:
-        assert row.timing is not None
-        (process,) = row.timing.processes
-        spans.append(process.started)
-    assert all(spans)
