@@ -7,8 +7,8 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
         `SizeRecord.reshaped`, `AccuracyRecord.classes` and `class_doubt`, `Row.numerics`, `Environment.cpu`
         and `gpus`, `TimingRecord.host_s` and `graph_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index`
-        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach`, `Row.attention` and
-        `Row.neighbours`
+        and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach`, `Row.attention`,
+        `Row.neighbours` and `Row.energy`
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -309,6 +309,16 @@ class TimingRecord(_Record):
         return tuple(process.yardstick_s for process in (undisturbed if clean and undisturbed else timed))
 
 
+class EnergyRecord(_Record):
+    """Energy that the device took for iterations repeated back to back; idle power is part of it."""
+
+    joules: float
+    seconds: float
+    images: int
+    source: str  # the counter, e.g. "NVML" or "RAPL, 2 packages"
+    idle_w: float | None = None  # power of the device before the model was built, for comparison
+
+
 class TensorRecord(_Record):
     """Bytes of the tensors alone, from a shape-only run; known even if the cell exceeds the memory."""
 
@@ -420,6 +430,7 @@ class Row(_Record):
     params: int | None = None
     """Number of parameters, if the operations could not be counted so that `count` is None."""
     timing: TimingRecord | None = None
+    energy: EnergyRecord | None = None
     tensors: TensorRecord | None = None
     memory: MemoryRecord | None = None
     batches: tuple[BatchTry, ...] = ()

@@ -28,6 +28,7 @@ class Scale(NamedTuple):
 COUNTS = (Scale(1e12, "T"), Scale(1e9, "G"), Scale(1e6, "M"), Scale(1e3, "k"), Scale(1, ""))
 SIZES = (Scale(1 << 30, "GiB"), Scale(1 << 20, "MiB"), Scale(1 << 10, "KiB"), Scale(1, "B"))
 SECONDS = (Scale(1, "s"), Scale(1e-3, "ms"), Scale(1e-6, "µs"))
+JOULES = (Scale(1e3, "kJ"), Scale(1, "J"), Scale(1e-3, "mJ"))
 HOURS = (Scale(1, "h"),)
 RATES = (Scale(1, ""),)
 SHARES = (Scale(0.01, "%"),)
@@ -65,6 +66,11 @@ def seconds(value: float | None) -> str:
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
     return "0 s" if value == 0 else _with_unit(value, SECONDS)
+
+
+def joules(value: float | None) -> str:
+    """0.0123 -> "12.3 mJ"."""
+    return UNKNOWN if value is None else _with_unit(value, JOULES)
 
 
 def hours(value: float | None) -> str:

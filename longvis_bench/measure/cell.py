@@ -28,6 +28,7 @@ from longvis_bench.errors import (
 )
 from longvis_bench.measure.cache import Cache
 from longvis_bench.measure.cell_accuracy import add_accuracy
+from longvis_bench.measure.cell_energy import CellEnergy, start_energy
 from longvis_bench.measure.cell_reach import add_reach
 from longvis_bench.measure.device import take_device
 from longvis_bench.measure.exception_status import LIMIT_COUNTS, cause, classify, is_interrupt, is_ours
@@ -219,6 +220,8 @@ def _measure_real(
         with builder.timed(COMPILE):
             _warm_up_scan(cell, builder)
     images = _images(cell, data, cell.batch_size)
+    with builder.timed("energy"):
+        energy = start_energy(builder) if "time" in cell.metrics else None
     memory = _start_memory(images, builder) if "memory" in cell.metrics else None
     with builder.timed(BUILD):
         model = _build(request, variant, builder)
@@ -228,7 +231,7 @@ def _measure_real(
     traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
     outputs: list[object] = []
     with builder.timed("time"):
-        _time(request, builder, iteration, parts)
+        _time(request, builder, iteration, parts, energy)
     builder.numerics = read_numerics(device)
     _look_for_changes(settings, builder)
     if memory is not None:
@@ -397,8 +400,9 @@ def _time(
     builder: RowBuilder,
     iteration: Callable[[], object],
     parts: dict[str, Callable[[], object]],
+    energy: CellEnergy | None = None,
 ) -> None:
-    """Sample the latency; without the metric `time` run once, so that memory is read in the steady state."""
+    """Sample latency and energy; without the metric `time` run once, so that memory is read when steady."""
     device = torch.device(request.cell.device)
     clock = clock_for(device)
     if request.cell.compile:
@@ -432,6 +436,9 @@ def _time(
             counters=counters.read(),
         )
         apart = time_parts(parts, clock, budget_s) if parts else {}
+        if energy is not None:
+            with builder.timed("energy"):
+                energy.measure(iteration, clock)
     builder.timing = record.model_copy(
         update={
             "noise": noise,

@@ -16,6 +16,7 @@ from longvis_bench.records import (
     SCHEMA,
     AccuracyRecord,
     CountRecord,
+    EnergyRecord,
     MemoryRecord,
     ReachRecord,
     Request,
@@ -45,6 +46,7 @@ class RowBuilder:
     count: CountRecord | None = None
     params: int | None = None
     timing: TimingRecord | None = None
+    energy: EnergyRecord | None = None
     memory: MemoryRecord | None = None
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
@@ -104,6 +106,7 @@ class RowBuilder:
             count=self.count,
             params=self.params,
             timing=self.timing,
+            energy=self.energy,
             tensors=None if self.tensor_peak is None else self.tensor_peak.to_record(),
             memory=self.memory,
             accuracy=self.accuracy,

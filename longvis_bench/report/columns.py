@@ -716,6 +716,33 @@ _MORE_TIME = (
         metric="time",
         why=_no_slowdowns,
     ),
+    _float(
+        "energy_j_img",
+        "Energy per image of iterations repeated back to back for two seconds after the timing, in joules: "
+        "of the whole GPU (NVML), or of all processor packages of the machine (RAPL), idle power "
+        "included; not that of memory, fans and the rest of the machine.",
+        _of("energy", lambda e: e.joules / e.images),
+        metric="time",
+        why="not recorded by this version",
+        unit="J/img",
+    ),
+    _float(
+        "power_w",
+        "Mean power of the same device meanwhile, in watts.",
+        _of("energy", lambda e: e.joules / e.seconds),
+        metric="time",
+        why="not recorded by this version",
+        unit="W",
+    ),
+    _float(
+        "idle_power_w",
+        "Its power over one second before the model was built, in watts; not subtracted from the others.",
+        _at("energy.idle_w"),
+        metric="time",
+        why="not recorded by this version",
+        unit="W",
+    ),
+    _text("energy_source", "The counter that was read.", _at("energy.source"), why="no energy was measured"),
     Column(
         name="train_hours",
         unit="h",

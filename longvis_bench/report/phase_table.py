@@ -29,6 +29,7 @@ MEANINGS = {
     BUILD: "building the model, loading its weights",
     "time": "warm-up and samples of the model's latency",
     YARDSTICK: "the yardstick between the samples",
+    "energy": "the idle power, and iterations repeated for their energy",
     "memory": "the measured peak and its parts",
     "kernels": "observing which kernels run",
     "validity": "checking the outputs",

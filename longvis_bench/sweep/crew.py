@@ -11,6 +11,7 @@ from typing import TypeVar
 from longvis_bench.isolation.runner import TICK_S, Runner
 from longvis_bench.sweep.devices import Slot
 from longvis_bench.sweep.plan import Planned
+from longvis_bench.sweep.reporter import Reporter
 
 T = TypeVar("T")
 Work = Callable[[T, Runner, Slot], object]
@@ -89,6 +90,22 @@ class Crew:
     def _next(self, queue: deque[T]) -> T | None:
         with self.mutex:
             return queue.popleft() if queue and not self._stop.is_set() else None
+
+
+class Beside(Reporter):
+    """What a device's thread tells the reporter: notes, and never at the same time as another thread."""
+
+    def __init__(self, reporter: Reporter, crew: Crew) -> None:
+        self._reporter, self._crew = reporter, crew
+
+    def note(self, sentence: str) -> None:
+        """See Reporter."""
+        with self._crew.mutex:
+            self._reporter.note(sentence)
+
+    def tick(self) -> None:
+        """End the cell if the sweep ends; the sweep's own thread tells the reporter that time passes."""
+        self._crew.look()
 
 
 def shared_order(

@@ -26,6 +26,7 @@ from longvis_bench.measure.latency.processes import (
     with_precision,
     with_process,
     with_seconds,
+    without_energy,
 )
 from longvis_bench.measure.latency.turns import has_turns
 from longvis_bench.phases import WAIT
@@ -40,7 +41,7 @@ from longvis_bench.runs.progress import (
     write_planned,
     write_running,
 )
-from longvis_bench.sweep.crew import Crew, shared_order
+from longvis_bench.sweep.crew import Beside, Crew, shared_order
 from longvis_bench.sweep.devices import Slot, slots
 from longvis_bench.sweep.gpu_turns import GpuTurns, note_on_kinds
 from longvis_bench.sweep.plan import Plan, Planned
@@ -269,7 +270,7 @@ class _Sweep:
         key = planned.request.key
         started = datetime.now(UTC).isoformat(timespec="seconds")
         cell = RunningCell(key=key, name=name_of(planned.cell), device=slot.name, started=started)
-        reporter = self._reporter if len(self._slots) == 1 else _Beside(self._reporter, self._crew)
+        reporter = self._reporter if len(self._slots) == 1 else Beside(self._reporter, self._crew)
         with self._gpu_turns[slot.name].turn(reporter):
             with self._crew.mutex:
                 self._running[key] = cell
@@ -328,7 +329,10 @@ class _Sweep:
     def _placed(self, row: Row, slot: Slot) -> Row:
         """A row with what only this process knows of its device: the index, and how many ran beside it."""
         index = row.gpu_index if slot.gpu_index is None else slot.gpu_index
-        return row.model_copy(update={"gpu_index": index, "neighbours": self._neighbours.get(row.key, 0)})
+        beside = self._neighbours.get(row.key, 0)
+        row = row.model_copy(update={"gpu_index": index, "neighbours": beside})
+        shared = row.energy is not None and beside and slot.here == "cpu" and self._room is None
+        return without_energy(row) if shared else row
 
     def _keep(self, row: Row) -> None:
         with self._crew.mutex:
@@ -400,22 +404,6 @@ class _Sweep:
             if row.cell.identity(without=_FREE_AFTER_OOM) == wanted:
                 return row
         return None
-
-
-class _Beside(Reporter):
-    """What a device's thread tells the reporter: notes, and never at the same time as another thread."""
-
-    def __init__(self, reporter: Reporter, crew: Crew) -> None:
-        self._reporter, self._crew = reporter, crew
-
-    def note(self, sentence: str) -> None:
-        """See Reporter."""
-        with self._crew.mutex:
-            self._reporter.note(sentence)
-
-    def tick(self) -> None:
-        """End the cell if the sweep ends; the sweep's own thread tells the reporter that time passes."""
-        self._crew.look()
 
 
 def _open_runner(slot: Slot) -> Runner:

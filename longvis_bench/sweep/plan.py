@@ -140,6 +140,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     given = given_weights(variants, data, config.weights, config.pretrained, config.resolutions)
     for variant in variants:
         _check_fit(config, variant, given.get(variant.full_name), data)
+    codes = {variant.full_name: code_hash(variant) for variant in variants}
     cells: list[Planned] = []
     faults: list[LongvisError | None] = []
     for resolution, batch, mode, dtype, variant in product(
@@ -157,7 +158,8 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
             "dtype": dtype,
         }
         weights = given.get(variant.full_name) or shipped_weights(variant, data.name, resolution)
-        planned, fault = _plan_cell(config, environment, registry, variant, data, weights, condition)
+        code = codes[variant.full_name]
+        planned, fault = _plan_cell(config, environment, registry, variant, code, data, weights, condition)
         cells.append(planned)
         faults.append(fault)
     _refuse_hopeless(faults)
@@ -197,12 +199,12 @@ def _plan_cell(
     environment: Environment,
     registry: Registry,
     variant: Variant,
+    code: str,
     data: ImageData,
     weights: WeightFile | None,
     condition: dict[str, Any],
 ) -> tuple[Planned, LongvisError | None]:
     cell = _cell(config, variant, data, weights, condition)
-    code = code_hash(variant)
     key = cell_key(cell, code, environment.hash)
     settings = Settings(
         budget_s=config.budget_s or QUICK_BUDGET_S,

@@ -27,6 +27,8 @@ PATIENCE = 2.0
 ITERATIONS = 2
 """Fewest iterations per process: the first, which never counts, and one sample."""
 
+ENERGY_COLUMNS = ("energy_j_img", "power_w", "idle_power_w")
+
 
 def disturbance(noise: NoiseRecord, cell: Cell) -> str | None:
     """What disturbed a process while it was timed, as text; None where no disturbance is known.
@@ -86,6 +88,13 @@ def with_seconds(row: Row) -> Row:
     seconds = sum(row.overhead_s.get(phase, 0.0) for phase in (START, IMPORT, COMPILE, BUILD, "time"))
     first = timing.processes[0].model_copy(update={"seconds": seconds})
     return _with(row, processes=(first, *timing.processes[1:]))
+
+
+def without_energy(row: Row) -> Row:
+    """The row of a cell that did not have the processors for itself, whose counter counted others, too."""
+    reason = "cells ran side by side (--overlap), and the counter is that of all processors"
+    reasons = {**row.null_reasons, **dict.fromkeys(ENERGY_COLUMNS, reason)}
+    return row.model_copy(update={"energy": None, "null_reasons": reasons})
 
 
 def is_precise(record: TimingRecord, precision: float) -> bool:

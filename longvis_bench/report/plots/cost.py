@@ -77,6 +77,13 @@ COSTS = {
         against="MACs",
         format=units.count,
     ),
+    "energy": Cost(
+        column="energy_j_img",
+        title="Energy of one image",
+        axis="energy of one image",
+        against="energy",
+        format=units.joules,
+    ),
 }
 
 

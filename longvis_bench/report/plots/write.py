@@ -20,7 +20,7 @@ from longvis_bench.report.plots.accuracy import accuracy_figure
 from longvis_bench.report.plots.cost import COSTS, cost_figure
 from longvis_bench.report.plots.style import DPI, Cast, style
 
-AGAINST = ("throughput", "memory", "macs")
+AGAINST = ("throughput", "memory", "macs", "energy")
 """Costs that accuracy is drawn against."""
 NAMES = (*COSTS, *(f"accuracy-{name}" for name in AGAINST))
 _METADATA: dict[str, dict[str, str | None]] = {

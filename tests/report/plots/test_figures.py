@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from longvis_bench.records import Row
+from longvis_bench.records import EnergyRecord, Row
 from longvis_bench.report.columns import BY_NAME
 from longvis_bench.report.plots import layout
 from longvis_bench.report.plots import style as canvas
@@ -196,6 +196,22 @@ def test_both_axes_say_what_they_show() -> None:
         assert axes.get_ylabel(), name
     ticks = [text.get_text() for text in plots.figures(ROWS)["latency"].axes[0].get_xticklabels()]
     assert ticks == ["256 px", "512 px", "1024 px"]
+
+
+def test_energy_has_its_figures_where_it_is_known() -> None:
+    """The cheapest accurate rows are on the front; rows without energy are none of its points."""
+    measured = EnergyRecord(joules=1.0, seconds=2.0, images=10, source="RAPL, 1 package")
+    known = [
+        row.model_copy(update={"energy": measured.model_copy(update={"images": 10 * (index + 1)})})
+        for index, row in enumerate(ROWS)
+        if row.timing is not None
+    ]
+    assert not {name for name in plots.figures(ROWS) if "energy" in name}
+    figures = plots.figures(known)
+    assert set(figures) == NAMES | {"energy", "accuracy-energy"}
+    assert "energy of one image" in words(figures["accuracy-energy"])
+    assert "Pareto front" in words(figures["accuracy-energy"])
+    assert [cut_off(figures[name]) for name in ("energy", "accuracy-energy")] == [[], []]
 
 
 def test_no_name_hides_an_interval() -> None:
