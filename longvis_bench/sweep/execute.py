@@ -179,6 +179,9 @@ class _Sweep:
         self.restated = self._restate()
         self.to_run = [planned for planned in plan.cells if planned.request.key not in self._rows]
         self._changes = _changes(self.to_run, stored)
+        self._out_of_memory: dict[str, dict[str, Row]] = {}
+        for row in self.rows():
+            self._learn(row)
 
     def _settle_by_cell(self) -> None:
         """Accept rows of the same cell whose keys differ in the code's hash; a run has one environment."""
@@ -343,6 +346,7 @@ class _Sweep:
         row = judged(row, fewest=self._plan.config.repeats, others=None)
         self._directory.append(row)
         self._rows[row.key] = row
+        self._learn(row)
 
     def _wanting(self) -> list[Planned]:
         """Cells that should be timed in one more process; rows of older code are not changed."""
@@ -397,13 +401,17 @@ class _Sweep:
         """The row of the same conditions at a smaller size that ran out of memory; None if there is none."""
         if not self._plan.config.skip_after_oom:
             return None
-        wanted = planned.cell.identity(without=_FREE_AFTER_OOM)
-        for row in self.rows():
-            if row.status not in ("oom", "host_oom") or row.cell.resolution >= planned.cell.resolution:
-                continue
-            if row.cell.identity(without=_FREE_AFTER_OOM) == wanted:
-                return row
-        return None
+        found = self._out_of_memory.get(planned.cell.identity(without=_FREE_AFTER_OOM), {}).values()
+        smaller = [row for row in found if row.cell.resolution < planned.cell.resolution]
+        return min(smaller, key=lambda row: row.cell.resolution, default=None)
+
+    def _learn(self, row: Row) -> None:
+        """Remember where memory did not suffice, so that no cell has to look through all rows."""
+        alike = self._out_of_memory.setdefault(row.cell.identity(without=_FREE_AFTER_OOM), {})
+        if row.status in ("oom", "host_oom"):
+            alike[row.key] = row
+        else:
+            alike.pop(row.key, None)
 
 
 def _open_runner(slot: Slot) -> Runner:
