@@ -68,8 +68,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
     monkeypatch.setattr(sweep_module, "Runner", Stub)
     monkeypatch.setattr(devices_module, "usable_cores", lambda: 8)
     monkeypatch.setattr(devices_module, "_usable", lambda: list(range(8)))
-    for name, value in {"asked": [], "made": [], "spans": defaultdict(list)}.items():
-        monkeypatch.setattr(Stub, name, value)
+    monkeypatch.setattr(Stub, "asked", [])
+    monkeypatch.setattr(Stub, "made", [])
+    monkeypatch.setattr(Stub, "spans", defaultdict(list))
     monkeypatch.setattr(Stub, "seconds", staticmethod(lambda request: 0.0))
     monkeypatch.setattr(Stub, "verdict", staticmethod(lambda request: "ok"))
     return Stub

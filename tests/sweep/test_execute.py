@@ -386,6 +386,7 @@ def test_shards_are_disjoint_and_together_all(fake: type[FakeRunner]) -> None:
         "resolutions": (64, 128, 256),
         "models_dirs": (FAMILIES,),
         "device": "cpu",
+        "metrics": ("count",),
     }
     whole = [planned.request.key for planned in start(options).plan.cells]
     parts = [start(options, shard=(number, 4)) for number in range(1, 5)]
@@ -425,7 +426,12 @@ def test_a_directory_holds_parts_of_one_division_only(fake: type[FakeRunner]) ->
 
 def test_a_finished_run_runs_nothing(fake: type[FakeRunner]) -> None:
     seen: list[list[RunningCell]] = []
-    fake.verdict = staticmethod(lambda request: (seen.append(read_running(Path("run"))), "ok")[1])
+
+    def looks(request: Request) -> Status:
+        seen.append(read_running(Path("run")))
+        return "ok"
+
+    fake.verdict = staticmethod(looks)
     session(64, 128).run()
     assert [[cell.name for cell in cells] for cells in seen] == [
         [f"moody-fine {size} px, fp32"] for size in (64, 128)

@@ -216,7 +216,7 @@ def test_a_counter_that_fails_later_is_a_reason_too(builder: RowBuilder) -> None
         raise OSError("gone")
 
     meter = SimpleNamespace(source="RAPL, 1 package", joules=fails)
-    CellEnergy(meter, 1.0, builder).measure(lambda: None, SimpleNamespace())  # type: ignore[arg-type]
+    CellEnergy(meter, 1.0, builder).measure(lambda: None, SimpleNamespace())
     assert builder.end("ok").null_reasons["energy_j_img"] == "gone"
 
 
