@@ -220,7 +220,7 @@ def idle(seconds: list[float], number: int, end: float) -> float:
 
 def thousand(number: int = 1000) -> Plan:
     """The plan of a sweep of so many cells whose lengths spread over three orders of magnitude."""
-    sizes, batches = (256, 512, 1024, 2048, 4096), tuple(range(1, number // 20 + 1))
+    sizes, batches = (64, 128, 256, 512, 1024), tuple(range(1, number // 20 + 1))
     found = session(resolutions=sizes, batch_sizes=batches, metrics=("memory",)).plan
     assert len(found.cells) == number
     return found
@@ -245,7 +245,7 @@ def test_a_thousand_cells_on_eight_devices(stub: type[Stub], capsys: pytest.Capt
     stub.seconds = staticmethod(lambda request: lengths[request.key])
     before = psutil.Process().memory_info().rss
     begun = time.monotonic()
-    sizes, batches = (256, 512, 1024, 2048, 4096), tuple(range(1, 51))
+    sizes, batches = (64, 128, 256, 512, 1024), tuple(range(1, 51))
     found = replace(session(resolutions=sizes, batch_sizes=batches, metrics=("memory",)), plan=plan)
     planned = time.monotonic()
     outcome = found.run()

@@ -87,7 +87,7 @@ class Turns:
 
     def _write(self, since: float | None) -> None:
         if self._note is not None:
-            self._note.write_text(json.dumps({"waited": self.waited, "since": since}))
+            self._note.write_text(json.dumps([self.waited, since]))
 
 
 def waited_s(note: Path | None, now: Callable[[], float] = monotonic) -> float:
@@ -98,11 +98,10 @@ def waited_s(note: Path | None, now: Callable[[], float] = monotonic) -> float:
         now: seconds of the clock that all processes of the machine share.
     """
     try:
-        found = json.loads(note.read_text()) if note is not None else {}
-    except (OSError, ValueError):  # not written yet, or being written
+        waited, since = json.loads(note.read_text()) if note is not None else (0.0, None)
+    except (OSError, ValueError, TypeError):  # not written yet, or being written
         return 0.0
-    since = found.get("since")
-    return float(found.get("waited", 0.0)) + (0.0 if since is None else max(0.0, now() - since))
+    return float(waited) + (0.0 if since is None else max(0.0, now() - since))
 
 
 def has_turns() -> bool:
