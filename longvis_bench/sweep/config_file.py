@@ -16,6 +16,7 @@ _EXAMPLES: dict[str, Any] = {
     "models": ["atlas-s", "vit-*"],
     "resolutions": [1024, "2k"],
     "dtypes": ["fp32"],
+    "devices": "cuda:0,cuda:1",
     "threads": 8,
     "classes": "imagenet100",
     "class_order": "natural",

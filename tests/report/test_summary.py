@@ -118,6 +118,7 @@ def full_row() -> Row:
                 for _ in range(4)
             ),
         ),
+        energy=records.EnergyRecord(joules=20.0, seconds=2.0, images=10, source="NVML", idle_w=5.0),
         memory=records.MemoryRecord(
             peak_bytes=100,
             baseline_bytes=50,

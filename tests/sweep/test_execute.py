@@ -44,7 +44,6 @@ class FakeRunner:
 
     verdict: Verdict = staticmethod(lambda request: "ok")
     asked: ClassVar[list[Request]] = []
-    forks = True
 
     def __enter__(self) -> FakeRunner:
         return self
@@ -521,7 +520,7 @@ class Listener(Silent):
 
 
 def test_without_fork_it_is_said_once(fake: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeRunner, "forks", False)
+    monkeypatch.setattr(sweep_module, "can_fork", lambda: False)
     listener = Listener()
     session(64, 128).run(reporter=listener)
     assert listener.notes == [sweep_module.NO_FORK]
