@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longvis_bench import units
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import Dtype, Mode
+from longvis_bench.records import Dtype, Mode, Output
+from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.reporter import Reporter, Silent
 
@@ -77,6 +78,7 @@ def build(
     resolution: int,
     num_classes: int = 1000,
     in_chans: int = 3,
+    output: Output = "logits",
     models_dirs: Sequence[Path] = (),
 ) -> nn.Module:
     """Build a model by its name, on the current default device, with random initial weights.
@@ -86,10 +88,13 @@ def build(
         resolution: pixels per side of the square input.
         num_classes: width of the logits.
         in_chans: channels of the input.
+        output: "logits", or "features" for the backbone without its head.
         models_dirs: further folders of cards.
 
     Returns:
-        A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
+        A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes), or with
+        "features" to a tuple of maps (batch, channels, height, width), finest first, whose strides in pixels
+        its attribute `strides` has.
 
     Raises:
         UnknownName: no model has this name.
@@ -97,9 +102,10 @@ def build(
         IllegalArgument: the arguments in brackets do not fit together.
         MissingDependency: the model needs a package that is not installed.
         CardError: a card does not follow the schema, or its factory cannot be found or called.
+        NoMaps: features are asked of a model that offers none.
     """
     variant = Registry(models_dirs).find(name)
-    return variant.build(resolution=resolution, num_classes=num_classes, in_chans=in_chans)
+    return build_output(variant, output, resolution=resolution, num_classes=num_classes, in_chans=in_chans)
 
 
 def load_weights(
@@ -130,6 +136,7 @@ def fit(
     device: str = "cuda",
     grad_checkpointing: bool = False,
     num_classes: int = 1000,
+    output: Output = "logits",
     models_dirs: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Predict what fits into a memory, without the device and without allocating anything.
@@ -145,6 +152,7 @@ def fit(
         device: "cuda" or "cpu".
         grad_checkpointing: also answer for training with gradient checkpointing.
         num_classes: width of the logits.
+        output: "logits", or "features" for backbones without their heads.
         models_dirs: further folders of cards.
 
     Returns:
@@ -168,6 +176,7 @@ def fit(
         dtype=dtype or ("bf16" if device == "cuda" else "fp32"),
         grad_checkpointing=grad_checkpointing,
         num_classes=num_classes,
+        output=output,
     )
     rows = list(find(models, question, Registry(models_dirs)))
     refuse_hopeless(rows)

@@ -115,8 +115,12 @@ class Unsupported(LongvisError):
     exit_code = 1
 
 
+class NoMaps(Unsupported):
+    """A model that offers no maps of its backbone."""
+
+
 class InvalidOutput(LongvisError):
-    """A model whose output is not finite logits of the declared shape."""
+    """A model whose output is not finite logits, or maps, of the declared shape."""
 
     exit_code = 1
 

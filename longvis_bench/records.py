@@ -8,7 +8,7 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `SizeRecord.reshaped`, `AccuracyRecord.classes` and `class_doubt`, `Row.numerics`, `Environment.cpu`
         and `gpus`, `TimingRecord.host_s` and `graph_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index`
         and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach`, `Row.attention`,
-        `Row.neighbours` and `Row.energy`
+        `Row.neighbours`, `Row.energy`, `Cell.output` and `Row.features`
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -20,7 +20,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,23 +32,12 @@ Mode = Literal["infer", "train"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 """fp32 is strict; tf32 is float32 whose matrix products and convolutions round inputs to TF32 (NVIDIA)."""
 MemoryFormat = Literal["channels_last", "contiguous"]
+Output = Literal["logits", "features"]  # features: the maps of the backbone, without the head
 Metric = Literal["count", "time", "memory", "accuracy", "validity", "reach"]
 METRICS: tuple[Metric, ...] = ("count", "time", "memory", "accuracy", "validity")  # by default
-Status = Literal[
-    "ok",
-    "oom",
-    "host_oom",
-    "timeout",
-    "illegal_size",
-    "missing_dependency",
-    "unsupported",
-    "invalid",
-    "crashed",
-    "error",
-    "skipped",
-]
-ACCEPTED: frozenset[Status] = frozenset({"ok", "oom", "host_oom", "illegal_size", "unsupported", "skipped"})
-"""Statuses that count as a result; any other status makes the sweep exit with code 1."""
+Result = Literal["ok", "oom", "host_oom", "illegal_size", "unsupported", "skipped"]
+Status = Literal[Result, "timeout", "missing_dependency", "invalid", "crashed", "error"]
+ACCEPTED: frozenset[Status] = frozenset(get_args(Result))  # any other one makes the sweep exit with code 1
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation per channel, of pixels in 0-1; the model gets (pixel - mean) / deviation."""
 
@@ -91,6 +80,7 @@ class Cell(_Record):
     batch_auto: bool = False
     """The harness searches for the batch size from `batch_size` up; the row's cell has the one it chose."""
     mode: Mode = "infer"
+    output: Output = "logits"
     dtype: Dtype = "fp32"
     device: str = "cpu"
     threads: int = Field(1, ge=1)
@@ -221,6 +211,14 @@ class CountRecord(_Record):
     """Output elements of operators with a cost formula / output elements of all operators, 0-1."""
     unknown: dict[str, int] = {}
     """Operators without a formula: name -> output elements."""
+
+
+class FeaturesRecord(_Record):
+    """The maps of a backbone (`--output features`), finest first."""
+
+    strides: tuple[int, ...]  # in pixels of the image
+    channels: tuple[int, ...]
+    held_bytes: int | None = None  # of all maps of a batch, by the caller; None where no iteration ran
 
 
 class NoiseRecord(_Record):
@@ -429,6 +427,7 @@ class Row(_Record):
     count: CountRecord | None = None
     params: int | None = None
     """Number of parameters, if the operations could not be counted so that `count` is None."""
+    features: FeaturesRecord | None = None  # where the cell's output is features
     timing: TimingRecord | None = None
     energy: EnergyRecord | None = None
     tensors: TensorRecord | None = None

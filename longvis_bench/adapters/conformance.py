@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.measure.flops.counter import Count, count_variant
 from longvis_bench.measure.iteration import DTYPES
-from longvis_bench.measure.validity.checks import TOLERANCE, check_logits, check_shape
+from longvis_bench.measure.validity.checks import TOLERANCE
+from longvis_bench.measure.validity.outputs import (
+    Maps,
+    check_logits,
+    check_outputs,
+    check_shape,
+    difference,
+    first,
+)
+from longvis_bench.ops.feature_maps import Backbone, offers_maps, without_head
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.registry.card import Growth
 from longvis_bench.registry.registry import Variant
@@ -77,6 +86,14 @@ class Subject:
         torch.manual_seed(seed)
         with torch.device(self.device):
             return self.variant.build(resolution=resolution or self.resolution, num_classes=NUM_CLASSES)
+
+    def backbone(self, resolution: int) -> Backbone:
+        """A new model without its head.
+
+        Raises:
+            NoMaps: the model offers no maps.
+        """
+        return without_head(self.model(resolution), self.variant.name)
 
     def images(self, batch: int, resolution: int | None = None) -> Tensor:
         """Random images (batch, 3, resolution, resolution), the same at each call."""
@@ -227,6 +244,57 @@ def trains(subject: Subject) -> str:
     return f"{len(dead)} parameters get no gradient: {', '.join(dead)}" if dead else "every parameter"
 
 
+def gives_maps(subject: Subject) -> str:
+    """The maps of `--output features`, where the model offers them, have their strides at two sizes.
+
+    They are finite, an image's do not depend on the batch, every map takes part in training, and no parameter
+    is left that only the logits need.
+    """
+    card = subject.variant.card
+    native = card is not None and subject.variant.implementation == card.implementation
+    claimed = card.features if card is not None and native else None
+    if not offers_maps(subject.model()):
+        if claimed:
+            raise Failed(f"the card says features = {claimed!r}, and the model has no forward_maps.")
+        return "offers none, which is optional"
+    for resolution in (subject.resolution, *(_larger(subject) or ())[1:]):
+        _check_maps(subject, resolution)
+    strides = subject.backbone(subject.resolution).strides
+    if claimed == "one map" and len(strides) > 1:
+        raise Failed(f"the card says one map, and there are {len(strides)}; correct `features`.")
+    _check_map_gradients(subject)
+    return f"{len(strides)} at stride {', '.join(map(str, strides))}"
+
+
+def _check_maps(subject: Subject, resolution: int) -> None:
+    """The maps of a size have their strides, are finite, and do not depend on the batch."""
+    backbone, images = subject.backbone(resolution).eval(), subject.images(2, resolution)
+    form = Maps(backbone.strides, (images.shape[2], images.shape[3]))
+    with torch.inference_mode():
+        if not subject.has_values:
+            form.parts(backbone(images), 2)
+            return
+        together = check_outputs(backbone(images), 2, form)
+        change = difference(check_outputs(backbone(images[:1]), 1, form), first(together))
+    if change > BATCH_TOLERANCE:
+        raise Failed(f"an image's maps change by {change:.1e} in a batch; look for reshapes that mix it.")
+
+
+def _check_map_gradients(subject: Subject) -> None:
+    """Every map has a gradient, and every parameter that had one in the classifier has one."""
+    classifier, backbone = subject.model().train(), subject.backbone(subject.resolution).train()
+    classifier(subject.images(2)).square().mean().backward()
+    maps = backbone(subject.images(2))
+    cut = [stride for stride, one in zip(backbone.strides, maps, strict=True) if not one.requires_grad]
+    if cut:
+        raise Failed(f"no gradient reaches the map of stride {cut[0]}; is something detached?")
+    torch.stack([one.abs().mean() for one in maps]).sum().backward()  # type: ignore[no-untyped-call]
+    live = {name for name, p in classifier.named_parameters() if p.grad is not None}
+    unused = [name for name, p in backbone.backbone.named_parameters() if p.grad is None and name in live]
+    if unused:
+        raise Failed(f"the maps do not need {unused[0]}; name what only the logits need in head_modules.")
+
+
 def refuses_illegal_sizes(subject: Subject) -> str:
     """An odd resolution works, or raises IllegalSize with legal resolutions."""
     odd = subject.resolution + 1
@@ -352,6 +420,7 @@ CHECKS: tuple[Check, ...] = (
     Check(is_deterministic_in_eval, "a second call must work like the first", (_FINITE,), values=True),
     Check(does_not_mix_images, "forward must take any batch", (_SAME,), values=True),
     Check(trains, "forward must be differentiable, with nothing overwritten in place", (_FINITE,)),
+    Check(gives_maps, "forward_maps takes what forward takes, and returns a list of maps", (_FINITE,)),
     Check(refuses_illegal_sizes, "a size it cannot take must raise IllegalSize", (_FINITE,)),
     Check(
         runs_in_its_dtypes,

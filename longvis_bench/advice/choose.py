@@ -120,6 +120,13 @@ def choose(
         LongvisError: there is nothing to choose from, or the rows were measured under several conditions.
     """
     rows = [row for row in rows if row.cell.resolution == limits.resolution and row.cell.mode == limits.mode]
+    features = [row for row in rows if row.cell.output == "features"]
+    rows = [row for row in rows if row.cell.output == "logits"]
+    if features and not rows:
+        raise LongvisError(
+            "these runs hold rows of --output features alone; choose compares classifiers, whose rows have "
+            "the head and an accuracy: give a run of --output logits."
+        )
     here = [row for row in rows if _kind(row) == device.kind and row.cell.batch_size == limits.batch_size]
     _require_one_condition(here)
     models = dict.fromkeys([*(row.cell.model for row in rows), *registry.expand(names)])

@@ -22,7 +22,7 @@ from longvis_bench.measure.exception_status import cause
 from longvis_bench.measure.memory.tensor_peak import planned_trace
 from longvis_bench.measure.memory.trace import Trace
 from longvis_bench.ops.kernel_trace import ATTENTION, listen
-from longvis_bench.records import Cell, Dtype, Mode
+from longvis_bench.records import Cell, Dtype, Mode, Output
 from longvis_bench.registry.registry import Registry, Variant
 
 PARTS = (
@@ -58,6 +58,7 @@ class FitRow:
     implementation: str
     resolution: int
     mode: Mode
+    output: Output
     grad_checkpointing: bool
     batch_size: int
     dtype: Dtype
@@ -105,6 +106,7 @@ class Question:
     grad_checkpointing: bool = False
     """Also ask for training with it."""
     num_classes: int = 1000
+    output: Output = "logits"
     search: bool = True
     """Also look for the largest batch and size, which takes several executions."""
 
@@ -204,6 +206,7 @@ class _Asked:
             implementation=self._variant.implementation,
             resolution=resolution,
             mode=self._mode,
+            output=question.output,
             grad_checkpointing=self._checkpointed,
             batch_size=batch,
             dtype=question.dtype,
@@ -284,6 +287,7 @@ class _Asked:
             device=self._question.device.kind,
             grad_checkpointing=self._checkpointed,
             num_classes=self._question.num_classes,
+            output=self._question.output,
         )
 
     def _largest_batch(self, resolution: int) -> int | None:

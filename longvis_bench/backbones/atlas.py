@@ -43,7 +43,7 @@ from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.residual_convs import ConvResidual
 from longvis_bench.ops.windows import window_partition, window_reverse
-from longvis_bench.sizes.atlas import Scale, check_atlas, check_atlas_depths, require_atlas
+from longvis_bench.sizes.atlas import ATLAS_PATCH, Scale, check_atlas, check_atlas_depths, require_atlas
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -71,6 +71,8 @@ class Atlas(nn.Module):
         IllegalSize: some scale does not divide into windows.
         IllegalArgument: the arguments do not fit together.
     """
+
+    head_modules = ("readout_norm", "head_norm", "head")
 
     def __init__(
         self,
@@ -123,16 +125,39 @@ class Atlas(nn.Module):
         Raises:
             ValueError: the image is of another size than the model was built for.
         """
-        if image.shape[-2:] != self.size:
-            wanted, got = (f"{h} x {w}" for h, w in (self.size, image.shape[-2:]))
-            raise ValueError(
-                f"this Atlas was built for images of {wanted} px, not {got}; build it for that size."
-            )
+        self._check_size(image)
         scales: list[Tensor] = self.pyramid(self.stem(image))
         for i, stage in enumerate(self.stages):
             scales = stage(scales[i > 0 :])
         out: Tensor = self.readout_norm(scales[0])
         return out
+
+    def _check_size(self, image: Tensor) -> None:
+        if image.shape[-2:] != self.size:
+            wanted, got = (f"{h} x {w}" for h, w in (self.size, image.shape[-2:]))
+            raise ValueError(
+                f"this Atlas was built for images of {wanted} px, not {got}; build it for that size."
+            )
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps, in pixels: of each scale."""
+        return tuple(ATLAS_PATCH * self.stride**i for i in range(len(self.scales)))
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, dim, height, width) of each scale.
+
+        A scale's map is what the last stage that has the scale gives.
+
+        Raises:
+            ValueError: the image is of another size than the model was built for.
+        """
+        self._check_size(image)
+        scales, maps = self.pyramid(self.stem(image)), []
+        for i, (stage, scale) in enumerate(zip(self.stages, self.scales, strict=True)):
+            scales = stage(scales[i > 0 :])
+            maps.append(window_reverse(scales[0], scale.windows, scale.window).permute(0, 3, 1, 2))
+        return maps
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (batch, tokens, dim) -> logits (batch, classes), or the head's input (batch, dim)."""

@@ -75,6 +75,8 @@ class BiFormer(nn.Module):
         IllegalArgument: the arguments do not fit together.
     """
 
+    head_modules = ("norm", "head")
+
     def __init__(
         self,
         *,
@@ -149,6 +151,19 @@ class BiFormer(nn.Module):
             x = stage(downsample(x))
         out: Tensor = self.norm(x)
         return out
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps, in pixels."""
+        return tuple(4 * 2**i for i in range(len(self.stages)))
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        x, maps = image, []
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = stage(downsample(x))
+            maps.append(x)
+        return maps
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (batch, channels, height, width) -> logits (batch, classes), or its mean (batch, channels)."""

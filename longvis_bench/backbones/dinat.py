@@ -25,6 +25,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
+from longvis_bench.ops.feature_maps import channels_first, stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.map_classifier import MapClassifier
@@ -121,6 +122,15 @@ class DiNAT(MapClassifier):
             x = level(x)
         out: Tensor = self.norm(x)
         return out
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps, in pixels."""
+        return tuple(4 * 2**i for i in range(len(self.levels)))
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        return channels_first(stage_maps(self.patch_embed(image), self.levels))
 
 
 class _Tokenizer(nn.Module):

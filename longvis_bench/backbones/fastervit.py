@@ -44,6 +44,7 @@ from timm.layers.mlp import Mlp
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
+from longvis_bench.ops.feature_maps import stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.relative_attention import biased_attention
@@ -83,6 +84,9 @@ class FasterViT(nn.Module):
     Raises:
         IllegalArgument: the arguments do not fit together.
     """
+
+    map_strides = (4, 8, 16, 32)
+    head_modules = ("norm", "head")
 
     def __init__(
         self,
@@ -151,6 +155,10 @@ class FasterViT(nn.Module):
             x = level(x)
         out: Tensor = self.norm(x)
         return out
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        return stage_maps(self.patch_embed(image), self.levels)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (batch, 8 dim, height/32, width/32) -> logits (batch, classes), or its mean (batch, 8 dim)."""
@@ -260,15 +268,19 @@ class WindowStage(nn.Module):
         if tokenizer:
             self.global_tokenizer = CarrierTokens(width, window, ct_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, height, width of map) -> the same, or what `downsample` makes of it."""
+    def mix(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same: the blocks alone."""
         height, width = x.shape[2:]
         grid = pad_to_whole(x.permute(0, 2, 3, 1), self.window)
         counts = (grid.shape[1] // self.window, grid.shape[2] // self.window)
         carriers = self.global_tokenizer(grid, counts) if self.hierarchical else None
         tokens = self.blocks(Tokens(window_partition(grid, counts), carriers)).windows
         grid = window_reverse(tokens, counts, (self.window, self.window))
-        out: Tensor = self.downsample(grid[:, :height, :width].permute(0, 3, 1, 2))
+        return grid[:, :height, :width].permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> the same, or what `downsample` makes of it."""
+        out: Tensor = self.downsample(self.mix(x))
         return out
 
 

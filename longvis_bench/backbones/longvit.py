@@ -65,6 +65,8 @@ class LongViT(nn.Module):
         IllegalArgument: the arguments do not fit together.
     """
 
+    head_modules = ("head_norm", "head")
+
     def __init__(
         self,
         *,
@@ -139,6 +141,17 @@ class LongViT(nn.Module):
         patches = self.patch_embed(image).flatten(2).transpose(1, 2)
         out: Tensor = self.layers(patches + self.pos_embed)
         return out
+
+    @property
+    def map_strides(self) -> tuple[int]:
+        """Stride of the one map, in pixels: a patch."""
+        return (self.patch_embed.stride[0],)
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, resolution, resolution) -> the last map (batch, dim, rows, columns)."""
+        (stride,) = self.map_strides
+        grid = (image.shape[2] // stride, image.shape[3] // stride)
+        return [torch.unflatten(self.forward_features(image).mT, 2, grid)]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (batch, tokens, dim) -> logits (batch, classes), or the head's input (batch, dim)."""

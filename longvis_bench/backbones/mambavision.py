@@ -71,6 +71,9 @@ class MambaVision(nn.Module):
         IllegalArgument: the arguments do not fit together.
     """
 
+    map_strides = (4, 8, 16, 32)
+    head_modules = ("norm", "head")
+
     def __init__(
         self,
         *,
@@ -127,6 +130,13 @@ class MambaVision(nn.Module):
             x = downsample(stage(x))
         out: Tensor = self.norm(self.stages[-1](x))
         return out
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        maps: list[Tensor] = [self.stages[0](self.stem(image))]
+        for stage, downsample in zip(self.stages[1:], self.downsamples, strict=True):
+            maps.append(stage(downsample(maps[-1])))
+        return maps
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (batch, 8 dim, height/32, width/32) -> logits (batch, classes), or its mean (batch, 8 dim)."""

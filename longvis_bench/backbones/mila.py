@@ -30,6 +30,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
+from longvis_bench.ops.feature_maps import stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.map_classifier import MapClassifier
@@ -109,6 +110,10 @@ class MILA(MapClassifier):
             x = stage(x)
         out: Tensor = self.norm(x.permute(0, 2, 3, 1))
         return out
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        return stage_maps(self.patch_embed(image), self.layers)
 
 
 class _Conv(nn.Module):

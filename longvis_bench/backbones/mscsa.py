@@ -319,6 +319,9 @@ class MSCSAOverHost(nn.Module):
         IllegalArgument: the host has no four maps of falling size, or the arguments do not fit together.
     """
 
+    map_strides = (4, 8, 16, 32)
+    head_modules = ("norm", "head")
+
     def __init__(
         self,
         *,
@@ -342,6 +345,10 @@ class MSCSAOverHost(nn.Module):
         """Image (batch, in_chans, height, width) -> the fused maps at strides 4, 8, 16 and 32."""
         maps: list[Tensor] = self.backbone(image)[-STAGES:]
         return maps if self.mscsa is None else self.mscsa(maps)
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """The fused maps, as of `forward_features`."""
+        return self.forward_features(image)
 
     def forward_head(self, maps: Sequence[Tensor]) -> Tensor:
         """Fused maps -> logits (batch, classes)."""

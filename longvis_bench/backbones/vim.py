@@ -72,6 +72,8 @@ class Vim(nn.Module):
         IllegalArgument: the arguments do not fit together.
     """
 
+    head_modules = ("norm_f", "head")
+
     def __init__(
         self,
         *,
@@ -107,6 +109,7 @@ class Vim(nn.Module):
             drop_path_rate=drop_path_rate,
         )
         self.pool, self.in_fp32 = final_pool_type, residual_in_fp32
+        self.patch_size, self.stride = patch_size, stride or patch_size
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(in_chans, embed_dim, patch_size, stride=stride or patch_size)}
         )
@@ -162,13 +165,32 @@ class Vim(nn.Module):
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Image (batch, in_chans, resolution, resolution) -> normalised tokens (batch, tokens, embed_dim)."""
+        out: Tensor = self.norm_f(self.mix(image))
+        return out
+
+    @property
+    def map_strides(self) -> tuple[int]:
+        """Stride of the one map, in pixels: from one patch to the next."""
+        return (self.stride,)
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image -> the last block's map (batch, embed_dim, rows, columns), without the class token."""
+        tokens = self.mix(image)
+        if self.cls_token is not None:
+            before, after = tokens[:, : self.cls_position], tokens[:, self.cls_position + 1 :]
+            tokens = torch.cat([before, after], dim=1)
+        grid = [(side - self.patch_size) // self.stride + 1 for side in image.shape[2:]]
+        return [torch.unflatten(tokens.mT, 2, grid)]
+
+    def mix(self, image: Tensor) -> Tensor:
+        """Image (batch, in_chans, resolution, resolution) -> tokens after all blocks, not normalised."""
         x = self.embed(image)
         if self.in_fp32 and x.dtype in (torch.bfloat16, torch.float16):
             x, residual = torch.zeros_like(x), x.float()
         else:
             x, residual = torch.zeros_like(x), x
         x, residual = self.layers((x, residual))
-        out: Tensor = self.norm_f((residual + self.drop_path(x)).to(x.dtype))
+        out: Tensor = (residual + self.drop_path(x)).to(x.dtype)
         return out
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:

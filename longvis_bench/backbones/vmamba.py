@@ -30,6 +30,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from longvis_bench.backbones.building import require_fixed
+from longvis_bench.ops.feature_maps import stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.selective_scan.operator import selective_scan
@@ -76,6 +77,8 @@ class VMamba(nn.Module):
     Raises:
         IllegalArgument: the arguments do not fit together.
     """
+
+    head_modules = ("classifier",)
 
     def __init__(
         self,
@@ -145,6 +148,15 @@ class VMamba(nn.Module):
             x = stage(x)
         out: Tensor = self.classifier["norm"](x)
         return out
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps, in pixels."""
+        return tuple(4 * 2**i for i in range(len(self.layers)))
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        return stage_maps(self.patch_embed(image), self.layers)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (batch, channels, height, width) -> logits (batch, classes), or its mean (batch, channels)."""

@@ -17,6 +17,7 @@ from longvis_bench.cli.options import (
     MODELS_HELP,
     NO_CACHE_HELP,
     OUTPUT,
+    OUTPUT_HELP,
     RES_HELP,
     RUN,
     WEIGHTS_HELP,
@@ -43,7 +44,7 @@ from longvis_bench.cli.options import (
 from longvis_bench.cli.options import shard as read_shard
 from longvis_bench.cli.running import note_data, run_session, show_ending
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
+from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode, Output
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
@@ -84,6 +85,17 @@ def bench(
             help="infer, train or both.",
             show_default="infer",
             parser=choices("--mode", Mode, "both"),
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            help=OUTPUT_HELP,
+            show_default="logits",
+            parser=reader("--output", choice(get_args(Output))),
             rich_help_panel=WHAT,
         ),
     ] = None,

@@ -151,6 +151,8 @@ def choose(
     console.print(_table(found))
     console.print()
     _legend(console, found)
+    if any(row.cell.output == "features" for row in rows):
+        console.print("Rows of --output features are left out: they lack the head, and have no accuracy.")
     console.print(sentence(found, wanted), style="bold", markup=False, soft_wrap=False)
 
 

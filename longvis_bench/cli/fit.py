@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from longvis_bench import units
 from longvis_bench.cli.options import (
     HOW,
     OUTPUT,
+    OUTPUT_HELP,
     RES_HELP,
     WHAT,
     Models,
@@ -25,7 +26,7 @@ from longvis_bench.cli.options import (
     reader,
     several,
 )
-from longvis_bench.records import Mode
+from longvis_bench.records import Mode, Output
 from longvis_bench.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -83,6 +84,16 @@ def fit(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            help=OUTPUT_HELP,
+            parser=reader("--output", choice(get_args(Output))),
+            rich_help_panel=WHAT,
+        ),
+    ] = "logits",
     grad_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -151,7 +162,7 @@ def fit(
 
         kind_of(plot)
     target = make_device(device, gpu, memory)
-    chosen: Any = {"dtype": dtype or ("bf16" if device == "cuda" else "fp32")}
+    chosen: Any = {"dtype": dtype or ("bf16" if device == "cuda" else "fp32"), "output": output}
     question = Question(
         target,
         resolutions=joined(res) or DEFAULT_SIZES,
@@ -178,7 +189,8 @@ def show(console: Console, rows: Sequence[FitRow], gpu: str | None = None) -> No
     """The table, with what its words mean."""
     first = rows[0]
     where = f"{units.size(first.memory_bytes)} of {gpu or first.device}"
-    console.print(f"[bold]Predicted, not measured[/]: what fits into {escape(where)}, {first.dtype}")
+    how = first.dtype if first.output == "logits" else f"{first.dtype}, features"
+    console.print(f"[bold]Predicted, not measured[/]: what fits into {escape(where)}, {how}")
     console.print()
     console.print(_table(rows, wide=console.width >= WIDE))
     console.print()

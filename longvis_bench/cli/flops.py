@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich import box
@@ -11,8 +11,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from longvis_bench import units
-from longvis_bench.cli.options import HOW, OUTPUT, WHAT, Model, ModelsDirs, OneRes, reader
-from longvis_bench.errors import CardError, IllegalSize, MissingDependency, Unsupported
+from longvis_bench.cli.options import (
+    HOW,
+    OUTPUT,
+    OUTPUT_HELP,
+    WHAT,
+    Model,
+    ModelsDirs,
+    OneRes,
+    choice,
+    reader,
+)
+from longvis_bench.errors import CardError, IllegalSize, MissingDependency, NoMaps, Unsupported
+from longvis_bench.records import FeaturesRecord, Output
 from longvis_bench.registry.registry import Registry, Variant
 
 if TYPE_CHECKING:
@@ -32,6 +43,16 @@ def flops(
             rich_help_panel=WHAT,
         ),
     ] = 1000,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            help=OUTPUT_HELP,
+            parser=reader("--output", choice(get_args(Output))),
+            rich_help_panel=WHAT,
+        ),
+    ] = "logits",
     no_fvcore: Annotated[
         bool,
         typer.Option("--no-fvcore", help="Do not compare with fvcore's count.", rich_help_panel=HOW),
@@ -52,21 +73,32 @@ def flops(
     from longvis_bench.measure.flops.fvcore_check import compare
 
     variant = Registry(models_dir or ()).find(name)
-    result = _counted(variant, res, classes)
+    form: Any = output
+    result = _counted(variant, res, classes, form)
     console = Console(highlight=False)
+    what = f"{classes} classes" if output == "logits" else "features"
     console.print(
-        f"[bold]{escape(name)}[/] at {res} px, {classes} classes, one image, eval: "
+        f"[bold]{escape(name)}[/] at {res} px, {what}, one image, eval: "
         f"{units.count(result.params)} parameters, {units.count(result.macs)} MACs, "
         f"{units.count(result.flops)} FLOPs, {units.count(result.scan_flops)} FLOPs in scans"
     )
+    if result.features is not None:
+        console.print(_maps(result.features))
     console.print(_by_module(result, depth))
     console.print(_by_operator(result))
     _print_ledger(console, result)
     if not no_fvcore:
-        console.print(escape(compare(variant, res, classes)))
+        console.print(escape(compare(variant, res, classes, form)))
 
 
-def _counted(variant: Variant, resolution: int, classes: int) -> Count:
+def _maps(features: FeaturesRecord) -> str:
+    """The maps and their size, in a sentence."""
+    maps = zip(features.strides, features.channels, strict=True)
+    listed = ", ".join(f"stride {stride} with {channels} channels" for stride, channels in maps)
+    return f"Maps: {listed}; {units.size(features.held_bytes)} in fp32."
+
+
+def _counted(variant: Variant, resolution: int, classes: int, output: Output) -> Count:
     """The count of a model.
 
     Raises:
@@ -76,13 +108,13 @@ def _counted(variant: Variant, resolution: int, classes: int) -> Count:
     from longvis_bench.measure.flops.counter import count_variant, variant_parameters
 
     try:
-        return count_variant(variant, resolution, classes)
-    except (IllegalSize, MissingDependency, CardError):
+        return count_variant(variant, resolution, classes, output)
+    except (IllegalSize, MissingDependency, CardError, NoMaps):
         raise
     except Exception as error:
         if is_ours(error):
             raise
-        params = variant_parameters(variant, resolution, classes, allocate=True)
+        params = variant_parameters(variant, resolution, classes, allocate=True, output=output)
         known = "" if params is None else f"it has {units.count(params)} parameters, but "
         raise Unsupported(
             f"{variant.full_name} at {resolution} px: {known}its operations cannot be counted without data: "

@@ -227,6 +227,7 @@ def _show(console: Console, registry: Registry, found: FoundCard) -> None:
         "shipped weights": card.licences.trained,
         "found in": found.origin,
         "sizes": _sizes(card),
+        "features": card.features and f"{card.features} (--output features)",
     }
     for label, value in facts.items():
         if value:

@@ -182,6 +182,7 @@ def complete_families(incomplete: str) -> list[str]:
 
 MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
 NO_CACHE_HELP = "Compute counts, shapes and accuracies again instead of reading them from the cache."
+OUTPUT_HELP = "logits, or features: the maps of the backbone without its head."
 RES_HELP = "Pixels per side, e.g. 1024,2048 or 1k,2k."
 WEIGHTS_HELP = (
     "Weight file: safetensors or torch.save; FILE#KEY for one of several sets in a file; "

@@ -4,7 +4,8 @@ EXIF orientation is applied; palettes, CMYK and the like become RGB, transparent
 images keep one channel.  Grey images of more than 8 bits keep their depth as float32: 16 bits are scaled
 over their full range or by a window of pixel values, as mammography needs; signed values, 32 bits and floats
 have no known range and need the window.  TIFFs whose 0 is white are inverted after that.  Pillow reads
-16-bit colour as 8 bits per channel.  Of several pages or frames the first is read.  `tiff.py` reads TIFFs
+16-bit colour as 8 bits per channel.  Of several pages or frames the first is read, unless the bands that are
+asked for are pages of a TIFF.  `tiff.py` reads TIFFs
 that Pillow cannot read, and `dicom.py` DICOM files.
 """
 
@@ -75,12 +76,12 @@ def decode(path: Path, name: str, window: Window | None = None, bands: Bands | N
 
 def _decoded(path: Path, name: str, window: Window | None, bands: Bands | None) -> NDArray[Any]:
     """See `decode`."""
-    if path.suffix.lower() in dicom.SUFFIXES:
+    if path.suffix.lower() in dicom.SUFFIXES or dicom.is_dicom(path):
         return select_bands(dicom.read_dicom(path, name, window), name, bands)
     try:
         with _opened(path) as image:
             kind = kind_of_tags(image.tag_v2) if isinstance(image, TiffImageFile) else None
-            if kind is None or not _is_beyond_pillow(kind, window, bands):
+            if kind is None or not (_is_beyond_pillow(kind, window, bands) or _in_pages(image, kind, bands)):
                 return select_bands(_by_pillow(image, path, kind, name, window), name, bands)
     except UnidentifiedImageError:
         kind = tiff_kind(path)
@@ -105,6 +106,11 @@ def _by_pillow(
     if kind.number == "uint" and values.dtype == np.int32:
         values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
     return _scaled(values, window or _full_range(name, kind.number, kind.bits), inverted=kind.is_white_zero)
+
+
+def _in_pages(image: Image.Image, kind: Kind, bands: Bands | None) -> bool:
+    """Whether bands are asked for that a TIFF of one band per page can only have on further pages."""
+    return bands is not None and max(bands) > 1 and kind.samples == 1 and getattr(image, "n_frames", 1) > 1
 
 
 def _is_beyond_pillow(kind: Kind, window: Window | None, bands: Bands | None) -> bool:

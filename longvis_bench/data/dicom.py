@@ -20,6 +20,23 @@ from longvis_bench.errors import MissingDependency
 SUFFIXES = (".dcm", ".dicom")
 INSTALL = "python -m pip install 'longvis-bench[dicom]'"
 Window = tuple[float, float]
+_PREAMBLE, _MAGIC = 128, b"DICM"
+"""PS3.10, section 7.1."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file that has no suffix of an image is one: `DICM` follows a preamble of 128 bytes.
+
+    Archives name DICOM files without a suffix (IM000001), or by their UIDs (1.2.840.113619.2.5), whose last
+    part looks like one.
+    """
+    if path.suffix and not path.suffix[1:].isdecimal():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+    except OSError:
+        return False
 
 
 def read_dicom(path: Path, name: str, window: Window | None) -> NDArray[Any]:

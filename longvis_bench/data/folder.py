@@ -1,6 +1,6 @@
 """`folder:PATH`: the user's own images, one folder per class under train/ and val/.
 
-    PATH/train/<class>/*.jpg          PATH/val/<class>/*.png          `SUFFIXES`, any case
+    PATH/train/<class>/*.jpg          PATH/val/<class>/*.png          `SUFFIXES`, any case, or DICOM without
 
 Held-out images may also be in valid/, validation/ or test/; val/ comes first, and `notes` says which is
 read. They are enough for an evaluation: without train/, their folders are the classes.  Files of other kinds
@@ -374,7 +374,7 @@ def _walk(folder: Path, name: str, others: Counter[str]) -> Iterator[tuple[str, 
                 continue
             if entry.is_dir():
                 yield from _walk(Path(entry.path), f"{name}/{entry.name}", others)
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif entry.name.lower().endswith(SUFFIXES) or dicom.is_dicom(Path(entry.path)):
                 yield f"{name}/{entry.name}", _state(entry)
             else:
                 others[Path(entry.name).suffix.lower() or "without a suffix"] += 1

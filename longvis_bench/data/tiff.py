@@ -1,7 +1,9 @@
 """TIFFs that Pillow cannot read, or reads only in part: through tifffile, the extra `tiff`.
 
 These are images of more than four bands, floats of 16 and 64 bits, and compressions such as JPEG 2000.  The
-first page is read.  `--bands` selects its bands; without it there have to be one or three.
+first page is read.  `--bands` selects its bands; without it there have to be one or three.  Microscopes and
+satellites also store each band as a page of its own: where the pages have one band each, `--bands` selects
+pages, which must be alike in size and kind of number.
 """
 
 from __future__ import annotations
@@ -128,15 +130,45 @@ def read_tiff(path: Path, name: str, kind: Kind, bands: Bands | None) -> NDArray
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         try:
-            stored = page.asarray()
+            if bands is not None and kind.samples == 1 and len(file.pages) > 1:
+                return _pages(file.pages, name, bands)
+            planes = _planes(page)
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
             raise MissingDependency("imagecodecs", f"{name} ({kind})", install) from error
-        axes, orientation = page.axes, page.tags.valueof("Orientation", 1)
-    planes = np.moveaxis(stored, axes.index("S"), 0) if "S" in axes else stored[None]
-    upright = _UPRIGHT[orientation](planes) if orientation in _UPRIGHT else planes
-    return select_bands(upright, name, bands)
+    return select_bands(planes, name, bands)
+
+
+def _planes(page: Any) -> NDArray[Any]:
+    """The bands of a page (bands, height, width), upright."""
+    stored, orientation = page.asarray(), page.tags.valueof("Orientation", 1)
+    planes = np.moveaxis(stored, page.axes.index("S"), 0) if "S" in page.axes else stored[None]
+    return _UPRIGHT[orientation](planes) if orientation in _UPRIGHT else planes
+
+
+def _pages(pages: Any, name: str, bands: Bands) -> NDArray[Any]:
+    """The pages that are asked for, each one band.
+
+    Raises:
+        DataError: a page does not exist, or differs from the first one that is asked for.
+    """
+    if max(bands) > len(pages):
+        raise DataError(f"{name} has {len(pages)} pages, so there is no band {max(bands)} of --bands.")
+    planes = [_planes(pages[band - 1]) for band in bands]
+    first = planes[0]
+    for band, plane in zip(bands, planes, strict=True):
+        if len(plane) != 1 or (plane.shape, plane.dtype) != (first.shape, first.dtype):
+            shapes = f"{_described(first)} and {_described(plane)}"
+            raise DataError(
+                f"{name} has pages that are no bands of one image, {bands[0]} and {band} ({shapes}): choose "
+                "pages of one size and kind, or convert the file."
+            )
+    return np.concatenate(planes)
+
+
+def _described(planes: NDArray[Any]) -> str:
+    return f"{planes.shape[1]} x {planes.shape[2]} {planes.dtype}"
 
 
 def select_bands(pixels: NDArray[Any], name: str, bands: Bands | None) -> NDArray[Any]:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from longvis_bench.data.protocol import BROKEN_SHARE, ImageData, too_many_broken
 from longvis_bench.errors import DataError
-from longvis_bench.measure.validity.checks import check_logits, no_recompiling
+from longvis_bench.measure.validity.checks import no_recompiling
+from longvis_bench.measure.validity.outputs import check_logits
 from longvis_bench.records import AccuracyRecord
 from longvis_bench.runs.predictions import Predictions
 

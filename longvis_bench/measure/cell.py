@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -19,25 +18,18 @@ from torch import Tensor, nn
 from longvis_bench import units
 from longvis_bench.data.protocol import ImageData, LoadableData, open_data
 from longvis_bench.errors import (
-    CardError,
     DataError,
-    IllegalSize,
     LongvisError,
-    MissingDependency,
     Unsupported,
 )
 from longvis_bench.measure.cache import Cache
 from longvis_bench.measure.cell_accuracy import add_accuracy
+from longvis_bench.measure.cell_count import add_count, add_shapes, largest_output
 from longvis_bench.measure.cell_energy import CellEnergy, start_energy
 from longvis_bench.measure.cell_reach import add_reach
 from longvis_bench.measure.device import take_device
-from longvis_bench.measure.exception_status import LIMIT_COUNTS, cause, classify, is_interrupt, is_ours
-from longvis_bench.measure.flops.counter import (
-    CountSummary,
-    count_parameters,
-    count_variant,
-    variant_parameters,
-)
+from longvis_bench.measure.exception_status import LIMIT_COUNTS, classify, is_interrupt, is_ours
+from longvis_bench.measure.flops.counter import count_parameters
 from longvis_bench.measure.iteration import (
     DTYPES,
     Step,
@@ -57,11 +49,12 @@ from longvis_bench.measure.libraries import start_libraries
 from longvis_bench.measure.memory.allocator import tight_allocator
 from longvis_bench.measure.memory.outside import with_outside
 from longvis_bench.measure.memory.peak import PeakMemory, known_parts_bytes, with_parts
-from longvis_bench.measure.memory.tensor_peak import TensorPeak, tensor_peak
 from longvis_bench.measure.memory.workspace import convolution_workspace
 from longvis_bench.measure.numerics import read_numerics, set_numerics
 from longvis_bench.measure.row_builder import RowBuilder
+from longvis_bench.measure.validity.outputs import Maps, form_of
 from longvis_bench.measure.validity.policy import check_cell, check_step
+from longvis_bench.ops.feature_maps import Backbone, without_head
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.kernel_trace import ATTENTION, observe
 from longvis_bench.ops.model_tensors import to_dtype, to_memory_format
@@ -127,80 +120,21 @@ def _measure(request: Request, builder: RowBuilder, publish: Callable[[Row], obj
     builder.cached = cache.used
     if "count" in cell.metrics:
         with builder.timed("count"):
-            _count(variant, cell, builder, cache)
+            add_count(variant, cell, builder, cache)
         publish(builder.row())
     if not set(cell.metrics) <= {"count", "reach"}:
         if cell.compile and cell.mode == "train" and "count" not in cell.metrics:
             with builder.timed("shapes"):
-                builder.largest_output = _largest_output(variant, cell)
+                builder.largest_output = largest_output(variant, cell)
         take_device(request, builder)
         if "memory" in cell.metrics:
             with builder.timed("shapes"):
-                _execute_shapes(variant, cell, builder, cache)
+                add_shapes(variant, cell, builder, cache)
             publish(builder.row())
         _measure_real(request, variant, builder, publish, settings, cache)
     if "reach" in cell.metrics:  # last, because it takes much memory and changes torch's seed
         publish(builder.row())
         add_reach(request, variant, builder, cache)
-
-
-def _execute_shapes(variant: Variant, cell: Cell, builder: RowBuilder, cache: Cache) -> None:
-    """Find the tensor peak; where that fails, the row records why."""
-    if cell.compile:
-        builder.null_reasons["tensor_peak_bytes"] = "torch.compile decides which tensors there are"
-        return
-    try:
-        builder.tensor_peak = cache.get("shapes", TensorPeak, lambda: tensor_peak(variant, cell))
-        if "shapes" in cache.used:
-            _rehearse_building(variant, cell)
-    except (IllegalSize, MissingDependency, CardError, Unsupported):
-        raise
-    except Exception as error:
-        builder.null_reasons["tensor_peak_bytes"] = f"the model does not run without data: {cause(error)}"
-
-
-def _rehearse_building(variant: Variant, cell: Cell) -> None:
-    """Build and drop the model on the meta device, as executing the shapes would have done.
-
-    Otherwise the measured peak depends on the cache, by the Python objects that only a first building makes:
-    8.1 instead of 7.0 MB for atlas-n at 256 px; with this 7.1.
-    """
-    with torch.device("meta"):
-        model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
-    deepcopy(model)
-
-
-def _count(variant: Variant, cell: Cell, builder: RowBuilder, cache: Cache) -> None:
-    """Count operations; a model that cannot run on the meta device keeps the rest of its row."""
-
-    def count() -> CountSummary:
-        return count_variant(variant, cell.resolution, cell.num_classes).summary()
-
-    try:
-        found = cache.get("count", CountSummary, count)
-    except (IllegalSize, MissingDependency, CardError):
-        raise
-    except Exception as error:
-        if is_ours(error):
-            raise
-        builder.null_reasons["count"] = cause(error)
-        builder.params = variant_parameters(
-            variant, cell.resolution, cell.num_classes, allocate=set(cell.metrics) <= {"count"}
-        )
-        return
-    builder.count, builder.largest_output = found.record, found.largest_output
-
-
-def _largest_output(variant: Variant, cell: Cell) -> int | None:
-    """Elements of the largest output of one image, without which a compiled training step is refused."""
-    try:
-        return count_variant(variant, cell.resolution, cell.num_classes).summary().largest_output
-    except (IllegalSize, MissingDependency, CardError):
-        raise
-    except Exception as error:
-        if is_ours(error):
-            raise
-        return None
 
 
 def _measure_real(
@@ -227,11 +161,13 @@ def _measure_real(
         model = _build(request, variant, builder)
         _restore(settings, builder)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
-    iteration, parts = make_iteration(cell, model, images, optimizer)
+    form = form_of(cell, model, images)
+    iteration, parts = make_iteration(cell, model, images, optimizer, form=form)
     traced, _ = make_iteration(cell, model, images, optimizer, torch.no_grad)
     outputs: list[object] = []
     with builder.timed("time"):
         _time(request, builder, iteration, parts, energy)
+    builder.features = form.seen[0] if isinstance(form, Maps) else None
     builder.numerics = read_numerics(device)
     _look_for_changes(settings, builder)
     if memory is not None:
@@ -355,10 +291,13 @@ def _build(request: Request, variant: Variant, builder: RowBuilder) -> nn.Module
     cell = request.cell
     with torch.device(cell.device):
         model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
-    if "count" in builder.null_reasons and builder.params is None:
-        builder.params = count_parameters(model)
     if request.weights_path is not None:
         _load(request.weights_path, model, builder)
+    if cell.output == "features":
+        model = without_head(model, cell.model)
+        _forget_random_head(model, builder)
+    if "count" in builder.null_reasons and builder.params is None:
+        builder.params = count_parameters(model)
     model.train(cell.mode == "train")
     if cell.grad_checkpointing:
         checkpoint_gradients(model, cell.model)
@@ -377,6 +316,14 @@ def _load(path: Path, model: nn.Module, builder: RowBuilder) -> None:
     done = {"random_tensors": random, "reshaped": report.reshaped}
     assert builder.size is not None
     builder.size = builder.size.model_copy(update=done)
+
+
+def _forget_random_head(backbone: Backbone, builder: RowBuilder) -> None:
+    """Random tensors of the row are the backbone's alone."""
+    assert builder.size is not None
+    kept = set(backbone.backbone.state_dict())
+    random = tuple(name for name in builder.size.random_tensors if name in kept)
+    builder.size = builder.size.model_copy(update={"random_tensors": random})
 
 
 def _memory_format(cell: Cell) -> torch.memory_format:

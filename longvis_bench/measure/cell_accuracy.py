@@ -76,6 +76,8 @@ def _no_accuracy(request: Request, builder: RowBuilder) -> str | None:
     cell = request.cell
     if "accuracy" not in cell.metrics:
         return "not asked for (--metrics)"
+    if cell.output == "features":
+        return "maps have no classes (--output features)"
     if cell.mode == "train":
         return "measured in inference cells only"
     if request.weights_path is None:

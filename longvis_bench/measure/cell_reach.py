@@ -27,6 +27,9 @@ def add_reach(request: Request, variant: Variant, builder: RowBuilder, cache: Ca
     if request.cell.mode == "train":
         builder.null_reasons["reach"] = "measured in inference cells only"
         return
+    if request.cell.output == "features":
+        builder.null_reasons["reach"] = "measured of models with their head only (--output logits)"
+        return
     with builder.timed("reach"):
         try:
             builder.reach = cache.get("reach", ReachRecord, lambda: _measure(request, variant))

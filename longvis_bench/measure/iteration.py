@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longvis_bench.errors import Unsupported
-from longvis_bench.measure.validity.checks import check_shape
+from longvis_bench.measure.validity.outputs import Form, Logits, Outputs, form_of
 from longvis_bench.records import Cell
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +30,7 @@ def make_iteration(
     images: Tensor,
     optimizer: torch.optim.Optimizer | None,
     no_gradients: Callable[[], AbstractContextManager[object]] = torch.inference_mode,
+    form: Form | None = None,
 ) -> tuple[Step, dict[str, Step]]:
     """Make one iteration, and in train mode its parts in the order they must run.
 
@@ -39,37 +40,56 @@ def make_iteration(
         images: (batch, channels, height, width) on the same device.
         optimizer: updates the model's parameters; None for inference.
         no_gradients: makes the context in which an inference forward runs.
+        form: of what the model returns; None for the cell's.
 
     Returns:
         The iteration, and name -> part of a training step; no parts for inference.
     """
+    wanted = form or form_of(cell, model, images)
     if optimizer is None:
 
-        def infer() -> Tensor:
+        def infer() -> object:
             with no_gradients():
-                return check_shape(model(images), cell.batch_size, cell.num_classes)
+                found = model(images)
+                wanted.parts(found, cell.batch_size)
+                return found
 
         return infer, {}
-    step = TrainStep(cell, model, images, optimizer)
+    step = TrainStep(cell, model, images, optimizer, wanted)
     return step.run, {"forward": step.forward, "backward": step.backward, "optimizer": step.optimize}
 
 
 class TrainStep:
-    """Forward, backward and optimizer step on one batch with random labels."""
+    """Forward, backward and optimizer step on one batch with random labels.
+
+    The loss of maps is the sum of their mean absolute values: its gradient reaches every position of every
+    map, as that of a detector's neck does, and it costs one pass over each map.
+    """
 
     def __init__(
-        self, cell: Cell, model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer
+        self,
+        cell: Cell,
+        model: nn.Module,
+        images: Tensor,
+        optimizer: torch.optim.Optimizer,
+        form: Form | None = None,
     ) -> None:
         self.cell, self.model, self.images, self.optimizer = cell, model, images, optimizer
+        self.form = form or form_of(cell, model, images)
         self.labels = torch.randint(cell.num_classes, (cell.batch_size,), device=images.device)
         self.loss = torch.zeros(())
         self.scaler = torch.amp.GradScaler(images.device.type, enabled=cell.dtype == "fp16")
 
     def forward(self) -> None:
-        """Logits and cross-entropy."""
+        """Logits and cross-entropy, or the maps and their loss."""
         with _autocast(self.cell):
-            logits = check_shape(self.model(self.images), self.cell.batch_size, self.cell.num_classes)
-        self.loss = F.cross_entropy(logits.float(), self.labels)
+            found = self.form.parts(self.model(self.images), self.cell.batch_size)
+        self.loss = self._loss(found)
+
+    def _loss(self, found: Outputs) -> Tensor:
+        if isinstance(self.form, Logits):
+            return F.cross_entropy(found[0].float(), self.labels)
+        return torch.stack([part.abs().mean().float() for part in found]).sum()
 
     def backward(self) -> None:
         """Gradients of all parameters."""

@@ -17,6 +17,7 @@ from longvis_bench.records import (
     AccuracyRecord,
     CountRecord,
     EnergyRecord,
+    FeaturesRecord,
     MemoryRecord,
     ReachRecord,
     Request,
@@ -45,6 +46,7 @@ class RowBuilder:
     size: SizeRecord | None = None
     count: CountRecord | None = None
     params: int | None = None
+    features: FeaturesRecord | None = None
     timing: TimingRecord | None = None
     energy: EnergyRecord | None = None
     memory: MemoryRecord | None = None
@@ -105,6 +107,7 @@ class RowBuilder:
             size=self.size,
             count=self.count,
             params=self.params,
+            features=self.features,
             timing=self.timing,
             energy=self.energy,
             tensors=None if self.tensor_peak is None else self.tensor_peak.to_record(),

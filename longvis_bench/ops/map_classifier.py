@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from longvis_bench.ops.feature_maps import channels_first, stage_maps
 from longvis_bench.ops.grad_checkpointing import set_grad_checkpointing
 
 
 class MapClassifier(nn.Module):
     """Base of classifiers that define `patch_embed`, `layers`, `norm` and `head`.
 
-    A family whose stages are called or joined otherwise overrides `forward_features`.
+    Stages have `blocks` and a `downsample` after them.  A family whose stages are called or joined otherwise
+    overrides `forward_features`, `forward_maps` and `map_strides`.
     """
+
+    head_modules = ("norm", "head")
 
     patch_embed: nn.Module
     layers: nn.ModuleList
@@ -29,6 +33,15 @@ class MapClassifier(nn.Module):
             x = stage(x)
         out: Tensor = self.norm(x)
         return out
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps, in pixels."""
+        return tuple(4 * 2**i for i in range(len(self.layers)))
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> a map (batch, channels, height, width) of each stage."""
+        return channels_first(stage_maps(self.patch_embed(image), self.layers))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (batch, height, width, channels) -> logits (batch, classes), or its mean (batch, channels)."""

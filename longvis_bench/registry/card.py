@@ -39,6 +39,7 @@ PlainFile = Annotated[str, AfterValidator(_plain_file)]
 FactoryReference = Annotated[str, AfterValidator(_factory_reference)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Growth = Literal["linear", "n log n", "quadratic"]
+Features = Literal["pyramid", "one map"]
 Implementation = Literal["native", "timm", "upstream", "user"]
 
 
@@ -203,6 +204,8 @@ class Card(_Strict):
     """Supported dtypes; fp32 includes tf32."""
     notes: tuple[str, ...] = ()
     """Facts that a reader of this family's rows needs."""
+    features: Features | None = None
+    """What `--output features` gives: a pyramid of maps, or one map; absent if the family offers none."""
     growth: Growth | None = None
     """The authors' growth of the cost with the number of tokens n, at fixed windows and segments."""
     unsupported: dict[Literal["autocast", "torch.export", "onnx"], str] = {}

@@ -318,6 +318,10 @@ def _cuda_alone(row: Row) -> str:
     return NOT_RECORDED if kind_of(row.cell.device) == "cuda" else "CUDA devices alone have it"
 
 
+def _no_features(row: Row) -> str:
+    return "the output is logits" if row.cell.output == "logits" else "no iteration ran"
+
+
 def _no_samples(row: Row) -> str:
     return "no samples were taken, or they are of length 0"
 
@@ -495,7 +499,12 @@ _QUALITY = (
         metric="accuracy",
         why="too few classes",
     ),
-    _int("num_classes", "Classes the model tells apart.", _at("cell.num_classes")),
+    _int(
+        "num_classes",
+        "Classes the model tells apart.",
+        lambda r: r.cell.num_classes if r.cell.output == "logits" else None,
+        why="maps have no classes",
+    ),
     _int(
         "images",
         "Number of held-out images for the accuracy.",
@@ -871,6 +880,25 @@ _MORE_MODEL = (
         why="the cell ended before it was known",
     ),
     _text(
+        "feature_strides",
+        "Stride of each map that the backbone returned, in pixels, finest first (`--output features`).",
+        _of("features", lambda f: " ".join(map(str, f.strides))),
+        why=_no_features,
+    ),
+    _text(
+        "feature_channels",
+        "Channels of each of these maps.",
+        _of("features", lambda f: " ".join(map(str, f.channels))),
+        why=_no_features,
+    ),
+    _bytes(
+        "feature_bytes",
+        "Bytes of these maps of one batch, which the caller holds; `peak_memory_bytes` includes them.",
+        _at("features.held_bytes"),
+        metric=None,
+        why=_no_features,
+    ),
+    _text(
         "unknown_operators",
         "Operators without a formula and their output elements, as JSON.",
         _of("count", lambda c: _json(c.unknown) or "{}"),
@@ -1002,6 +1030,11 @@ _CONDITIONS = (
         lambda r: _yes(r.cell.grad_checkpointing),
     ),
     _text("compiled", "`yes` where the model ran through torch.compile.", lambda r: _yes(r.cell.compile)),
+    _text(
+        "output",
+        "What the model returned: `logits`, or `features`, the maps of the backbone without its head.",
+        _at("cell.output"),
+    ),
     _text("data", "Images that were fed.", _at("cell.data")),
     _int("seed", "Seed of fresh weights and labels.", _at("cell.seed")),
     _int("round", "Which round of a repeated sweep, from 0.", _at("cell.round")),
@@ -1148,8 +1181,8 @@ the other columns the last column of the list says when they are empty. In the C
 would take for a formula is preceded by an apostrophe.
 
 A cell ends in one of these statuses: `ok`, `oom` (out of the device's memory), `host_oom` (out of the
-machine's memory), `timeout`, `illegal_size`, `missing_dependency`, `unsupported`, `invalid` (wrong logits),
-`crashed`, `error`, `skipped`.
+machine's memory), `timeout`, `illegal_size`, `missing_dependency`, `unsupported`, `invalid` (wrong logits
+or maps), `crashed`, `error`, `skipped`.
 
 ## Columns
 """.replace("SHORT_COUNT", str(len(SHORT)))

@@ -18,6 +18,7 @@ from longvis_bench.stats import Growth, growth_exponent, median
 CONDITIONS = (
     "batch_size",
     "mode",
+    "output",
     "dtype",
     "device",
     "threads",
@@ -76,7 +77,7 @@ class Grouped:
     @cached_property
     def _differing(self) -> list[str]:
         columns = zip(*self._conditions.values(), strict=True)
-        return [name for name, values in zip(CONDITIONS, columns, strict=False) if len(set(values)) > 1]
+        return [name for name, values in zip(CONDITIONS, columns, strict=False) if _differ(name, set(values))]
 
     @cached_property
     def varying(self) -> list[str]:
@@ -125,6 +126,11 @@ class Grouped:
         return growth_exponent(list(values), list(values.values()))
 
 
+def _differ(name: str, values: set[Value]) -> bool:
+    """Whether a condition has several values; that maps have no classes is said by `output` already."""
+    return len(values - {None} if name == "num_classes" else values) > 1
+
+
 def grouped(rows: Sequence[Row] | Grouped) -> Grouped:
     """The rows as `Grouped`; a `Grouped` is returned unchanged."""
     return rows if isinstance(rows, Grouped) else Grouped(rows)
@@ -145,7 +151,7 @@ def in_words(name: str, value: Value) -> str | None:
     """A condition in words: "batch 8", "2 threads"; None if it needs no mention."""
     if name in _FLAGS:
         return _FLAGS[name] if value == "yes" else None
-    if value is None or (name in ("seed", "round") and value == 0):
+    if value in (None, "logits") or (name in ("seed", "round") and value == 0):
         return None
     if name == "train_length":
         return f"hours for {value} (images x epochs) on one device"

@@ -27,6 +27,7 @@ from longvis_bench.records import (
     MemoryFormat,
     Metric,
     Mode,
+    Output,
     TrainLength,
 )
 from longvis_bench.registry.registry import Registry
@@ -48,6 +49,7 @@ FLAGS = {
     "models": "--models",
     "resolutions": "--res",
     "modes": "--mode",
+    "output": "--output",
     "batch_sizes": "--batch",
     "dtypes": "--dtype",
     "device": "--device",
@@ -135,6 +137,8 @@ class SweepConfig(BaseModel):
     """Pixels per side."""
     modes: Annotated[tuple[Mode, ...], BeforeValidator(_modes)] = ("infer",)
     """Any of "infer" and "train"; "both" means both."""
+    output: Output = "logits"
+    """What the models return: "logits", or "features", the backbone's maps without the head."""
     batch_sizes: tuple[Positive | Literal["auto"], ...] = (1,)
     """Images per batch; "auto" finds the batch of the highest throughput."""
     dtypes: tuple[Dtype, ...] = ()
@@ -275,6 +279,8 @@ class SweepConfig(BaseModel):
         numbers["class_order"] = unsaid.get(self.class_order, self.class_order)
         if self.bands is None:
             del numbers["bands"]  # runs of versions without this option keep their names
+        if self.output == "logits":
+            del numbers["output"]  # likewise
         return f"{short}-{sizes}-{digest(numbers)[:8]}"
 
 

@@ -264,6 +264,7 @@ def _cell(
         fuse=config.fuse and condition["mode"] == "infer",
         grad_checkpointing=config.grad_checkpointing and condition["mode"] == "train",
         compile=config.compile,
+        output=config.output,
         data=data.name,
         num_classes=weights.logits(data) if weights else data.num_classes,
         images=config.images or CPU_IMAGES,
@@ -298,6 +299,11 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
 def _check_options(config: SweepConfig) -> None:
     """Raise for options that would have no effect."""
     refuse_two_orders(config.classes, config.class_order)
+    if config.output == "features" and set(config.metrics) <= {"accuracy", "reach"}:
+        raise LongvisError(
+            "--output features has maps and no logits, so there is no accuracy and no reach to measure; "
+            "add time, memory, count or validity to --metrics, or use --output logits."
+        )
     if "auto" in config.batch_sizes and "time" not in config.metrics:
         raise LongvisError(
             "--batch auto searches for the highest throughput, so --metrics must include time."

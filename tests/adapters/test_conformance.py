@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from longvis_bench.adapters.conformance import (
     Subject,
     check_model,
     costs_more_at_larger_sizes,
+    gives_maps,
     smallest_size,
 )
 from longvis_bench.adapters.scaffold import write_model
@@ -177,6 +179,58 @@ class Shrinks(Honest):
         return super().forward(nn.functional.interpolate(x, size=32))
 
 
+class Pyramid(Honest):
+    """Offers maps; each wrong one below breaks the hook in one place."""
+
+    map_strides: tuple[int, ...] = (2, 4)
+    head_modules: tuple[str, ...] = ("head",)
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.down = nn.Conv2d(8, 8, 2, 2)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_maps(x)[-1].relu().mean(dim=(2, 3))
+
+    def forward_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        fine = self.stem(x)
+        return [fine, self.down(fine)]
+
+
+class KeepsHead(Pyramid):
+    """Does not say what the head is."""
+
+    head_modules = ()
+
+
+class OtherStrides(Pyramid):
+    """Claims strides of another model."""
+
+    map_strides = (4, 8)
+
+
+class MixesMaps(Pyramid):
+    """Batch statistics in the maps alone."""
+
+    def forward_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        fine, coarse = super().forward_maps(x)
+        return [fine, coarse - coarse.mean(0, keepdim=True)]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward_maps(x)[-1].relu().mean(dim=(2, 3))
+
+
+class CutsMap(MixesMaps):
+    """The finer map takes no part in training."""
+
+    def forward_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        fine = self.stem(x)
+        return [fine.detach(), self.down(fine)]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.stem(x)).relu().mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+
 class Wrong(NamedTuple):
     """What `longvis check` says of a wrong adapter."""
 
@@ -192,6 +246,7 @@ ON_FINITE = (
     "is deterministic in eval",
     "does not mix images",
     "trains",
+    "gives maps",
     "refuses illegal sizes",
     "runs in its dtypes",
     "loads what it saves",
@@ -205,6 +260,14 @@ WRONG: dict[type[nn.Module], Wrong] = {
     Random: Wrong("is deterministic in eval", "is dropout off in eval mode?", ON_SAME),
     Mixes: Wrong("does not mix images", "look for reshapes that mix the batch and for batch statistics"),
     Detaches: Wrong("trains", "is something detached?"),
+    KeepsHead: Wrong(
+        "gives maps", "the maps do not need head.weight; name what only the logits need in head"
+    ),
+    OtherStrides: Wrong(
+        "gives maps", "shape (2, 8, 32, 32), not (2, channels, 16, 16): stride 4 of 64 x 64 px"
+    ),
+    MixesMaps: Wrong("gives maps", "an image's maps change by"),
+    CutsMap: Wrong("gives maps", "no gradient reaches the map of stride 2"),
     Fixed: Wrong("refuses illegal sizes", "state the rule in the card: [resolution] multiple_of = ..."),
     Single: Wrong("runs in its dtypes", "make constants in the input's dtype, or remove it from the card"),
     Forgets: Wrong("loads what it saves", "is a tensor neither parameter nor buffer?"),
@@ -228,11 +291,16 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[nn.Module]], Vari
     return make
 
 
+@pytest.mark.parametrize("kind", [Honest, Pyramid])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_an_honest_adapter_passes_every_check(
-    device: Literal["cpu", "meta"], adapter: Callable[[type[nn.Module]], Variant]
+    kind: type[nn.Module],
+    device: Literal["cpu", "meta"],
+    adapter: Callable[[type[nn.Module]], Variant],
 ) -> None:
-    results = check_model(adapter(Honest), 64, device)
+    results = check_model(adapter(kind), 64, device)
+    maps = next(result.detail for result in results if result.name == "gives maps")
+    assert maps == ("2 at stride 2, 4" if kind is Pyramid else "offers none, which is optional")
     assert [result.name for result in results] == [check.name for check in CHECKS]
     assert not [result for result in results if result.passed is False]
     not_run = [result.name for result in results if result.passed is None]
@@ -275,6 +343,15 @@ def test_what_a_model_raises_comes_with_advice(adapter: Callable[[type[nn.Module
 def test_every_variant_keeps_the_contract_on_meta(name: str) -> None:
     failed = [result for result in check_model(REGISTRY.find(name), device="meta") if result.passed is False]
     assert not failed
+
+
+def test_a_card_that_claims_maps_must_give_them(adapter: Callable[[type[nn.Module]], Variant]) -> None:
+    card = CARDS["vit-n"].model_copy(update={"implementation": "timm"})
+    claims = replace(adapter(Honest), card=card, implementation="timm")
+    with pytest.raises(Failed, match="the card says features = 'one map'"):
+        gives_maps(Subject(claims, 64))
+    with pytest.raises(Failed, match="the card says one map, and there are 2"):
+        gives_maps(Subject(replace(adapter(Pyramid), card=card, implementation="timm"), 64))
 
 
 def test_smallest_size_of_each_family() -> None:

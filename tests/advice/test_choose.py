@@ -208,3 +208,17 @@ def test_without_a_run_models_are_named_and_a_gpu_gives_the_memory() -> None:
     nothing = CliRunner().invoke(app, asked)
     assert nothing.exit_code == 2
     assert "name models with --models" in nothing.output
+
+
+def test_rows_of_features_are_left_out_and_never_compete(tmp_path: Path) -> None:
+    maps = row("vit-n", 0.001, output="features")
+    models, _ = chosen([maps, row("swin-n", 0.1, correct=300)])
+    assert models == ["swin-n"]
+    with pytest.raises(LongvisError, match="hold rows of --output features alone"):
+        chosen([maps])
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = [one.to_json() for one in (maps, row("swin-n", 0.1, correct=300))]
+    (folder / "cells.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["choose", str(folder), "--res", "256"])
+    assert "Rows of --output features are left out" in result.output

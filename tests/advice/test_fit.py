@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +155,19 @@ def test_a_model_that_needs_data_is_unknown_and_never_yes(tmp_path: Path) -> Non
     frame = lv.fit(["net.py:build", "vit-n"], [64], memory="24GiB")
     assert list(frame.fits) == [None, "yes"]
     assert frame.predicted_peak_bytes.isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_features_need_the_backbone_and_its_maps_alone(mode: Mode) -> None:
+    """At a hundred thousand classes the head weighs more than the rest."""
+    wide: dict[str, Any] = {"modes": (mode,), "num_classes": 100_000, "dtype": "fp32"}
+    (logits,), (features,) = rows("swin-n", **wide), rows("swin-n", output="features", **wide)
+    model = Registry().find("swin-n").build(resolution=256, num_classes=100_000)
+    head = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("head.", "norm.")))
+    assert (logits.output, features.output) == ("logits", "features")
+    saved = logits.parts_bytes["weights"] - features.parts_bytes["weights"]
+    assert saved == pytest.approx(4 * head, abs=4096)  # blocks of the allocator
+    assert features.fits == "yes"
 
 
 def test_a_frame_has_the_columns_that_were_promised() -> None:

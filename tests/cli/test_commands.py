@@ -43,6 +43,7 @@ BAD = [
     (("bench", "--batch", "-4"), 2, "not '-4'"),
     (("bench", "--dtype", "fp8"), 2, "--dtype takes fp32, tf32, bf16, fp16, not 'fp8'"),
     (("bench", "--mode", "sleep"), 2, "--mode takes infer, train"),
+    (("bench", "--output", "maps"), 2, "--output takes logits, features, not 'maps'"),
     (("bench", "--device", "tpu"), 2, "unknown device 'tpu'"),
     (("bench", "--device", "cuda"), 2, "has no cuda device"),
     (("bench", "--metrics", "speed"), 2, "--metrics takes count"),
@@ -417,6 +418,19 @@ def test_flops_shows_modules_operators_and_the_ledger() -> None:
         assert words in out
 
 
+def test_flops_of_features_leave_the_head_out_and_list_the_maps() -> None:
+    code, out, _ = invoke("flops", "swin-n", "--res", "256", "--output", "features")
+    assert code == 0
+    assert "swin-n at 256 px, features, one image, eval: " in out
+    strides = re.findall(r"stride (\d+) with \d+ channels", " ".join(out.split()))
+    assert strides == ["4", "8", "16", "32"]
+    assert "head" not in out
+    assert "fvcore check at 256 px" in out
+    code, _, error = invoke("flops", "fastervit-n@upstream", "--res", "256", "--output", "features")
+    assert code in (1, 3)
+    assert "Traceback" not in error
+
+
 def test_models_lists_every_variant_by_size() -> None:
     code, out, _ = invoke("models")
     assert code == 0
@@ -483,6 +497,7 @@ def test_models_shows_one_in_full() -> None:
         "NVlabs/MambaVision",
         "non-commercial",
         "mambavision-l2",
+        "pyramid (--output features)",
         "Table",
         "@misc{hatamizadeh2024mambavision,",
     ):

@@ -37,6 +37,7 @@ def row(model: str, resolution: int, fits: str | None, **more: object) -> FitRow
         implementation="timm",
         resolution=resolution,
         mode="infer",
+        output="logits",
         grad_checkpointing=False,
         batch_size=1,
         dtype="bf16",
@@ -131,3 +132,10 @@ def test_bad_input(words: tuple[str, ...], code: int, message: str) -> None:
 
 def test_names_of_gpus_complete() -> None:
     assert complete_gpus("a100") == ["a100-40", "a100-80"]
+
+
+def test_features_are_named_above_the_table() -> None:
+    for output, said in (("features", "bf16, features"), ("logits", "bf16")):
+        text = StringIO()
+        show(Console(file=text, width=80), [row("vit-n", 256, "yes", output=output)])
+        assert text.getvalue().splitlines()[0].endswith(said)

@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from longvis_bench.data.decode import decode
+from longvis_bench.data.dicom import is_dicom
+from longvis_bench.data.folder import Folder
 from longvis_bench.data.protocol import BrokenImage
 from longvis_bench.errors import MissingDependency
 
@@ -58,6 +60,29 @@ def _first(path: Path, window: tuple[float, float] | None = None) -> NDArray[Any
 
 def test_the_first_frame_over_the_range_of_its_bits(tmp_path: Path) -> None:
     assert np.allclose(_first(_made(tmp_path / "x.dcm")), STORED[0] / 4095)
+
+
+@pytest.mark.parametrize("name", ["IM000001", "1.2.840.113619.2.55", "x.0001"])
+def test_files_without_a_suffix_are_known_by_their_content(name: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            _made(folder / name)
+            (folder / "NOTES").write_text("no image", encoding="utf-8")
+            (folder / "list.7").write_bytes(b"")
+    assert is_dicom(tmp_path / "val" / "a" / name)
+    found = Folder(str(tmp_path))
+    assert (found.size("train"), found.size("val")) == (2, 2)
+    image, _ = found.load("val", 0, 2)
+    assert np.allclose(image[0], STORED[0] / 4095)
+    assert "8 files are left out because of their kind: " in found.notes[0]
+    assert "4 without a suffix" in found.notes[0]
+
+
+def test_other_suffixes_are_not_looked_into(tmp_path: Path) -> None:
+    assert not is_dicom(_made(tmp_path / "x.dcm").rename(tmp_path / "x.bak"))
+    assert not is_dicom(tmp_path / "gone")
 
 
 def test_white_is_zero(tmp_path: Path) -> None:

@@ -101,6 +101,49 @@ def test_bands_that_are_missing_or_too_many_are_named(tmp_path: Path) -> None:
         decode(path, "x", None, (14, 2, 1))
 
 
+def _paged(path: Path, pages: list[NDArray[Any]], **options: Any) -> Path:
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(path) as file:
+        for page in pages:
+            file.write(page, contiguous=False, metadata=None, **options)
+    return path
+
+
+PAGES = [np.full((2, 3), 1000 * number, np.uint16) for number in range(1, 5)]
+
+
+def test_bands_on_pages_are_taken_by_number_from_1(tmp_path: Path) -> None:
+    path = _paged(tmp_path / "x.tif", PAGES)
+    pixels = decode(path, "x", (0, 4000), (4, 2, 1))
+    assert pixels.shape == (3, 2, 3)
+    assert [band.mean() for band in pixels] == pytest.approx([1.0, 0.5, 0.25])
+    assert decode(path, "x", (0, 4000)).mean() == pytest.approx(0.25), "without --bands it is the first page"
+    assert decode(path, "x", (0, 4000), (1,)).mean() == pytest.approx(0.25)
+    assert decode(path, "x", None, (3,)).mean() == pytest.approx(3000 / 65535)
+
+
+def test_pages_of_8_bits_and_turned_ones(tmp_path: Path) -> None:
+    page = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    turned = (274, 3, 1, 6, True)  # the orientation: rotated by a quarter
+    path = _paged(tmp_path / "x.tif", [page, page + 10], extratags=[turned])
+    pixels = decode(path, "x", None, (2, 1, 2))
+    assert np.array_equal(pixels[0], np.rot90(page + 10, -1))
+    assert np.array_equal(pixels[1], np.rot90(page, -1))
+
+
+def test_pages_that_are_no_bands_are_named(tmp_path: Path) -> None:
+    path = _paged(tmp_path / "x.tif", [*PAGES, np.zeros((1, 1), np.uint16), np.zeros((2, 3), np.uint8)])
+    with pytest.raises(DataError, match="x has 6 pages, so there is no band 7"):
+        decode(path, "x", None, (7, 2, 1))
+    with pytest.raises(DataError, match=r"no bands of one image, 2 and 5 \(2 x 3 uint16 and 1 x 1 uint16\)"):
+        decode(path, "x", None, (2, 5, 1))
+    with pytest.raises(DataError, match=r"2 x 3 uint16 and 2 x 3 uint8"):
+        decode(path, "x", None, (1, 2, 6))
+    one = _write(tmp_path / "one.tif", np.zeros((2, 3, 1), np.uint16))
+    with pytest.raises(DataError, match="one has 1 band, so there is no band 3"):
+        decode(one, "one", None, (3, 2, 1))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.uint64, np.int16, np.uint32])
 @pytest.mark.parametrize("white_is_zero", [False, True])
 def test_numbers_of_any_size_are_read_by_a_window(dtype: type, white_is_zero: bool, tmp_path: Path) -> None:

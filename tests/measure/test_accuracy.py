@@ -16,6 +16,7 @@ from longvis_bench.data.protocol import ImageData, open_data
 from longvis_bench.errors import DataError, InvalidOutput
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.measure.validity.checks import check_validity
+from longvis_bench.measure.validity.outputs import Logits
 
 DATA = open_data("digits")
 
@@ -171,7 +172,7 @@ def test_a_compiled_model_is_not_compiled_anew_for_another_batch(check: str) -> 
     if check == "accuracy":
         measure_accuracy(model, Digits(), resolution=8, images=5, batch_size=3)
     else:
-        checked = check_validity(model, images[:1], 10, measured=measured, other=images[1:])
+        checked = check_validity(model, images[:1], Logits(10), measured=measured, other=images[1:])
         assert checked.record.verdict == "ok"
     assert len(compiled) == 1
     torch.compiler.reset()

@@ -158,3 +158,10 @@ def test_equal_counts_are_the_same(row: Row) -> None:
     count = CountRecord(params=1, macs=10**9, flops=0, scan_flops=0, coverage=1.0)
     rows = [model(row, name, count=count) for name in "ab"]
     assert lines(*rows) == ["64 px: fewest MACs a, 1.00 G, the same as b."]
+
+
+def test_maps_and_logits_do_not_compete(row: Row) -> None:
+    fast = model(row, "a", timing=timed(0.01))
+    features = fast.cell.model_copy(update={"output": "features"})
+    rows = [fast.model_copy(update={"cell": features}), model(row, "b", timing=timed(0.02))]
+    assert lines(*rows) == []

@@ -31,3 +31,13 @@ def test_no_rows_have_nothing_in_common() -> None:
     none = Grouped([])
     assert (none.rows, none.sizes, none.varying, none.series, none.shared_conditions) == ([], [], [], {}, "")
     assert grouped(none) is none
+
+
+def test_features_and_logits_are_never_one_series(row: Row) -> None:
+    both = [named(row, "a"), named(row, "a", output="features")]
+    found = Grouped(both)
+    assert found.varying == ["output"]
+    assert list(found.series) == ["a", "a, features"]
+    assert "features" in Grouped(both[1:]).shared_conditions.split(", ")
+    assert "classes" not in Grouped(both[1:]).shared_conditions
+    assert "logits" not in Grouped(both[:1]).shared_conditions

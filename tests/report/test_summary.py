@@ -139,6 +139,7 @@ def full_row() -> Row:
             trained_resolution=224,
             classes=5,
         ),
+        features=records.FeaturesRecord(strides=(4, 8), channels=(32, 64), held_bytes=4096),
         reach=records.ReachRecord(
             basis="map",
             share=0.8,

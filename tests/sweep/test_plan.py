@@ -132,12 +132,32 @@ def test_the_name_of_a_run_follows_its_configuration() -> None:
     assert one.startswith("moody-fine-64-")
 
 
+def test_features_are_other_cells_of_another_run() -> None:
+    """And runs of logits keep the names that they had without this option."""
+    logits, features = (
+        plan(models=("moody-fine",), resolutions=(64,), output=output) for output in ("logits", "features")
+    )
+    assert logits.config.name != features.config.name
+    assert logits.config.name == plan(models=("moody-fine",), resolutions=(64,)).config.name
+    numbers = logits.config.model_dump(mode="json")
+    assert numbers.pop("output") == "logits"
+    assert logits.cells[0].request.key != features.cells[0].request.key
+    assert features.cells[0].cell.output == "features"
+
+
+@pytest.mark.parametrize("metrics", [("accuracy",), ("reach",), ("accuracy", "reach")])
+def test_features_have_nothing_that_needs_the_head(metrics: tuple[str, ...]) -> None:
+    with pytest.raises(LongvisError, match="no accuracy and no reach to measure; add time"):
+        plan(models=("moody-fine",), resolutions=(64,), output="features", metrics=metrics)
+
+
 def test_every_field_of_a_cell_is_part_of_its_key(cell: Cell) -> None:
     keys = {cell_key(cell, "code", "env")}
     changes: dict[str, Any] = {
         "model": "x", "family": "x", "variant": "x", "implementation": "x", "arguments": {"a": 1},
         "resolution": 7, "batch_size": 7, "mode": "train", "dtype": "bf16", "device": "cuda", "threads": 7,
-        "memory_format": "contiguous", "fuse": True, "compile": True, "data": "x", "num_classes": 7,
+        "memory_format": "contiguous", "fuse": True, "compile": True, "output": "features",
+        "data": "x", "num_classes": 7,
         "batch_auto": True,
         "grad_checkpointing": True, "images": 7, "metrics": ("time",), "seed": 7,
         "weights": "x", "weights_sha256": "x", "round": 7, "normalisation": ((0.0,) * 3, (1.0,) * 3),

@@ -42,9 +42,12 @@ from longvis_bench.measure.flops.formulas import (
     scan_flops,
     written_by,
 )
+from longvis_bench.measure.validity.outputs import Maps
+from longvis_bench.ops.feature_maps import Backbone
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.ops.to_meta import on_meta
-from longvis_bench.records import CountRecord
+from longvis_bench.records import CountRecord, FeaturesRecord, Output
+from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
 
 
@@ -64,6 +67,8 @@ class Count:
     ledger: Ledger
     largest_output: int
     """Elements of the largest tensor that an operator returned; with unfused attention often its scores."""
+    features: FeaturesRecord | None = None
+    """The maps of a backbone, for one image in float32; None for logits."""
 
     @property
     def flops(self) -> int:
@@ -76,7 +81,7 @@ class Count:
 
     def summary(self) -> CountSummary:
         """The part of it that a cell keeps."""
-        return CountSummary(self.to_record(), self.largest_output)
+        return CountSummary(self.to_record(), self.largest_output, self.features)
 
     def to_record(self) -> CountRecord:
         """The fields that a row stores."""
@@ -96,6 +101,8 @@ class CountSummary:
 
     record: CountRecord
     largest_output: int
+    """See `Count`."""
+    features: FeaturesRecord | None = None
     """See `Count`."""
 
 
@@ -168,12 +175,21 @@ def _count_once(
             _as_written(counter),
             counter,
         ):
-            shadow(image)
+            found = shadow(image)
     except NotImplementedError as error:
         raise Unsupported(
             f"the model does not run on the meta device: {first_sentence(str(error))}."
         ) from error
-    return counter.result(count_parameters(shadow))
+    return counter.result(count_parameters(shadow), _features(shadow, image, found))
+
+
+def _features(model: nn.Module, image: Tensor, found: object) -> FeaturesRecord | None:
+    """The maps that a backbone gave for one image; None for a classifier."""
+    if not isinstance(model, Backbone):
+        return None
+    form = Maps(model.strides, (image.shape[2], image.shape[3]))
+    form.parts(found, 1)
+    return form.seen[0]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -181,7 +197,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def variant_parameters(variant: Variant, resolution: int, num_classes: int, *, allocate: bool) -> int | None:
+def variant_parameters(
+    variant: Variant, resolution: int, num_classes: int, *, allocate: bool, output: Output = "logits"
+) -> int | None:
     """Number of parameters of a model whose operations cannot be counted.
 
     Arguments:
@@ -189,13 +207,15 @@ def variant_parameters(variant: Variant, resolution: int, num_classes: int, *, a
         resolution: pixels per side.
         num_classes: width of the logits.
         allocate: build the model with values if it cannot be built on the meta device.
+        output: "features" leaves the head out.
 
     Returns:
         None if the model cannot be built.
     """
     for device in ("meta", "cpu") if allocate else ("meta",):
         with suppress(Exception), torch.device(device):
-            return count_parameters(variant.build(resolution=resolution, num_classes=num_classes))
+            model = build_output(variant, output, resolution=resolution, num_classes=num_classes)
+            return count_parameters(model)
     return None
 
 
@@ -215,16 +235,17 @@ def _as_written(counter: _Counter) -> Iterator[None]:
         yield
 
 
-def count_variant(variant: Variant, resolution: int, num_classes: int) -> Count:
+def count_variant(variant: Variant, resolution: int, num_classes: int, output: Output = "logits") -> Count:
     """Count a registered model, built on the meta device, so that nothing is allocated.
 
     Arguments:
         variant: from the registry.
         resolution: pixels per side.
         num_classes: width of the logits.
+        output: "features" leaves the head out.
     """
     with torch.device("meta"):
-        model = variant.build(resolution=resolution, num_classes=num_classes)
+        model = build_output(variant, output, resolution=resolution, num_classes=num_classes)
     return _count(_floats(model), resolution, in_chans=3)
 
 
@@ -313,7 +334,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ledger.formula[name] += 1
         self.covered += outputs
 
-    def result(self, params: int) -> Count:
+    def result(self, params: int, features: FeaturesRecord | None) -> Count:
         every = self.covered + self.ledger.unknown.total()
         return Count(
             params=params,
@@ -324,6 +345,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             by_module=dict(self.modules),
             ledger=self.ledger,
             largest_output=self.largest,
+            features=features,
         )
 
 

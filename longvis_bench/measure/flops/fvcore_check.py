@@ -20,6 +20,8 @@ from longvis_bench import units
 from longvis_bench.errors import IllegalSize
 from longvis_bench.measure.flops.counter import Count, count_variant
 from longvis_bench.measure.flops.formulas import formula_for, is_free
+from longvis_bench.records import Output
+from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
 from longvis_bench.text import message_of
 
@@ -44,21 +46,22 @@ class FvcoreCount(NamedTuple):
     """Operators that fvcore did not count -> calls."""
 
 
-def compare(variant: Variant, resolution: int, num_classes: int) -> str:
+def compare(variant: Variant, resolution: int, num_classes: int, output: Output = "logits") -> str:
     """A paragraph with both counts at one size, and the cause of a difference.
 
     Arguments:
         variant: the model.
         resolution: the requested size; the comparison is made there or at a smaller legal one.
         num_classes: width of the logits.
+        output: "features" leaves the head out.
     """
     if importlib.util.find_spec("fvcore") is None:
         return f"fvcore check: fvcore is not installed; add it with: {INSTALL}"
     for size in _sizes(resolution):
-        ours = _count(variant, size, num_classes)
+        ours = _count(variant, size, num_classes, output)
         if ours is not None and ours.macs <= MOST_MACS:
             try:
-                fvcore = fvcore_count(variant, size, num_classes)
+                fvcore = fvcore_count(variant, size, num_classes, output)
             except Exception as error:  # a user's model can raise anything while it is traced
                 return f"fvcore check: fvcore cannot trace this model at {size} px: {message_of(error)}"
             return _sentence(size, ours, fvcore)
@@ -72,16 +75,19 @@ def _sizes(resolution: int) -> Iterator[int]:
         size //= 2
 
 
-def _count(variant: Variant, size: int, num_classes: int) -> Count | None:
+def _count(variant: Variant, size: int, num_classes: int, output: Output) -> Count | None:
     try:
-        return count_variant(variant, size, num_classes)
+        return count_variant(variant, size, num_classes, output)
     except IllegalSize:
         return None
 
 
-def fvcore_count(variant: Variant, resolution: int, num_classes: int) -> FvcoreCount:
+def fvcore_count(
+    variant: Variant, resolution: int, num_classes: int, output: Output = "logits"
+) -> FvcoreCount:
     """The count of fvcore for one image through a registered model."""
-    return fvcore_trace(variant.build(resolution=resolution, num_classes=num_classes), resolution)
+    model = build_output(variant, output, resolution=resolution, num_classes=num_classes)
+    return fvcore_trace(model, resolution)
 
 
 def fvcore_trace(model: nn.Module, resolution: int) -> FvcoreCount:

@@ -45,6 +45,7 @@ from longvis_bench.ops.model_tensors import copy_with, is_dense, storages
 from longvis_bench.ops.planned_gpu import Capability
 from longvis_bench.ops.selective_scan.operator import ScanSize, grouped
 from longvis_bench.records import Cell, TensorRecord
+from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
 
 
@@ -123,7 +124,7 @@ def _execute(
         on: stands for the device while the model runs.
     """
     with torch.device("meta"):
-        model = variant.build(resolution=cell.resolution, num_classes=cell.num_classes)
+        model = build_output(variant, cell.output, resolution=cell.resolution, num_classes=cell.num_classes)
     model.train(cell.mode == "train")
     if cell.fuse:
         fold_batch_norms(model, cell.resolution)

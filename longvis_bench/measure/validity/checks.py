@@ -1,10 +1,11 @@
-"""Validity: whether a cell's logits are correct.
+"""Validity: whether a cell's logits, or the maps of its backbone, are correct.
 
 Three checks: the logits are finite and of the declared shape; an image's logits are the same alone and in a
 batch; and they equal those of a reference, which has the same weights in higher precision (float32; float64
 for float32) and unfused attention.  Where the reference cannot run, the model's operators are recomputed at
 sampled rows and windows instead (`operator_sampling.py`), and the record states that.  Where this is not
-possible either, the verdict is `not checked`, with the reason, and never `ok`.
+possible either, the verdict is `not checked`, with the reason, and never `ok`.  Maps are checked likewise,
+each against its own size, and the worst one counts.
 
 A fourth check always runs where a tensor may have more than 2^31 elements: whether 32-bit indices overflow
 there.  A cell that cannot be checked for this is unsupported.
@@ -25,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from longvis_bench.errors import InvalidOutput, Unsupported
 from longvis_bench.measure.numerics import rounds_to_tf32
 from longvis_bench.measure.validity.operator_sampling import Samples, sample_operators
+from longvis_bench.measure.validity.outputs import Form, Logits, Outputs, check_outputs, difference, first
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.records import ValidityRecord, Verdict
@@ -36,40 +38,7 @@ TF32_TOLERANCE = TOLERANCE[torch.float16]
 """TF32 rounds inputs to a mantissa of 10 bits, as float16 has."""
 
 
-def check_shape(logits: object, batch: int, num_classes: int) -> Tensor:
-    """The logits, if they are a tensor of the declared shape; costs nothing on the device.
-
-    Raises:
-        InvalidOutput: they are not; the message has the declared and the actual shape.
-    """
-    if not isinstance(logits, Tensor):
-        raise InvalidOutput(
-            f"the model returned {type(logits).__name__}, not a tensor of logits; return that alone."
-        )
-    if tuple(logits.shape) != (batch, num_classes):
-        raise InvalidOutput(
-            f"the model returned shape {tuple(logits.shape)}, not ({batch}, {num_classes}): "
-            "one row of logits per image, whatever ran before."
-        )
-    return logits
-
-
 NOT_FINITE = "the reference itself is not finite"
-
-
-def check_logits(logits: object, batch: int, num_classes: int) -> Tensor:
-    """The logits, if they are finite and of the declared shape.
-
-    Raises:
-        InvalidOutput: they are not; the message has the share of NaN, or both shapes.
-    """
-    logits = check_shape(logits, batch, num_classes)
-    if not torch.isfinite(logits).all():
-        share = 1 - torch.isfinite(logits).double().mean().item()
-        raise InvalidOutput(
-            f"{share:.0%} of the logits are NaN or infinite; try fp32 or bf16, or other weights."
-        )
-    return logits
 
 
 @dataclass(frozen=True)
@@ -79,6 +48,8 @@ class Checked:
     record: ValidityRecord
     unchecked: tuple[str, ...] = ()
     """Operators with a tensor past 2^31 elements whose result was not checked, with that tensor's shape."""
+    word: str = Logits.word
+    """What was checked."""
 
     def require(self, model: str) -> None:
         """Raise for a result that is wrong, or that could not be checked past 2^31 elements.
@@ -91,7 +62,7 @@ class Checked:
         if record.verdict == "invalid":
             error = max(record.reference_error or 0.0, record.batch_error or 0.0)
             raise InvalidOutput(
-                f"the logits differ by {error:.1e} of their size from {record.reference} "
+                f"the {self.word} differ by {error:.1e} of their size from {record.reference} "
                 f"or from the same image in a batch (accepted: {record.tolerance}); try fp32, "
                 f"and `longvis check {model}` for the cause."
             )
@@ -150,9 +121,9 @@ def no_recompiling() -> Iterator[None]:
 def check_validity(
     model: nn.Module,
     images: Tensor,
-    num_classes: int,
+    form: Form,
     *,
-    measured: Tensor | None = None,
+    measured: object = None,
     other: Tensor | None = None,
     skip_reference: str | None = None,
     sample: bool = False,
@@ -163,8 +134,8 @@ def check_validity(
     Arguments:
         model: in eval mode, on the device and in the dtype of the measurement.
         images: (batch, channels, height, width), the measured ones, on the same device, in the same dtype.
-        num_classes: width of the logits.
-        measured: logits of the measured iteration for these images; None to run the model again.
+        form: of what the model returns.
+        measured: what the measured iteration returned for these images; None to run the model again.
         other: (1, channels, height, width), for a batch of two where one image was measured; None to skip
             the comparison with a batch in that case.
         skip_reference: the reason for not running the reference, e.g. too little memory; the model's
@@ -175,11 +146,11 @@ def check_validity(
     Raises:
         InvalidOutput: logits are not finite or have another shape.
     """
-    logits = check_logits(model(images) if measured is None else measured, len(images), num_classes)
-    alone = logits if len(images) == 1 else check_logits(model(images[:1]), 1, num_classes)
+    logits = check_outputs(model(images) if measured is None else measured, len(images), form)
+    alone = logits if len(images) == 1 else check_outputs(model(images[:1]), 1, form)
     pair = None if other is None or len(images) > 1 else torch.cat([images, other])
     together = logits if len(images) > 1 else None
-    compared, error = _with_reference(model, images[:1], alone, skip_reference)
+    compared, error = _with_reference(model, images[:1], alone, form, skip_reference)
     unchecked: tuple[str, ...] = ()
     if sample or (error is None and compared != NOT_FINITE):
         # one forward of the pair does both, unless the second image would push tensors past the limit
@@ -187,16 +158,16 @@ def check_validity(
         looked = _look(model, batch, limit)
         compared, unchecked = f"{looked.told}; whole model {compared}", looked.unchecked
         if looked.logits is not None:
-            seen = check_logits(looked.logits, len(batch), num_classes)
+            seen = check_outputs(looked.logits, len(batch), form)
             together = seen if batch is pair else together
-            difference = 0.0 if batch is pair else _relative(logits, seen)
-            error = None if looked.error is None else max(error or 0.0, looked.error, difference)
+            change = 0.0 if batch is pair else difference(logits, seen)
+            error = None if looked.error is None else max(error or 0.0, looked.error, change)
         elif sample:
             unchecked = (f"all of the model ({looked.told})",)
     if pair is not None and together is None:
-        together = check_logits(model(pair), 2, num_classes)
-    batch_error = None if together is None else _relative(alone, together[:1])
-    return Checked(_record(images, compared, error, batch_error, unchecked), unchecked)
+        together = check_outputs(model(pair), 2, form)
+    batch_error = None if together is None else difference(alone, first(together))
+    return Checked(_record(images, compared, error, batch_error, unchecked), unchecked, form.word)
 
 
 def tolerance_for(images: Tensor) -> float:
@@ -227,19 +198,19 @@ def _record(
 
 
 def _with_reference(
-    model: nn.Module, image: Tensor, alone: Tensor, skip: str | None
+    model: nn.Module, image: Tensor, alone: Outputs, form: Form, skip: str | None
 ) -> tuple[str, float | None]:
     """The reference, or why it did not run, as text; and the error of an image's logits against it."""
     dtype = reference_dtype(image.dtype)
     if skip is not None:
         return skip, None
     try:
-        reference = _reference_logits(model, image, dtype)
+        reference = form.parts(_reference_logits(model, image, dtype), 1)
     except (RuntimeError, NotImplementedError, TypeError) as problem:
         return f"the reference does not run: {message_of(problem)}", None
-    if not torch.isfinite(reference).all():
+    if not all(torch.isfinite(part).all() for part in reference):
         return NOT_FINITE, None
-    return f"{_name(dtype)}, unfused attention", _relative(alone, reference)
+    return f"{_name(dtype)}, unfused attention", difference(alone, reference)
 
 
 class _Look(NamedTuple):
@@ -264,11 +235,11 @@ def _look(model: nn.Module, images: Tensor, limit: int) -> _Look:
     return _Look(samples.describe(), samples.error, logits, samples.unchecked)
 
 
-def _reference_logits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+def _reference_logits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> object:
     reference = to_dtype(copy.deepcopy(model), dtype)
     eager: Any = torch.compiler.set_stance("force_eager")
     with eager, sdpa_kernel(SDPBackend.MATH), _no_autocast(images.device.type):
-        return reference(images.to(dtype))  # type: ignore[no-any-return]
+        return reference(images.to(dtype))
 
 
 def _no_autocast(device: str) -> Any:
@@ -283,10 +254,3 @@ def reference_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _relative(value: Tensor, reference: Tensor) -> float:
-    """Max |a - b| / max |b|, in float64."""
-    value, reference = value.double(), reference.double()
-    scale = reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return ((value - reference).abs().max() / scale).item()

@@ -17,11 +17,11 @@ from longvis_bench.measure.latency.clock import clock_for
 from longvis_bench.measure.row_builder import RowBuilder
 from longvis_bench.measure.validity.checks import (
     canary,
-    check_logits,
     check_validity,
     reference_dtype,
     refuse_unchecked,
 )
+from longvis_bench.measure.validity.outputs import check_outputs, form_of
 from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS
 from longvis_bench.records import ValidityRecord
 
@@ -44,7 +44,7 @@ CHECK_COST = 3
 def check_cell(
     model: nn.Module, images: Tensor, measured: object, builder: RowBuilder, other: Callable[[], Tensor]
 ) -> None:
-    """Check what an inference cell gave: always the logits' shape, finiteness and indices, the rest if asked.
+    """Check what an inference cell gave: always its shape, finiteness and indices, the rest if asked.
 
     Arguments:
         model: as it was measured.
@@ -54,16 +54,17 @@ def check_cell(
         other: makes one more image, (1, channels, height, width).
 
     Raises:
-        InvalidOutput: the logits are wrong.
+        InvalidOutput: the logits or maps are wrong.
         Unsupported: an index may have overflowed where no check can look.
     """
     cell, may_overflow = builder.request.cell, _may_overflow(images, builder)
-    logits = None if measured is None else check_logits(measured, cell.batch_size, cell.num_classes)
+    form = form_of(cell, model, images)
+    logits = None if measured is None else check_outputs(measured, cell.batch_size, form)
     asked = "validity" in cell.metrics
     if not asked and not may_overflow:
         if logits is None:
             with torch.inference_mode():
-                check_logits(model(images[:1]), 1, cell.num_classes)
+                check_outputs(model(images[:1]), 1, form)
         return
     late = None if may_overflow else why_too_late(builder)
     if late is not None:
@@ -78,8 +79,8 @@ def check_cell(
     checked = check_validity(
         model,
         images,
-        cell.num_classes,
-        measured=logits,
+        form,
+        measured=measured,
         other=other() if pair else None,
         skip_reference=why_no_reference(builder) if asked else "not asked for (--metrics)",
         sample=may_overflow,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from longvis_bench.errors import InvalidOutput, Unsupported
-from longvis_bench.measure.validity.checks import TOLERANCE, canary, check_logits, check_validity
+from longvis_bench.measure.validity.checks import TOLERANCE, canary, check_validity
+from longvis_bench.measure.validity.outputs import Logits, check_logits
 
 Plant = Callable[[str, int], "AbstractContextManager[object]"]
 
@@ -54,7 +55,7 @@ def images() -> Tensor:
 
 
 def test_an_honest_model_is_ok(images: Tensor) -> None:
-    record = check_validity(Net().eval(), images, 5).record
+    record = check_validity(Net().eval(), images, Logits(5)).record
     assert record.verdict == "ok"
     assert record.reference == "float64, unfused attention"
     assert record.reference_error is not None
@@ -62,13 +63,13 @@ def test_an_honest_model_is_ok(images: Tensor) -> None:
 
 
 def test_bf16_is_compared_with_fp32(images: Tensor) -> None:
-    record = check_validity(Net().eval().bfloat16(), images.bfloat16(), 5).record
+    record = check_validity(Net().eval().bfloat16(), images.bfloat16(), Logits(5)).record
     assert record.verdict == "ok"
     assert record.reference == "float32, unfused attention"
 
 
 def test_a_planted_wrong_kernel_is_found_by_the_reference(images: Tensor) -> None:
-    record = check_validity(WrongInSinglePrecision().eval(), images, 5).record
+    record = check_validity(WrongInSinglePrecision().eval(), images, Logits(5)).record
     assert record.verdict == "invalid"
     assert record.reference_error is not None
     assert record.batch_error is not None
@@ -76,7 +77,7 @@ def test_a_planted_wrong_kernel_is_found_by_the_reference(images: Tensor) -> Non
 
 
 def test_a_model_that_mixes_images_is_found_by_the_batch(images: Tensor) -> None:
-    record = check_validity(Mixing().eval(), images, 5).record
+    record = check_validity(Mixing().eval(), images, Logits(5)).record
     assert record.verdict == "invalid"
     assert record.reference_error is not None
     assert record.batch_error is not None
@@ -87,10 +88,10 @@ def test_a_model_that_mixes_images_is_found_by_the_batch(images: Tensor) -> None
 def test_a_single_measured_image_is_compared_in_a_batch_of_two(skip: str | None, images: Tensor) -> None:
     for kind, verdict in (Net, "ok"), (Mixing, "invalid"):
         model = kind().eval()
-        record = check_validity(model, images[:1], 5, other=images[1:], skip_reference=skip).record
+        record = check_validity(model, images[:1], Logits(5), other=images[1:], skip_reference=skip).record
         assert record.verdict == verdict
         assert record.batch_error is not None
-        assert check_validity(model, images[:1], 5, skip_reference=skip).record.batch_error is None
+        assert check_validity(model, images[:1], Logits(5), skip_reference=skip).record.batch_error is None
 
 
 @pytest.mark.parametrize("skip", [None, "not run: no memory"])
@@ -98,7 +99,7 @@ def test_a_model_that_gives_nan_is_found(skip: str | None, images: Tensor) -> No
     model = Net().eval()
     torch.nn.init.constant_(model.head.bias, torch.nan)
     with pytest.raises(InvalidOutput, match="100% of the logits are NaN"):
-        check_validity(model, images, 5, skip_reference=skip)
+        check_validity(model, images, Logits(5), skip_reference=skip)
 
 
 def test_logits_that_were_measured_must_be_those_of_the_operators_seen(images: Tensor) -> None:
@@ -107,7 +108,7 @@ def test_logits_that_were_measured_must_be_those_of_the_operators_seen(images: T
     with torch.inference_mode():
         logits = model(images)
     for measured, verdict in (logits, "ok"), (logits + 0.5, "invalid"):
-        checked = check_validity(model, images, 5, measured=measured, skip_reference="not run")
+        checked = check_validity(model, images, Logits(5), measured=measured, skip_reference="not run")
         assert checked.record.verdict == verdict
 
 
@@ -120,7 +121,7 @@ class NotFiniteInDouble(Net):
 
 
 def test_a_reference_that_is_not_finite_proves_nothing(images: Tensor) -> None:
-    record = check_validity(NotFiniteInDouble().eval(), images, 5).record
+    record = check_validity(NotFiniteInDouble().eval(), images, Logits(5)).record
     assert (record.verdict, record.reference_error) == ("not checked", None)
     assert "not finite" in record.reference
 
@@ -133,14 +134,14 @@ class Sorting(nn.Module):
 
 
 def test_without_a_reference_nothing_is_claimed(images: Tensor) -> None:
-    record = check_validity(Sorting().eval(), images, 5, skip_reference="not run: no memory").record
+    record = check_validity(Sorting().eval(), images, Logits(5), skip_reference="not run: no memory").record
     assert record.verdict == "not checked"
     assert record.reference == "no operator can be sampled; whole model not run: no memory"
     assert record.reference_error is None
 
 
 def test_without_a_reference_the_operators_are_sampled(images: Tensor) -> None:
-    record = check_validity(Net().eval(), images, 5, skip_reference="not run: no memory").record
+    record = check_validity(Net().eval(), images, Logits(5), skip_reference="not run: no memory").record
     assert record.verdict == "ok"
     assert record.reference == (
         "float64 at sampled rows and windows of 1 convolutions, 3 matrix products, 4 other operators; "
@@ -160,12 +161,12 @@ class Squashing(Net):
 def test_an_operator_wrong_only_past_an_index_is_found(images: Tensor, plant: Plant) -> None:
     """Past the limit, which is brought down so that no gigabytes are needed, an index starts again at 0."""
     model = Squashing().eval()
-    fine = check_validity(model, images, 5, sample=True, limit=4000)
+    fine = check_validity(model, images, Logits(5), sample=True, limit=4000)
     assert fine.record.verdict == "ok"
     assert ", 2 past 2^31 elements; whole model float64" in fine.record.reference
     with plant("aten::sigmoid", 4000):
-        blind = check_validity(model, images, 5)  # the fault is in the reference too
-        wrong = check_validity(model, images, 5, sample=True, limit=4000)
+        blind = check_validity(model, images, Logits(5))  # the fault is in the reference too
+        wrong = check_validity(model, images, Logits(5), sample=True, limit=4000)
     assert (blind.record.verdict, wrong.record.verdict) == ("ok", "invalid")
     with pytest.raises(InvalidOutput, match=r"logits differ by .* from float64 at sampled rows"):
         wrong.require("late")
@@ -180,14 +181,14 @@ class Sorts(Net):
 
 def test_gigantic_tensors_that_nobody_can_look_at_make_the_cell_unsupported(images: Tensor) -> None:
     model = Sorts().eval()
-    checked = check_validity(model, images, 5, sample=True, limit=images.numel())
+    checked = check_validity(model, images, Logits(5), sample=True, limit=images.numel())
     assert checked.record.verdict == "not checked"
     assert checked.record.reference.endswith("not checked past 2^31 elements: aten::sort (2, 3, 32, 32)")
     with pytest.raises(
         Unsupported, match=r"2\^31 elements.*: aten::sort \(2, 3, 32, 32\); try a smaller batch"
     ):
         checked.require("sorts")
-    check_validity(model, images, 5, sample=True, limit=2 * images.numel()).require("sorts")
+    check_validity(model, images, Logits(5), sample=True, limit=2 * images.numel()).require("sorts")
 
 
 def test_gigantic_tensors_of_a_model_that_cannot_be_watched_make_the_cell_unsupported(images: Tensor) -> None:
@@ -197,9 +198,9 @@ def test_gigantic_tensors_of_a_model_that_cannot_be_watched_make_the_cell_unsupp
                 raise RuntimeError("not here")
             return super().forward(x)
 
-    checked = check_validity(Shy().eval(), images, 5, sample=True)
+    checked = check_validity(Shy().eval(), images, Logits(5), sample=True)
     assert checked.unchecked == ("all of the model (operators cannot be sampled: not here)",)
-    assert check_validity(Shy().eval(), images, 5).record.verdict == "ok"
+    assert check_validity(Shy().eval(), images, Logits(5)).record.verdict == "ok"
 
 
 def test_a_training_step_has_a_canary(images: Tensor, plant: Plant) -> None:
