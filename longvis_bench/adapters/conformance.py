@@ -17,18 +17,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longvis_bench.adapters.maps import gradient_fault, maps_fault
 from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.measure.flops.counter import Count, count_variant
 from longvis_bench.measure.iteration import DTYPES
 from longvis_bench.measure.validity.checks import TOLERANCE
-from longvis_bench.measure.validity.outputs import (
-    Maps,
-    check_logits,
-    check_outputs,
-    check_shape,
-    difference,
-    first,
-)
+from longvis_bench.measure.validity.outputs import check_logits, check_shape
 from longvis_bench.ops.feature_maps import Backbone, offers_maps, without_head
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.registry.card import Growth
@@ -258,41 +252,19 @@ def gives_maps(subject: Subject) -> str:
             raise Failed(f"the card says features = {claimed!r}, and the model has no forward_maps.")
         return "offers none, which is optional"
     for resolution in (subject.resolution, *(_larger(subject) or ())[1:]):
-        _check_maps(subject, resolution)
-    strides = subject.backbone(subject.resolution).strides
+        images = subject.images(2, resolution)
+        _require(maps_fault(subject.backbone(resolution).eval(), images, values=subject.has_values))
+    backbone = subject.backbone(subject.resolution)
+    strides = backbone.strides
     if claimed == "one map" and len(strides) > 1:
         raise Failed(f"the card says one map, and there are {len(strides)}; correct `features`.")
-    _check_map_gradients(subject)
+    _require(gradient_fault(subject.model(), backbone, subject.images(2)))
     return f"{len(strides)} at stride {', '.join(map(str, strides))}"
 
 
-def _check_maps(subject: Subject, resolution: int) -> None:
-    """The maps of a size have their strides, are finite, and do not depend on the batch."""
-    backbone, images = subject.backbone(resolution).eval(), subject.images(2, resolution)
-    form = Maps(backbone.strides, (images.shape[2], images.shape[3]))
-    with torch.inference_mode():
-        if not subject.has_values:
-            form.parts(backbone(images), 2)
-            return
-        together = check_outputs(backbone(images), 2, form)
-        change = difference(check_outputs(backbone(images[:1]), 1, form), first(together))
-    if change > BATCH_TOLERANCE:
-        raise Failed(f"an image's maps change by {change:.1e} in a batch; look for reshapes that mix it.")
-
-
-def _check_map_gradients(subject: Subject) -> None:
-    """Every map has a gradient, and every parameter that had one in the classifier has one."""
-    classifier, backbone = subject.model().train(), subject.backbone(subject.resolution).train()
-    classifier(subject.images(2)).square().mean().backward()
-    maps = backbone(subject.images(2))
-    cut = [stride for stride, one in zip(backbone.strides, maps, strict=True) if not one.requires_grad]
-    if cut:
-        raise Failed(f"no gradient reaches the map of stride {cut[0]}; is something detached?")
-    torch.stack([one.abs().mean() for one in maps]).sum().backward()  # type: ignore[no-untyped-call]
-    live = {name for name, p in classifier.named_parameters() if p.grad is not None}
-    unused = [name for name, p in backbone.backbone.named_parameters() if p.grad is None and name in live]
-    if unused:
-        raise Failed(f"the maps do not need {unused[0]}; name what only the logits need in head_modules.")
+def _require(fault: str | None) -> None:
+    if fault is not None:
+        raise Failed(fault)
 
 
 def refuses_illegal_sizes(subject: Subject) -> str:

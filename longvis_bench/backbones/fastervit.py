@@ -41,14 +41,13 @@ import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from timm.layers.mlp import Mlp
-from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from longvis_bench.ops.feature_maps import stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.relative_attention import biased_attention
-from longvis_bench.ops.residual_convs import ConvResidual, conv_stem, drop_path_rates
+from longvis_bench.ops.residual_convs import ConvResidual, Downsample, conv_stem, drop_path_rates
 from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
 from longvis_bench.sizes.fastervit import check_fastervit
 
@@ -184,20 +183,6 @@ class Stem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image -> map."""
         out: Tensor = self.conv_down(image)
-        return out
-
-
-class Downsample(nn.Module):
-    """Norm over channels, then a convolution of stride 2 that doubles them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm2d(width)
-        self.reduction = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, height, width of map) -> (batch, 2 width, half, half)."""
-        out: Tensor = self.reduction(self.norm(x))
         return out
 
 

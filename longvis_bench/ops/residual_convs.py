@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from timm.layers.drop import DropPath
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
@@ -55,3 +56,17 @@ def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
     total = sum(depths)
     rates = iter([last * i / max(total - 1, 1) for i in range(total)])
     return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+class Downsample(nn.Module):
+    """Norm over channels, then a convolution of stride 2 that doubles them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(width)
+        self.reduction = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width of map) -> (batch, 2 width, half, half)."""
+        out: Tensor = self.reduction(self.norm(x))
+        return out
