@@ -6,20 +6,20 @@ Run this file to write them; `test_docs.py` compares them.
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import chdir
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 from rich.console import Console, RenderableType
+from typer.testing import CliRunner
 
 from longvis_bench import units
+from longvis_bench.cli.app import app
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
 from longvis_bench.registry.card import Card, WeightsEntry
@@ -41,6 +41,8 @@ FIT = "fit --models atlas-s,vit-s --res 2048,4096 --gpu rtx4090 --mode infer,tra
 """The example of docs/choosing.md."""
 REACH = "reach --models swin-n,mambavision-n,atlas-n,vit-n --res 512 --threads 2"
 """The example of docs/reach.md."""
+LONG = ("fit", "reach")
+"""Parts that take most of a minute each."""
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -75,11 +77,13 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def render(page: Path) -> str:
-    """A page with its generated parts as they should be."""
+def render(page: Path, leave: Collection[str] = ()) -> str:
+    """A page with its generated parts as they should be; those to leave are as they are."""
     up = "../" * (len(page.relative_to(ROOT).parts) - 1)
 
     def make(match: re.Match[str]) -> str:
+        if match[2] in leave:
+            return match[0]
         made = re.sub(r"\]\((?!https?:|#)", f"]({up}", parts()[match[2]]())
         return f"{match[1]}{made}\n{match[4]}"
 
@@ -106,23 +110,11 @@ def _block(lines: Iterable[str]) -> str:
 
 def _commands(*commands: str) -> str:
     """What the last of some commands prints; they run in one folder and print the same on every machine."""
-    environment = {
-        **os.environ,
-        "COLUMNS": str(WIDTH),
-        "NO_COLOR": "1",
-        "TERM": "dumb",
-        "PYTHONPATH": str(ROOT),
-    }
-    with TemporaryDirectory() as folder:
+    look = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+    with TemporaryDirectory() as folder, chdir(folder):
         for command in commands:
-            done = subprocess.run(
-                [sys.executable, "-m", "longvis_bench", *command.split()],
-                capture_output=True,
-                text=True,
-                cwd=folder,
-                env=environment,
-                check=True,
-            )
+            done = CliRunner().invoke(app, command.split(), env=look)
+            assert done.exit_code == 0, f"{command}: {done.output}"
     return _block(done.stdout.splitlines())
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
+from longvis_bench.files import PACKAGE
+from longvis_bench.isolation import runner
 from longvis_bench.records import Cell, Row
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -21,9 +28,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # tests take more than twice as long.  OpenMP reads this when torch is imported, in child processes, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+ENVIRONMENT = dict(os.environ)
+"""As it is before any test."""
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FAMILIES = HERE / "families"
+PARENT = PACKAGE.parent
+"""The folder that the tested package is imported from."""
 
 Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]
@@ -83,6 +95,99 @@ def _alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             fcntl.flock(door, fcntl.LOCK_EX)
             fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
+
+
+class PreparedServer:
+    """A fork server that `prepared_process.py` has forked, with the part of `Popen` that `Runner` uses."""
+
+    def __init__(self, channel: socket.socket, environment: dict[str, str]) -> None:
+        request = json.dumps({"environment": environment, "folder": str(Path.cwd())}).encode()
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        ours, theirs = os.pipe()
+        socket.send_fds(channel, [request], [theirs_in, theirs_out, 2, theirs])
+        for descriptor in (theirs_in, theirs_out, theirs):
+            os.close(descriptor)
+        self.stdin: IO[bytes] = os.fdopen(ours_in, "wb")
+        self.stdout: IO[bytes] = os.fdopen(ours_out, "rb")
+        self._answers: IO[bytes] = os.fdopen(ours, "rb", buffering=0)
+        self.returncode: int | None = None
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code.
+
+        Raises:
+            TimeoutExpired: it runs on.
+        """
+        if self.returncode is None:
+            if not select.select([self._answers], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("fork server", timeout or 0.0)
+            self.returncode = int(self._answers.readline() or -signal.SIGKILL)
+            self._answers.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def _prepared() -> Iterator[Callable[[], socket.socket]]:
+    """The socket of `prepared_process.py`, which starts with the first server of the session."""
+    started: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
+
+    def channel() -> socket.socket:
+        if not started:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            program = [str(HERE / "prepared_process.py"), str(theirs.fileno()), str(PARENT)]
+            process = subprocess.Popen(
+                [sys.executable, "-P", *program], pass_fds=[theirs.fileno()], env=ENVIRONMENT, cwd=HERE
+            )
+            started.append((ours, process))
+            theirs.close()
+        return started[0][0]
+
+    yield channel
+    for ours, process in started:
+        ours.close()
+        process.kill()  # its own end takes a second, of torch's
+        process.wait()
+
+
+@pytest.fixture(autouse=True)
+def _quick_servers(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _prepared: Callable[[], socket.socket],
+) -> None:
+    """Fork servers start within milliseconds, but in tests of their start, end and memory (`real_server`)."""
+    if request.node.get_closest_marker("real_server") is not None or not runner.can_fork():
+        return
+
+    def start(command: list[str], **options: Any) -> Any:
+        if options.get("start_new_session"):
+            return PreparedServer(_prepared(), options["env"])
+        return subprocess.Popen(command, **options)
+
+    names = ("PIPE", "STDOUT", "TimeoutExpired")
+    found = {name: getattr(subprocess, name) for name in names}
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=start, **found))
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps write their tables only: figures take most of the time of a small one."""
+    import longvis_bench.report.plots.write as plots
+
+    monkeypatch.setattr(plots, "write_plots", lambda *_: [])
 
 
 @pytest.fixture

@@ -44,7 +44,14 @@ print(frame.status[0])
 """
 
 
-@pytest.mark.parametrize("how", ["script", "standard input", "notebook"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "script",
+        pytest.param("standard input", marks=pytest.mark.slow),
+        pytest.param("notebook", marks=pytest.mark.slow),
+    ],
+)
 def test_bench_works_without_a_main_guard(how: str, tmp_path: Path) -> None:
     program = UNGUARDED.format(families=str(FAMILIES))
     (tmp_path / "program.py").write_text(program)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache, partial
 from itertools import product
-from math import log
+from math import inf, log
 
 from longvis_bench import units
 from longvis_bench.advice.gpus import DEFAULT_CAPABILITY, find_gpu
 from longvis_bench.advice.need import Device, Need, need_of
 from longvis_bench.errors import LongvisError, MissingDependency, Unsupported
 from longvis_bench.measure.exception_status import cause
-from longvis_bench.measure.memory.tensor_peak import planned_trace
+from longvis_bench.measure.memory.tensor_peak import meta_model, planned_trace
 from longvis_bench.measure.memory.trace import Trace
 from longvis_bench.ops.kernel_trace import ATTENTION, listen
 from longvis_bench.records import Cell, Dtype, Mode, Output
@@ -40,6 +40,8 @@ PARTS = (
     "context",
 )
 """What a need is made of; see `FitRow.parts_bytes`."""
+BUILDS = 4
+"""Models, each of one size, that are kept for other modes and batches."""
 MOST_BATCH = 1024
 """Largest batch that is looked for."""
 MOST_PIXELS = 16384
@@ -151,8 +153,9 @@ def fit(models: Sequence[str], question: Question, registry: Registry) -> Iterat
     for variant in variants:
         variant.check_factory()
     for variant in variants:
+        shared = _Shared(variant, question)
         for mode, checkpointed in question.ways:
-            asked = _Asked(variant, question, mode, checkpointed)
+            asked = _Asked(variant, question, mode, checkpointed, shared)
             for resolution, batch in product(question.resolutions, question.batch_sizes):
                 yield asked.row(resolution, batch)
 
@@ -186,12 +189,29 @@ def _takes(variant: Variant, size: int) -> bool:
     return True
 
 
+class _Shared:
+    """What all modes of one model share."""
+
+    def __init__(self, variant: Variant, question: Question) -> None:
+        self.legal = cache(partial(legal_sizes, variant))
+        build = partial(meta_model, variant, question.output, num_classes=question.num_classes)
+        self.model = lru_cache(maxsize=BUILDS)(build)
+        """Resolution -> the model on the meta device."""
+
+
 class _Asked:
     """One model in one mode: its needs at all sizes and batches, each found once."""
 
-    def __init__(self, variant: Variant, question: Question, mode: Mode, checkpointed: bool) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        question: Question,
+        mode: Mode,
+        checkpointed: bool,
+        shared: _Shared,
+    ) -> None:
         self._variant, self._question = variant, question
-        self._mode, self._checkpointed = mode, checkpointed
+        self._mode, self._checkpointed, self._shared = mode, checkpointed, shared
         self._traces: dict[tuple[int, int], Trace] = {}
         self._growing: dict[tuple[int, ...], tuple[bool, ...] | None] = {}
         self.attention: dict[int, str | None] = {}
@@ -266,10 +286,10 @@ class _Asked:
 
     def _executed(self, resolution: int, batch: int) -> Trace:
         if (resolution, batch) not in self._traces:
+            model = None if self._checkpointed else self._shared.model(resolution)
+            capability, cell = self._question.device.capability, self._cell(resolution, batch)
             with listen() as kernels:
-                trace = planned_trace(
-                    self._variant, self._cell(resolution, batch), self._question.device.capability
-                )
+                trace = planned_trace(self._variant, cell, capability, model=model)
             self._traces[resolution, batch] = trace
             self.attention[resolution] = " and ".join(sorted(kernels.get(ATTENTION, ()))) or None
         return self._traces[resolution, batch]
@@ -300,10 +320,10 @@ class _Asked:
         """The last legal size that surely fits at batch 1; None where none does, or it is not known."""
         if not self._question.search:
             return None
-        legal = legal_sizes(self._variant)
+        legal = self._shared.legal()
         asked = [legal.index(size) for size in self._question.resolutions if size in legal]
         try:
-            return _last(legal, sorted(asked), lambda size: self._excess(size, 1))
+            return _last(legal, sorted(asked), lambda size: self._excess(size, 1), power=2)
         except Exception:
             return None
 
@@ -313,25 +333,29 @@ class _Asked:
 
 
 SECANTS = 6
-"""Trials by power law, after which the search goes on by bisection."""
+"""Trials by interpolation, after which the search goes on by bisection."""
 
 
-def _last(legal: Sequence[int], first: Sequence[int], excess: Callable[[int], float]) -> int | None:
+def _last(
+    legal: Sequence[int], first: Sequence[int], excess: Callable[[int], float], power: int = 1
+) -> int | None:
     """The last size or batch whose excess is at most 1, if it grows with the size; None where none is.
 
-    The next one tried is where a power law through the two known ones nearest to 1 would reach it.
+    The next one tried is where a + b x^power through the two known ones nearest to 1 would reach it: weights
+    and context do not grow, and activations grow with the batch, or with the square of the size.
 
     Arguments:
         legal: sizes or batches, smallest first.
         first: indices of those that are tried first.
         excess: of one.
+        power: of the size or batch with which memory grows.
     """
     low, high = -1, len(legal)
     known: dict[int, float] = {}
     while high - low > 1:
         index = next((index for index in first if low < index < high), None)
         if index is None and len(known) < len(first) + SECANTS:
-            index = _next_index(legal, low, high, known)
+            index = _next_index(legal, low, high, known, power)
         if index is None:
             index = (low + high) // 2
         known[index] = excess(legal[index])
@@ -339,11 +363,11 @@ def _last(legal: Sequence[int], first: Sequence[int], excess: Callable[[int], fl
     return legal[low] if low >= 0 else None
 
 
-def _next_index(legal: Sequence[int], low: int, high: int, known: Mapping[int, float]) -> int:
+def _next_index(legal: Sequence[int], low: int, high: int, known: Mapping[int, float], power: int) -> int:
     """The index to try next, strictly between two."""
-    if low in known and high in known:
-        slope = log(known[high] / known[low]) / log(legal[high] / legal[low])
-        wanted = legal[low] * (1 / known[low]) ** (1 / max(slope, 0.1))
+    nearest = sorted(known, key=lambda index: (index not in (low, high), abs(log(known[index]))))[:2]
+    if len(nearest) == 2:
+        wanted = _where_full([(legal[index], known[index]) for index in nearest], power)
     elif low in known:
         wanted = legal[low] * min(8.0, (1 / known[low]) ** 0.5)
     elif high in known:
@@ -351,6 +375,14 @@ def _next_index(legal: Sequence[int], low: int, high: int, known: Mapping[int, f
     else:
         wanted = 2048.0
     return min(max(bisect_right(legal, wanted) - 1, low + 1), high - 1)
+
+
+def _where_full(ends: Sequence[tuple[int, float]], power: int) -> float:
+    """Where a + b x^power through two points (x, excess) is 1; infinite where it does not grow."""
+    (x, one), (y, other) = ((float(size**power), excess) for size, excess in ends)
+    if (other - one) * (y - x) <= 0:
+        return inf
+    return float(max(0.0, x + (1 - one) * (y - x) / (other - one)) ** (1 / power))
 
 
 def _fault(error: Exception, variant: Variant) -> LongvisError:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
@@ -42,6 +43,36 @@ class Command(TyperCommand):
             if not (getattr(param, "multiple", True) or getattr(param, "is_flag", False)):
                 _refuse_repeated(param.opts, args)
         return super().parse_args(ctx, args)
+
+
+class LateCommand(Command):
+    """A command whose module is imported when its parameters, its help or its function are needed.
+
+    Arguments:
+        name: of the command.
+        module: in `longvis_bench.cli`; the command is the function of the same name in it.
+        line: the first sentence of its help, which the list of commands shows.
+    """
+
+    def __init__(self, name: str, module: str, line: str) -> None:
+        super().__init__(name, short_help=line)
+        self._module = module
+        for late in _LATE:
+            delattr(self, late)
+
+    def __getattr__(self, name: str) -> Any:
+        """The attributes that come with the module, all at the first need of one."""
+        if name not in _LATE:
+            raise AttributeError(name)
+        function = getattr(import_module(f"longvis_bench.cli.{self._module}"), self._module)
+        alone = typer.Typer(add_completion=False)
+        alone.command(cls=Command)(guarded(function))
+        command = typer.main.get_command(alone)
+        self.__dict__.update({late: getattr(command, late) for late in _LATE})
+        return self.__dict__[name]
+
+
+_LATE = ("callback", "params", "help")
 
 
 class Group(TyperGroup):

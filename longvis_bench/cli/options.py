@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite, nan
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
 from longvis_bench import units
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import ClassOrder, DataSpec, TrainLength
 from longvis_bench.registry.names import split_names
+
+if TYPE_CHECKING:
+    from longvis_bench.records import ClassOrder, DataSpec, TrainLength
 
 T = TypeVar("T")
 
@@ -147,10 +149,23 @@ def train_length(text: str) -> TrainLength:
     Raises:
         ValueError: the text is not images x epochs.
     """
+    from longvis_bench.records import TrainLength
+
     try:
         return TrainLength.parse(text)
     except ValueError:
         raise ValueError("images x epochs, like 126689x320") from None
+
+
+def class_order(text: str) -> str:
+    """`natural` -> natural.
+
+    Raises:
+        ValueError: it is no order of classes.
+    """
+    from longvis_bench.records import ClassOrder
+
+    return choice(get_args(ClassOrder))(text)
 
 
 def complete_models(incomplete: str) -> list[str]:
@@ -260,12 +275,13 @@ Classes = Annotated[
     ),
 ]
 ClassOrderOption = Annotated[
-    ClassOrder | None,
+    Any,
     typer.Option(
         "--class-order",
         metavar="NAME",
         help="Order of the class folders of folder:PATH: sorted (1, 10, 2) or natural (1, 2, 10).",
         show_default="sorted",
+        parser=reader("--class-order", class_order),
         rich_help_panel=DATA,
     ),
 ]
@@ -345,6 +361,7 @@ def data_spec(
         DataError: both a list of classes and an order are given.
     """
     from longvis_bench.data.folder import refuse_two_orders
+    from longvis_bench.records import DataSpec
 
     refuse_two_orders(classes, class_order)
     return DataSpec(data, classes, window, class_order=class_order or "sorted", bands=bands)

@@ -50,6 +50,7 @@ def report(
     the same code, the row of the last one is shown.
     """
     from longvis_bench.report.breakdowns import memory_table, overhead_table
+    from longvis_bench.report.grouping import grouped
     from longvis_bench.report.per_class import worst_classes
     from longvis_bench.report.significance import compared
     from longvis_bench.report.summary import terminal_table
@@ -71,7 +72,8 @@ def report(
         console.print(table)
     if explained:
         return
-    console.print(terminal_table(rows, console.width))
+    every = grouped(rows)
+    console.print(terminal_table(every, console.width))
     answers = read_answers(rows, runs)
     if by_class:
         console.print(worst_classes(answers))
@@ -84,5 +86,5 @@ def report(
     if folder is None:
         console.print("Nothing was written; add --out DIR to write tables and plots of several runs.")
         return
-    write_derived(folder, rows, runs)
+    write_derived(folder, every, runs)
     console.print(f"Tables and plots: {folder}", soft_wrap=True, markup=False)

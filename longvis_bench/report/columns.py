@@ -8,7 +8,7 @@ Statistics are derived here from the raw samples of a row.  A value that is not 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import attrgetter
@@ -83,15 +83,29 @@ def note_codes(row: Row) -> str | None:
     return " ".join(note.code for note in row.notes) or None
 
 
-def null_reasons(row: Row) -> dict[str, str]:
-    """Metric, or column of a metric that was measured -> why it has no value."""
+def null_reasons(row: Row, lacking: Collection[str] | None = None) -> dict[str, str]:
+    """Metric, or column of a metric that was measured -> why it has no value.
+
+    Arguments:
+        row: of any status.
+        lacking: names of the columns without a value, where they are known already.
+    """
     reasons: dict[str, str] = {}
     for column in COLUMNS:
-        reason = null_reason(column, row) if column.metric else None
-        if reason is not None and column.metric:
-            measured = _record(column.metric, row) is not None
-            reasons.setdefault(column.name if measured else column.metric, reason)
+        metric = column.metric
+        if metric is None or metric in reasons:  # said of the whole metric
+            continue
+        if lacking is not None and column.name not in lacking:
+            continue
+        reason = null_reason(column, row)
+        if reason is not None:
+            reasons[column.name if _record(metric, row) is not None else metric] = reason
     return reasons
+
+
+def reasons_text(row: Row, lacking: Collection[str] | None = None) -> str | None:
+    """The same as JSON; None where nothing lacks."""
+    return _json(null_reasons(row, lacking))
 
 
 # How a value is had from a record -----------------------------------------------------------------------
@@ -195,19 +209,19 @@ def _no_interval(row: Row) -> str:
     return _few(6, "an interval")(row) if taken < 2 else f"an interval needs 3 processes; there are {taken}"
 
 
-def _ratios(row: Row) -> list[list[float]]:
-    """Latencies in units of the yardstick, process by process."""
-    timing = row.timing
-    return stats.vs_yardstick(timing.by_process(clean=True), timing.yardsticks(clean=True)) if timing else []
+_ratios = _of_timing(
+    lambda timing: stats.vs_yardstick(timing.by_process(clean=True), timing.yardsticks(clean=True))
+)
+"""Latencies in units of the yardstick, process by process."""
 
 
 def _vs_yardstick(row: Row) -> float | None:
-    return stats.across_processes(_ratios(row))
+    return stats.across_processes(_ratios(row) or [])
 
 
 def _vs_yardstick_end(end: Literal[0, 1]) -> Callable[[Row], float | None]:
     def value(row: Row) -> float | None:
-        interval = stats.latency_interval(_ratios(row))
+        interval = stats.latency_interval(_ratios(row) or [])
         return None if interval is None else interval[end]
 
     return value
@@ -1103,7 +1117,7 @@ _RECORD = (
     _text(
         "null_reasons",
         "Reasons of missing values, as JSON: metric or column -> reason.",
-        lambda r: _json(null_reasons(r)),
+        reasons_text,
         why="every measured column has a value",
     ),
     _int("attempt", "How often the cell was run; only the last is shown.", _at("attempt")),

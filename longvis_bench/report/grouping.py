@@ -11,7 +11,7 @@ from functools import cached_property
 
 from longvis_bench import units
 from longvis_bench.records import Row
-from longvis_bench.report.columns import BY_NAME, Value
+from longvis_bench.report.columns import BY_NAME, COLUMNS, Value, reasons_text
 from longvis_bench.report.repeats import once, with_repeats
 from longvis_bench.stats import Growth, growth_exponent, median
 
@@ -58,6 +58,8 @@ class Grouped:
         self._conditions = {id(row): tuple(BY_NAME[name].value(row) for name in CONDITIONS) for row in rows}
         self.rows = sorted(rows, key=self._place)
         self._by_size: dict[tuple[str, str], dict[int, float]] = {}
+        self._values: dict[str, list[Value]] = {}
+        self._numbers: dict[str, dict[int, float | None]] = {}
 
     def _place(self, row: Row) -> tuple[object, ...]:
         """The rows sorted by resolution, then model, then conditions; numbers in names sort as numbers."""
@@ -65,9 +67,30 @@ class Grouped:
         return row.cell.resolution, natural(row.cell.model), row.cell.model, *conditions
 
     @cached_property
+    def repeated(self) -> list[Row]:
+        """The rows, each with what its cell's other repeats say of it."""
+        return with_repeats(self.rows)
+
+    @cached_property
     def shown(self) -> Grouped:
         """Rows of readable tables: one repeat of each cell, and every failed repeat."""
-        return Grouped(once(with_repeats(self.rows)))
+        return Grouped(once(self.repeated))
+
+    def values(self, column: str) -> list[Value]:
+        """A column of all rows in order, as `repeated` completes them."""
+        if column not in self._values:
+            value = BY_NAME[column].value
+            found = [value(row) for row in self.repeated] if value is not reasons_text else self._reasons()
+            self._values[column] = found
+        return self._values[column]
+
+    def _reasons(self) -> list[Value]:
+        """The column of reasons, by the columns without a value."""
+        columns = {column.name: self.values(column.name) for column in COLUMNS if column.metric}
+        return [
+            reasons_text(row, {name for name, found in columns.items() if found[index] is None})
+            for index, row in enumerate(self.repeated)
+        ]
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -117,8 +140,21 @@ class Grouped:
     def by_size(self, label: str, column: str) -> dict[int, float]:
         """Resolution -> median over a series' rows with a positive value that counts; others are left out."""
         if (label, column) not in self._by_size:
-            self._by_size[label, column] = by_size(self.series[label], column)
+            known = self.numbers(column)
+            found: dict[int, list[float]] = {}
+            for row in self.series[label]:
+                value = known[id(row)]
+                if value is not None and value > 0:
+                    found.setdefault(row.cell.resolution, []).append(value)
+            medians = {size: median(values) or 0.0 for size, values in sorted(found.items())}
+            self._by_size[label, column] = medians
         return self._by_size[label, column]
+
+    def numbers(self, column: str) -> dict[int, float | None]:
+        """Identity of a row -> `number` of a column, for all rows."""
+        if column not in self._numbers:
+            self._numbers[column] = {id(row): number(row, column) for row in self.rows}
+        return self._numbers[column]
 
     def growth(self, label: str, column: str) -> Growth | None:
         """Exponent with which a column of a series grows with the resolution."""
@@ -170,16 +206,6 @@ def condition(name: str, row: Row) -> str | None:
     """One condition of a row in words; a batch that was searched for may differ from size to size."""
     searched = name == "batch_size" and row.cell.batch_auto
     return "best batch" if searched else in_words(name, BY_NAME[name].value(row))
-
-
-def by_size(rows: Sequence[Row], column: str) -> dict[int, float]:
-    """Resolution -> median over the rows with a positive value that counts; other sizes are left out."""
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        value = number(row, column)
-        if value is not None and value > 0:
-            values.setdefault(row.cell.resolution, []).append(value)
-    return {size: median(found) or 0.0 for size, found in sorted(values.items())}
 
 
 def is_disturbed(row: Row) -> bool:

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pandas as pd
 from rich.cells import cell_len
@@ -63,26 +64,26 @@ def summary_csv(rows: Sequence[Row] | Grouped, names: Sequence[str] = tuple(BY_N
         rows: rows of one or several runs; every repeat of a cell is a line.
         names: of the columns, by default all.
     """
-    columns = [BY_NAME[name] for name in names]
-    text = io.StringIO()
+    every, text = grouped(rows), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    for row in with_repeats(grouped(rows).rows):
-        writer.writerow([_csv_cell(column.value(row)) for column in columns])
+    columns = [[_csv_cell(value) for value in every.values(name)] for name in names]
+    writer.writerows(zip(*columns, strict=True))
     return text.getvalue()
 
 
-def short_csv(rows: Sequence[Row] | Grouped) -> str:
-    """The columns that the readable tables show, with units and precision as in `summary_csv`."""
-    return summary_csv(rows, SHORT)
+_safe = lru_cache(maxsize=1 << 12)(spreadsheet_safe)
 
 
 def _csv_cell(value: Value) -> str:
     if value is None:
         return ""
-    if not isinstance(value, str):
-        return repr(value)
-    return spreadsheet_safe(value)
+    return _safe(value) if isinstance(value, str) else repr(value)
+
+
+def short_csv(rows: Sequence[Row] | Grouped) -> str:
+    """The columns that the readable tables show, with units and precision as in `summary_csv`."""
+    return summary_csv(rows, SHORT)
 
 
 # The terminal -------------------------------------------------------------------------------------------
@@ -311,6 +312,7 @@ def _sup(marks: Sequence[int]) -> str:
     return f" <sup>{','.join(map(str, marks))}</sup>" if marks else ""
 
 
+@lru_cache(maxsize=1 << 14)
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, in a table too."""
     text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

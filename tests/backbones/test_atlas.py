@@ -91,15 +91,14 @@ def test_block_equals_the_paper_one_window_at_a_time(grid: tuple[int, int]) -> N
     fast_grids = [
         window_reverse(t, scale.windows, scale.window) for t, scale in zip(fast, scales, strict=True)
     ]
-    for b in range(2):
-        for ours, theirs in zip(fast_grids, slow_block(block, [g[b] for g in grids]), strict=True):
+    slow_grids = [slow_block(block, [g[b] for g in grids]) for b in range(2)]
+    for b, slow in enumerate(slow_grids):
+        for ours, theirs in zip(fast_grids, slow, strict=True):
             torch.testing.assert_close(ours[b], theirs)
     weights = list(block.parameters())
     zero = torch.zeros(())
     loss = sum((g.square().sum() for g in fast_grids), zero)
-    slow_loss = sum(
-        (g.square().sum() for b in range(2) for g in slow_block(block, [g[b] for g in grids])), zero
-    )
+    slow_loss = sum((g.square().sum() for slow in slow_grids for g in slow), zero)
     for ours, theirs in zip(
         torch.autograd.grad(loss, weights), torch.autograd.grad(slow_loss, weights), strict=True
     ):

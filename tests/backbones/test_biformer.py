@@ -97,7 +97,10 @@ def written_count(
     return macs
 
 
-@pytest.mark.parametrize("resolution", [224, 896, 1792, 4032])
+@pytest.mark.parametrize(
+    "resolution",
+    [224, pytest.param(896, marks=pytest.mark.slow), pytest.param(1792, marks=pytest.mark.slow), 4032],
+)
 def test_macs_follow_the_written_formula(resolution: int) -> None:
     variant = Registry().find("biformer-t")
     with torch.device("meta"):

@@ -86,7 +86,10 @@ def written_count(resolution: int, a: dict[str, Any]) -> int:
     return int(macs)
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, 2048, 4096])
+@pytest.mark.parametrize(
+    "resolution",
+    [224, pytest.param(1024, marks=pytest.mark.slow), 2048, pytest.param(4096, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", ["crossformer-s", "crossformer-pp-s"])
 def test_macs_follow_the_written_formula(name: str, resolution: int) -> None:
     variant = Registry().find(name)

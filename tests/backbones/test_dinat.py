@@ -65,7 +65,7 @@ def test_outputs_and_gradients_equal_those_of_naive_attention(
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, 4096])
+@pytest.mark.parametrize("resolution", [224, 1024, pytest.param(4096, marks=pytest.mark.slow)])
 def test_macs_follow_the_written_formula(resolution: int) -> None:
     variant = Registry().find("dinat-mini")
     with torch.device("meta"):

@@ -63,12 +63,18 @@ WAYS: dict[Any, tuple[Callable[[nn.Module, Tensor, Path], Tensor], float]] = {
 SLOW = [
     pytest.param(name, marks=[] if name in ("atlas", "mambavision") else pytest.mark.slow) for name in NANO
 ]
-OTHERS_CODE = [
-    pytest.param(name, marks=pytest.mark.slow if card.implementation == "timm" and not card.tour else [])
+BOTH = [
+    pytest.param(
+        way,
+        name,
+        marks=pytest.mark.slow
+        if not card.tour and (card.implementation == "timm" or way == "torch.export")
+        else [],
+    )
+    for way in ("autocast", "torch.export")
     for name, card in CARDS.items()
-    if name in NANO
 ]
-"""Families; those whose code is timm's, and which the default run leaves out, are checked by `make deep`."""
+"""Families of the default run both ways, and the other native ones under autocast; `make deep` has all."""
 
 
 def _check(family: str, way: Any, folder: Path) -> None:
@@ -86,8 +92,7 @@ def _check(family: str, way: Any, folder: Path) -> None:
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("family", OTHERS_CODE)
-@pytest.mark.parametrize("way", ["autocast", "torch.export"])
+@pytest.mark.parametrize(("way", "family"), BOTH)
 def test_runs_under_autocast_and_exports(family: str, way: str, tmp_path: Path) -> None:
     _check(family, way, tmp_path)
 

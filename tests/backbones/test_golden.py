@@ -31,7 +31,6 @@ NOT_ARGUMENTS = {"family", "source", "batch", "scales", "seed", "torch"}
 QUICK = {
     "atlas-s_1024px",
     "mambavision-t_224px",
-    "mambavision-s_224px",
     "fastervit-0_224px",
     "fastervit_224px",
     "fastervit_320px_padded",

@@ -90,7 +90,7 @@ def written_count(resolution: int, width: int, depths: list[int], heads: list[in
     return macs
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, 4096])
+@pytest.mark.parametrize("resolution", [224, pytest.param(1024, marks=pytest.mark.slow), 4096])
 @pytest.mark.parametrize("name", ["mila-t", "mila-b"])
 def test_macs_follow_the_written_formula(name: str, resolution: int) -> None:
     variant = Registry().find(name)
@@ -129,6 +129,7 @@ def test_every_parameter_trains_and_no_buffer_follows_the_size() -> None:
     assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in kept)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks() -> None:
     model = small().eval()
     image = torch.randn(1, 3, 32, 32)

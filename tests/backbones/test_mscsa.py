@@ -138,7 +138,10 @@ def written_count(
     return 2 * attention + sum(map(ffn, channels)) + ffn(total) + injection
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, 2048, 4096])
+@pytest.mark.parametrize(
+    "resolution",
+    [224, pytest.param(1024, marks=pytest.mark.slow), 2048, pytest.param(4096, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("grid", [-2, -1])
 def test_macs_follow_the_written_formula(resolution: int, grid: int) -> None:
     channels = [64, 128, 320, 512]

@@ -161,6 +161,7 @@ def test_the_residual_stream_is_float32_in_half_precision() -> None:
     assert streams == [torch.float32]
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks() -> None:
     model = small().eval()
     image = torch.randn(1, 3, 64, 64)

@@ -152,6 +152,7 @@ def test_any_size_and_every_gradient(size: tuple[int, int]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks() -> None:
     torch.manual_seed(0)
     model = VMamba(num_classes=3, dims=8, depths=[1, 1]).eval()

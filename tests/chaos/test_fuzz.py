@@ -41,7 +41,7 @@ from longvis_bench.sweep.execute import Outcome
 HERE = Path(__file__).parents[1]
 FAMILIES = HERE / "families"
 KINDS = 4
-CASES = int(os.environ.get("LONGVIS_CASES", "160")) // KINDS
+CASES = int(os.environ.get("LONGVIS_CASES", "80")) // KINDS
 HANGS_AFTER_S = 60
 EXIT_CODES = {0, 1, 2, 3}
 

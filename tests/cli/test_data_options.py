@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +34,6 @@ from longvis_bench.weights.matching import load_weights
 from longvis_bench.weights.resolving import known_classes
 from longvis_bench.weights.store import save_weights, store_weights
 
-Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 Pictures = Callable[..., Path]
 
 NET = """
@@ -266,23 +266,23 @@ def test_the_key_follows_the_images_and_not_the_path(pictures: Pictures, tmp_pat
     assert key(root) != before
 
 
-def test_a_folder_end_to_end(pictures: Pictures, longvis: Longvis, tmp_path: Path) -> None:
-    root = pictures({"cat": 60, "dog": 60}, val=60)
+def test_a_folder_end_to_end(pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pictures({"cat": 20, "dog": 20}, val=52)
     (root / "val" / "cat" / "000.png").write_bytes(b"broken")
     (tmp_path / "net.py").write_text(NET)
     model = ("--models", "net.py:net", "--res", "64", "--device", "cpu", "--data", f"folder:{root}")
-    done = longvis("train", *model, "--epochs", "1", "--store", "store")
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["train", *model, "--epochs", "1", "--store", "store"])
+    assert done.exit_code == 0, done.output
     assert "left out because they cannot be read (1): val/cat/000.png" in " ".join(done.stdout.split())
     weights = next((tmp_path / "store").rglob("*.safetensors"))
-    done = longvis(
-        "bench", *model, "--weights", weights, "--images", "120", "--budget", "0.2", "--out", "run"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = ("--weights", str(weights), "--images", "104", "--budget", "0.2", "--quick", "--out", "run")
+    monkeypatch.setattr(sys, "argv", ["longvis", "bench", *model, *words])
+    done = CliRunner().invoke(app, sys.argv[1:])
+    assert done.exit_code == 0, done.output
     row = json.loads((tmp_path / "run" / "cells.jsonl").read_text().splitlines()[-1])
     name = open_data(f"folder:{root}").name
     assert (row["cell"]["data"], row["cell"]["num_classes"]) == (name, 2)
-    assert (row["accuracy"]["images"], row["accuracy"]["broken"]) == (119, ["val/cat/000.png"])
+    assert (row["accuracy"]["images"], row["accuracy"]["broken"]) == (103, ["val/cat/000.png"])
     stored = "".join(path.read_text() for path in (tmp_path / "run").iterdir() if path.is_file())
     assert str(tmp_path) not in stored
     run = json.loads((tmp_path / "run" / "run.json").read_text())["invocations"][0]
@@ -297,10 +297,11 @@ def test_a_folders_path_is_cut_from_texts(path: str) -> None:
     )
 
 
-def test_pairs_are_measured_and_drawn_by_distance(longvis: Longvis, tmp_path: Path) -> None:
-    options = ("--metrics", "accuracy,memory", "--images", "20", "--out", "run")
-    done = longvis("bench", "--models", "longvit-n", "--res", "128,512", "--data", "pairs", *options)
-    assert done.returncode == 0, done.stderr
+def test_pairs_are_measured_and_drawn_by_distance(tmp_path: Path) -> None:
+    options = ("--metrics", "accuracy,memory", "--images", "20", "--device", "cpu", "--out", "run")
+    words = ("bench", "--models", "longvit-n", "--res", "128,512", "--data", "pairs", *options)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
     small, row = map(json.loads, (tmp_path / "run" / "cells.jsonl").read_text().splitlines())
     assert (small["status"], row["status"]) == ("illegal_size", "ok")
     assert small["reason"].startswith("128 px is not a legal size: pairs is drawn at 256 to 4096 px")
@@ -350,6 +351,7 @@ COLOUR_OPTIONS = [
 ]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_order_of_a_class_list_is_that_of_the_logits() -> None:
     _colours(Path("rgb"), {"red": RED, "green": GREEN, "blue": BLUE})
     Path("order.txt").write_text("red\ngreen\nblue\n")
@@ -368,6 +370,7 @@ def test_a_class_list_and_an_order_are_not_both_taken(command: str, order: str) 
     assert "--classes order.txt has the order of the logits already" in " ".join(done.output.split())
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("options", "top1"), [((), 1 / 3), (("--class-order", "natural"), 1.0)])
 def test_classes_named_by_numbers_get_a_note(options: tuple[str, ...], top1: float) -> None:
     _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
@@ -378,6 +381,7 @@ def test_classes_named_by_numbers_get_a_note(options: tuple[str, ...], top1: flo
     assert ("class_order" in [note["code"] for note in row["notes"]]) == (not options)
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("options", "metadata", "noted"),
     [
@@ -437,6 +441,7 @@ def test_training_goes_on_with_the_classes_of_its_weights(
     assert ("need --class-order natural" in " ".join(said.split())) == noted
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_bench_and_a_training_choose_among_sets_of_weights() -> None:
     _colours(Path("rgb"), {"0": RED, "1": GREEN, "2": BLUE})
     torch.save({"model": {"head.weight": -torch.eye(3)}, "ema": {"head.weight": torch.eye(3)}}, "both.pth")
@@ -458,6 +463,7 @@ def test_a_bench_and_a_training_choose_among_sets_of_weights() -> None:
     assert "both.pth holds 2 sets of weights: model" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_parts_that_were_saved_apart_are_joined_and_the_row_names_them() -> None:
     _colours(Path("rgb"), {"0": RED, "1": GREEN, "2": BLUE})
     Path("net.py").write_text(
@@ -473,6 +479,7 @@ def test_parts_that_were_saved_apart_are_joined_and_the_row_names_them() -> None
     assert row["cell"]["weights"] == "parts.pth#encoder+head"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_weights_that_name_their_classes_are_matched_by_name() -> None:
     _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
     save_file(
@@ -483,6 +490,7 @@ def test_weights_that_name_their_classes_are_matched_by_name() -> None:
     assert _evaluate("rgb.safetensors") == (1.0, "")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_weights_that_know_some_of_the_classes_are_refused() -> None:
     _colours(Path("rgb"), {"1": RED, "2": GREEN, "10": BLUE})
     metadata = {"longvis": json.dumps({"classes": ["1", "2", "3"]})}
@@ -492,6 +500,7 @@ def test_weights_that_know_some_of_the_classes_are_refused() -> None:
     assert "was not trained on 1 of the 3 classes" in " ".join(done.stderr.split())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_file_of_two_sets_is_refused_until_one_is_chosen_and_the_row_names_it() -> None:
     _colours(Path("rgb"), {"0": RED, "1": GREEN, "2": BLUE})
     sets = {"state_dict": {"head.weight": -torch.eye(3)}, "state_dict_ema": {"head.weight": torch.eye(3)}}

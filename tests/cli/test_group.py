@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from longvis_bench.runs.directory import latest, read_rows
 FAMILIES = Path(__file__).parents[1] / "families"
 MEASURE = (
     *("bench", "-m", "moody-fine", "--models-dir", str(FAMILIES), "-r", "64", "--device", "cpu"),
-    *("--budget", "0.1", "--metrics", "count,time", "-o", "run"),
+    *("--budget", "0.1", "--metrics", "count,time", "--quick", "-o", "run"),
 )
 
 
@@ -27,8 +28,15 @@ def shell(redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [("models",), ("--help",), ("--version",), ("bench", "--help")])
-@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&-", "2>&-"])
+WORDS = (("models",), ("--help",), ("--version",), ("bench", "--help"))
+CLOSED = (">&-", ">&- 2>&-", "<&- >&-", "2>&-")
+QUICK = {(CLOSED[0], words) for words in WORDS} | {(closed, ("--help",)) for closed in CLOSED}
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in product(CLOSED, WORDS)],
+)
 def test_closed_streams_are_no_error(redirection: str, words: tuple[str, ...]) -> None:
     done = shell(redirection, *words)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import longvis_bench as lv
 from longvis_bench import errors
 from longvis_bench.cli.app import app
 from longvis_bench.records import ACCEPTED, Status
@@ -120,10 +121,28 @@ def execute(command: str) -> str:
         return run(command, *here, *(() if small else ("--dry-run",)))
     if command.startswith("longvis report results/runs/*"):
         run("longvis bench --models vit-n --res 32 --budget 0.2 --device cpu")
+    if command.startswith(("longvis fit", "longvis choose")):
+        return run(smaller(command))
     if command.startswith("longvis flops"):
         return run(command, "--no-fvcore")
     assert command.startswith("longvis "), f"no test knows how to run {command!r}"
     return run(command)
+
+
+def smaller(command: str) -> str:
+    """The same for nano variants and a small image; `test_large_models_are_asked_about` runs it whole."""
+    return re.sub(r"(--res) \d{4}[\d,]*", r"\1 256", re.sub(r"\b(\w+)-[sb]\b", r"\1-n", command))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [README, DOCS / "choosing.md"], ids=short_name)
+def test_large_models_are_asked_about(page: Path) -> None:
+    asked = [command for command in commands(page) if command.startswith(("longvis fit", "longvis choose"))]
+    assert asked
+    for out in ("results/runs/tiny", "results/runs/first"):
+        run(f"longvis bench --models vit-n,convnext-n --res 64 --budget 0.2 --device cpu --quick --out {out}")
+    for command in asked:
+        run(command)
 
 
 @pytest.fixture
@@ -232,9 +251,40 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("page", readme_parts.pages(), ids=short_name)
 def test_generated_parts_are_as_generated(page: Path) -> None:
-    assert readme_parts.render(page) == page.read_text(encoding="utf-8"), (
-        "run: python scripts/readme_parts.py"
+    """All but those that take long, of which a row is compared below."""
+    text = page.read_text(encoding="utf-8")
+    assert readme_parts.render(page, leave=readme_parts.LONG) == text, "run: python scripts/readme_parts.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", readme_parts.LONG)
+def test_long_parts_are_as_generated(part: str) -> None:
+    (page,) = (page for page in readme_parts.pages() if f"<!-- begin: {part} -->" in page.read_text())
+    others = set(readme_parts.parts()) - {part}
+    assert readme_parts.render(page, leave=others) == page.read_text(encoding="utf-8")
+
+
+def test_a_row_of_what_fits_is_as_generated() -> None:
+    """The command of the page for one model, size and mode, which then has no column of its own."""
+    done = CliRunner(env={"COLUMNS": str(readme_parts.WIDTH)}).invoke(
+        app, ["fit", "--models", "vit-s", "--res", "2048", "--gpu", "rtx4090", "--mode", "infer"]
     )
+    (found,) = (words for line in done.output.splitlines() if (words := line.split())[:1] == ["vit-s"])
+    page = [line.split() for line in (DOCS / "choosing.md").read_text().splitlines()]
+    assert found in [[word for word in words if word != "infer"] for words in page]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_row_of_reach_is_as_generated() -> None:
+    """One seed of one model: its radii lie between those of the page, which are of three."""
+    lines = [line.split() for line in (DOCS / "reach.md").read_text().splitlines()]
+    (shown,) = (words for words in lines if words[:2] == ["swin-n", "512"])
+    found = lv.reach(["swin-n"], [512], seeds=1).iloc[0]
+    assert f"{100 * found.reach_share:.1f} %".split() == shown[2:4]
+    radii = [found[f"reach_{name}radius_{share}_px"] for name in ("", "trained_") for share in (50, 90)]
+    for radius, ends in zip(radii, shown[4:], strict=True):
+        low, high = map(float, ends.split("-"))
+        assert 0.99 * low <= radius <= 1.01 * high
 
 
 def test_the_example_configuration_is_as_generated_and_has_the_defaults() -> None:

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.fake_cuda
 BUILD = Path(__file__).with_name("build.py")
 ROOT = Path(__file__).parents[2]
 NANO = "atlas-n,convnext-n,fastervit-n,longvit-n,mambavision-n,swin-n,vit-n"
+SOME = "mambavision-n,swin-n,vit-n"
+"""A scan, attention of products and flash attention; `make fake-cuda` has all families."""
+models = pytest.mark.parametrize("models", [SOME, pytest.param(NANO, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="session")
@@ -169,37 +172,41 @@ def test_dilated_attention_takes_head_sizes_that_flash_does_not(driver: Path) ->
     assert run(driver, code) == [[1, 64, 4, channels] for channels in (16, 20, 12)]
 
 
-def test_every_family_runs_and_trains_at_1024_px(driver: Path, tmp_path: Path) -> None:
+@models
+def test_every_family_runs_and_trains_at_1024_px(driver: Path, tmp_path: Path, models: str) -> None:
     rows = bench(
         driver,
         tmp_path / "run",
-        *("--models", NANO, "--res", "1024", "--mode", "infer,train", "--dtype", "bf16"),
+        *("--models", models, "--res", "1024", "--mode", "infer,train", "--dtype", "bf16"),
         *("--budget", "0.1", "--metrics", "time"),
     )
-    assert len(rows) == 14
+    assert len(rows) == 2 * len(models.split(","))
     assert {row["cell"]["model"]: row["reason"] for row in rows if row["timing"] is None} == {}
     attention = {row["cell"]["family"]: row["attention"] for row in rows if row["cell"]["mode"] == "infer"}
-    assert attention == {
+    every = {
         **dict.fromkeys(["atlas", "longvit", "mambavision", "vit"], "flash"),
         "fastervit": "efficient",  # it has biases
         "swin": "unfused",
         "convnext": None,
     }
+    assert attention == {family: every[family] for family in attention}
     assert {row["backends"]["scan"] for row in rows if row["cell"]["family"] == "mambavision"} == {"triton"}
 
 
-def test_every_family_is_valid_where_the_cpu_computes(driver: Path, tmp_path: Path) -> None:
+@models
+def test_every_family_is_valid_where_the_cpu_computes(driver: Path, tmp_path: Path, models: str) -> None:
     """The CPU computes what the device would, through every step that torch takes for a GPU."""
     rows = bench(
         driver,
         tmp_path / "run",
-        *("--models", NANO, "--res", "256", "--dtype", "bf16", "--budget", "0.1", "--images", "16"),
+        *("--models", models, "--res", "256", "--dtype", "bf16", "--budget", "0.1", "--images", "16"),
         *("--memory-limit", "6GiB"),
         FAKE_COMPUTE="10000000",
     )
     assert {row["cell"]["model"]: row["reason"] for row in rows if row["status"] != "ok"} == {}
-    assert [row["validity"]["verdict"] for row in rows] == ["ok"] * 7
-    assert [row["accuracy"]["images"] for row in rows] == [16] * 7
+    count = len(models.split(","))
+    assert [row["validity"]["verdict"] for row in rows] == ["ok"] * count
+    assert [row["accuracy"]["images"] for row in rows] == [16] * count
 
 
 @pytest.mark.parametrize("capability", ["75", "90"])

@@ -69,7 +69,10 @@ grows, has_children, is_huge, kills_parent, tells_score = map(family, (grow, chi
 """
 LIMITED = Settings(budget_s=0.1, timeout_s=50, memory_limit_bytes=1 << 30)
 
-pytestmark = pytest.mark.skipif(not can_fork(), reason="cells are forked on Linux only")
+pytestmark = [
+    pytest.mark.real_server,
+    pytest.mark.skipif(not can_fork(), reason="cells are forked on Linux only"),
+]
 
 
 @pytest.fixture(scope="module")

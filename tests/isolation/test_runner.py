@@ -17,6 +17,7 @@ from longvis_bench.isolation.runner import Runner
 from longvis_bench.records import Cell, Request, Settings
 from longvis_bench.text import without_paths
 
+pytestmark = pytest.mark.real_server
 FAMILIES = Path(__file__).parents[1] / "families"
 QUICK = Settings(budget_s=0.2, timeout_s=60)
 

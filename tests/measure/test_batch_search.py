@@ -16,6 +16,7 @@ from longvis_bench.records import Cell, MemoryRecord, Request, Row, Settings, Ti
 from longvis_bench.runs.directory import current, read_rows
 from longvis_bench.sweep.session import Session, start
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 FAMILIES = Path(__file__).parents[1] / "families"
 MIB = 1 << 20
 
@@ -149,7 +150,7 @@ def session(model: str, **options: object) -> Session:
         "device": "cpu",
         "threads": 1,
     }
-    more = {"batch_sizes": ("auto",), "budget_s": 1.0, "metrics": ("count", "time", "memory")}
+    more = {"batch_sizes": ("auto",), "budget_s": 1.0, "repeats": 1, "metrics": ("count", "time", "memory")}
     return start(given | more | options, out=Path("run"))
 
 

@@ -328,7 +328,9 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, weights: Path, two_threads: None) -> Callable[..., Outcome]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, weights: Path, two_threads: None, no_figures: None
+) -> Callable[..., Outcome]:
     """Sweep over one cell of vit-n into the named folder."""
     monkeypatch.setattr(sweep_module, "Runner", InProcess)
 

@@ -464,11 +464,26 @@ SPECIAL = {
 }
 
 
-@pytest.mark.parametrize("case", SPECIAL)
-@pytest.mark.parametrize("changes", [{}, {"mode": "train", "batch_size": 2}, {"dtype": "bf16"}], ids=str)
+CHANGES: list[dict[str, Any]] = [{}, {"mode": "train", "batch_size": 2}, {"dtype": "bf16"}]
+QUICK = ("a complex parameter", "a sparse buffer")
+
+
+@pytest.mark.parametrize(
+    ("changes", "case"),
+    [
+        pytest.param(
+            changes,
+            case,
+            id=f"{changes}-{case}",
+            marks=pytest.mark.slow if changes and case not in QUICK else [],
+        )
+        for changes in CHANGES
+        for case in SPECIAL
+    ],
+)
 @pytest.mark.filterwarnings("ignore:Sparse", "ignore:Casting complex")
 def test_a_model_that_runs_is_measured_whatever_its_tensors(
-    measured: Measured, case: str, changes: dict[str, Any]
+    measured: Measured, changes: dict[str, Any], case: str
 ) -> None:
     init, forward = SPECIAL[case]
     if "sparse" in case and "used" not in case and changes.get("dtype"):

@@ -44,7 +44,10 @@ def test_outputs_gradients_and_statistics_are_the_same(name: str) -> None:
         torch.testing.assert_close(got[key], value, msg=f"{key} differs")
 
 
-@pytest.mark.parametrize("name", [*NATIVE, "vit-n", "swin-n", "convnext-n"])
+BY_TIMM = [pytest.param(name, marks=pytest.mark.slow) for name in ("vit-n", "swin-n", "convnext-n")]
+
+
+@pytest.mark.parametrize("name", [*NATIVE, *BY_TIMM])
 def test_less_is_kept_for_the_backward(name: str) -> None:
     variant = Registry().find(name)
     cell = Cell(

@@ -288,11 +288,12 @@ def kernel(out, n):
 LOOP_RUN = "import runpy, sys, torch; runpy.run_path(sys.argv[1])['kernel'][(1,)](torch.zeros(1), 3)"
 
 
-@pytest.fixture
-def interpreted(tmp_path: Path) -> Callable[..., str]:
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run a script with Triton's interpreter, where it runs loops at all."""
     triton = pytest.importorskip("triton")
-    (tmp_path / "loop.py").write_text(LOOP)
+    loop = tmp_path_factory.mktemp("loop") / "loop.py"
+    loop.write_text(LOOP)
 
     def run(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -303,7 +304,7 @@ def interpreted(tmp_path: Path) -> Callable[..., str]:
             timeout=300,
         )
 
-    probe = run(LOOP_RUN, tmp_path / "loop.py")
+    probe = run(LOOP_RUN, loop)
     if "only 0-dimensional arrays can be converted" in probe.stderr:
         pytest.skip(f"the interpreter of triton {triton.__version__} runs no loops under this NumPy")
 

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
+import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+class Done(NamedTuple):
+    """A script that has ended."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+def script(name: str, *arguments: object) -> Done:
+    """Run a script in this process, which has torch imported."""
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with (
+        patch.object(sys, "argv", [name, *map(str, arguments)]),
+        patch.object(sys, "path", [str(SCRIPTS), *sys.path]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+    return Done(code or 0, out.getvalue(), err.getvalue())
 
 
 def test_pieces_are_listed() -> None:

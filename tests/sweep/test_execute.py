@@ -60,7 +60,7 @@ class FakeRunner:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
+def fake(monkeypatch: pytest.MonkeyPatch, no_figures: None) -> type[FakeRunner]:
     monkeypatch.setattr(sweep_module, "Runner", FakeRunner)
     monkeypatch.setattr(FakeRunner, "asked", [])
     monkeypatch.setattr(FakeRunner, "verdict", staticmethod(lambda request: "ok"))
@@ -295,7 +295,9 @@ def test_merging_keeps_the_later_row_and_counts(fake: type[FakeRunner]) -> None:
         merge_runs([Path("a")], Path("c"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_signals_end_a_real_sweep_in_good_order(number: int, code: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "longvis_bench", "bench", "--models", "moody-hangs", "--res", "64"]
     command += ["--models-dir", str(FAMILIES), "--out", "run", "--device", "cpu"]

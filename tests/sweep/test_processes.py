@@ -14,6 +14,7 @@ from longvis_bench.sweep.execute import Outcome
 from longvis_bench.sweep.reporter import Silent
 from longvis_bench.sweep.session import start
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 FAMILIES = Path(__file__).parents[1] / "families"
 RUN = Path("run")
 

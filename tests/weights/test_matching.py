@@ -619,13 +619,28 @@ def test_weights_that_ship_are_under_32_mib_together() -> None:
 
 
 @pytest.mark.parametrize(("variant", "entry"), SHIPPED, ids=NAMES)
-def test_shipped_weights_are_those_of_the_card(variant: Variant, entry: WeightsEntry) -> None:
+def test_shipped_files_are_those_of_the_card(variant: Variant, entry: WeightsEntry) -> None:
     assert entry.file is not None
     assert sha256_file(variant.folder / entry.file) == entry.sha256
     assert entry.recipe in RECIPES
     metadata = {"variant": entry.variant, "dataset": entry.dataset, "resolution": entry.resolution}
     assert read_metadata(variant.folder / entry.file) == metadata
     assert all(value.dtype != torch.float32 for value in read_tensors(variant.folder / entry.file).values())
+
+
+@pytest.mark.parametrize(
+    ("variant", "entry"),
+    [
+        pytest.param(
+            *shipped,
+            id=shipped[1].file,
+            marks=[] if (shipped[1].dataset, shipped[1].resolution) == ("digits", 256) else pytest.mark.slow,
+        )
+        for shipped in SHIPPED
+    ],
+)
+def test_shipped_weights_know_their_data(variant: Variant, entry: WeightsEntry) -> None:
+    """On a few images; one size of each model by default, and all images of all in `make deep`."""
     accuracy = _measure(variant, entry, 48 if entry.resolution <= 512 else 24)
     assert entry.top1 is not None
     spread = (entry.top1 * (1 - entry.top1) * accuracy.images) ** 0.5

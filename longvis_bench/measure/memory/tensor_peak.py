@@ -44,7 +44,7 @@ from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.model_tensors import copy_with, is_dense, storages
 from longvis_bench.ops.planned_gpu import Capability
 from longvis_bench.ops.selective_scan.operator import ScanSize, grouped
-from longvis_bench.records import Cell, TensorRecord
+from longvis_bench.records import Cell, Output, TensorRecord
 from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
 
@@ -84,11 +84,25 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
     Raises:
         Exception: any error of a model that cannot run without data.
     """
-    return _execute(variant, cell, in_chans, _train).peak()
+    return _execute(_built(variant, cell), cell, in_chans, _train).peak()
+
+
+def meta_model(variant: Variant, output: Output, resolution: int, num_classes: int) -> nn.Module:
+    """A model, or its backbone, without memory, for `planned_trace`."""
+    with torch.device("meta"):
+        return build_output(variant, output, resolution=resolution, num_classes=num_classes)
+
+
+def _built(variant: Variant, cell: Cell) -> nn.Module:
+    return meta_model(variant, cell.output, cell.resolution, cell.num_classes)
 
 
 def planned_trace(
-    variant: Variant, cell: Cell, capability: Capability | None = None, in_chans: int = 3
+    variant: Variant,
+    cell: Cell,
+    capability: Capability | None = None,
+    in_chans: int = 3,
+    model: nn.Module | None = None,
 ) -> Trace:
     """The storages of one iteration of a cell on a device that need not be there.
 
@@ -97,18 +111,21 @@ def planned_trace(
         cell: as for `tensor_peak`; its device is "cpu" or "cuda".
         capability: of the NVIDIA GPU; None on the CPU.
         in_chans: channels of the images.
+        model: what `meta_model` gives for the cell, if it is there already; its mode is changed, and gradient
+            checkpointing and folding change it for good.
 
     Raises:
         Exception: whatever a model raises that cannot run without data.
     """
+    model = _built(variant, cell) if model is None else model
     if capability is None:
-        return _execute(variant, cell, in_chans, partial(_train_planned, planned=False)).trace.build()
+        return _execute(model, cell, in_chans, partial(_train_planned, planned=False)).trace.build()
     train = partial(_train_planned, planned=True)
-    return _execute(variant, cell, in_chans, train, lambda: planned_device(capability)).trace.build()
+    return _execute(model, cell, in_chans, train, lambda: planned_device(capability)).trace.build()
 
 
 def _execute(
-    variant: Variant,
+    model: nn.Module,
     cell: Cell,
     in_chans: int,
     train: Callable[[Cell, nn.Module, Tensor, _Storages], None],
@@ -117,14 +134,12 @@ def _execute(
     """One iteration by shape.
 
     Arguments:
-        variant: what is executed.
+        model: on the meta device.
         cell: under which condition.
         in_chans: channels of the images.
         train: executes a training step.
         on: stands for the device while the model runs.
     """
-    with torch.device("meta"):
-        model = build_output(variant, cell.output, resolution=cell.resolution, num_classes=cell.num_classes)
     model.train(cell.mode == "train")
     if cell.fuse:
         fold_batch_norms(model, cell.resolution)

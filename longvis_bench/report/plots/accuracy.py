@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation
 
 from longvis_bench import units
 from longvis_bench.records import Row
@@ -23,6 +23,10 @@ PANEL_MARGIN = 1.0
 """Inches of a panel outside its axes."""
 MOST_PANELS = 8
 """Sizes of a figure, the largest ones."""
+MOST_OF_FRONT = 12
+"""Points of the front with a style and name in a panel of more models than readers can tell apart."""
+COVERED = 0.15
+"""Share of a name that another name, or a point, may cover."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +53,26 @@ def accuracy_figure(cast: Cast, cost: Cost) -> Figure | None:
     inner = 2.3 + 0.08 * max(0, max(len(panel.named) for panel in panels) - 7)
     height = 0.65 + (inner + PANEL_MARGIN) * len(panels)
     figure = cast.figure(height, title)
-    text = cast.note(_left_out(cast, every, panels))
-    if text:
-        note(figure, text)
+    unnamed = 0
     for index, panel in enumerate(panels):
         bottom = height - 0.85 - (inner + PANEL_MARGIN) * index - inner
         axes = figure.add_axes((0.8 / WIDTH, bottom / height, 1 - 1.12 / WIDTH, inner / height))
-        _draw_panel(axes, cast, cost, panel)
+        unnamed += _draw_panel(axes, cast, cost, panel)
+    text = cast.note(_left_out(cast, every, panels, unnamed))
+    if text:
+        note(figure, text)
     return figure
 
 
-def _left_out(cast: Cast, every: Sequence[Panel], shown: Sequence[Panel]) -> str:
-    """Which sizes have no panel."""
+def _left_out(cast: Cast, every: Sequence[Panel], shown: Sequence[Panel], unnamed: int) -> str:
+    """Which sizes have no panel, and how many points have no name."""
     sizes = sorted(set(cast.rows.sizes) - {panel.size for panel in every})
     more = units.several(len(every) - len(shown), "smaller size")
     parts = [f"No accuracy at {units.listing([str(size) for size in sizes], 6)} px: see summary.md."]
     parts = parts if sizes else []
-    return " ".join([*parts, *([f"Not shown: {more}."] if len(every) > len(shown) else [])])
+    parts += [f"Not shown: {more}."] if len(every) > len(shown) else []
+    parts += [f"No room for {units.several(unnamed, 'name')}."] if unnamed else []
+    return " ".join(parts)
 
 
 def _panels(cast: Cast, cost: Cost) -> list[Panel]:
@@ -73,7 +80,7 @@ def _panels(cast: Cast, cost: Cost) -> list[Panel]:
     found: dict[int, dict[str, Point]] = {}
     without: dict[int, dict[str, Row]] = {}
     for label, rows in cast.rows.series.items():
-        known = points(rows, cost.column)
+        known = points(cast.rows, label, cost.column)
         for size, point in known.items():
             found.setdefault(size, {})[label] = point
         for row in rows:
@@ -84,7 +91,7 @@ def _panels(cast: Cast, cost: Cost) -> list[Panel]:
 
 def _panel(size: int, at_size: dict[str, Point], lost: dict[str, Row], cost: Cost) -> Panel:
     best = front(at_size, better_up=cost.better_up)
-    named = set(at_size) if len(at_size) <= MOST else set(_evenly(best, MOST))
+    named = set(at_size) if len(at_size) <= MOST else set(_evenly(best, MOST_OF_FRONT))
     return Panel(size, at_size, best, named, lost)
 
 
@@ -95,9 +102,10 @@ def _evenly(labels: Sequence[str], most: int) -> list[str]:
     return [labels[round(n * (len(labels) - 1) / (most - 1))] for n in range(most)]
 
 
-def _draw_panel(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> None:
+def _draw_panel(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
+    """Draw everything; return how many points got no name, for lack of room."""
     crosses = {label: number(row, cost.column) for label, row in panel.lost.items()}
-    crosses = dict(list(crosses.items())[:MOST])
+    crosses = dict(list(crosses.items())[: MOST if len(crosses) <= MOST else MOST_OF_FRONT])
     costs = [p.cost for p in panel.points.values()] + [mark for mark in crosses.values() if mark]
     cost_axis(axes, "x", cost, costs, 0.14)
     _top1_axis(axes, list(panel.points.values()))
@@ -113,7 +121,7 @@ def _draw_panel(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> None:
     axes.set_title(_how_to_read(panel, cost), loc="right", fontsize=8.5, color=GREY, pad=5)
     if panel.lost:
         _name_lost(axes, cast, panel.lost)
-    _point_labels(axes, cast, cost, panel)
+    return _point_labels(axes, cast, cost, panel)
 
 
 def _how_to_read(panel: Panel, cost: Cost) -> str:
@@ -186,27 +194,69 @@ def _top1_axis(axes: Axes, every: Sequence[Point]) -> None:
     axes.set_ylabel("top-1 accuracy")
 
 
-def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> None:
-    """Put a label beside each point, where it covers least of points, intervals, labels and the frame."""
+def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
+    """Put a label beside each point, where it covers least of points, intervals, labels and the frame.
+
+    Where it would lie on another label, or outside of the figure, it is put farther away with a line to its
+    point; where it would there, too, it is left out.  Those on the front come first.
+
+    Returns:
+        The number of labels that were left out.
+    """
     shown = {label: point for label, point in panel.points.items() if label in panel.named}
     half = 6 * axes.figure.dpi / 72
     centres = [axes.transData.transform((p.cost, p.top1)) for p in shown.values()]
-    solid = [Box(x - half, y - half, x + half, y + half) for x, y in centres]
+    dots = [Box(x - half, y - half, x + half, y + half) for x, y in centres]
+    solid = list(dots)
     solid += [_interval(axes, point, half / 4) for point in shown.values()]
     thin = _steps(axes, [panel.points[label] for label in panel.front if label in panel.named], cost, half)
     frame = Box(*axes.get_window_extent().extents)
-    for label in sorted(shown, key=lambda label: shown[label]):
-        texts = [_point_label(axes, shown[label], cast.name(label), position) for position in _AROUND]
-        boxes = [_around(text.get_window_extent().get_points().tolist(), half / 3) for text in texts]
-        chosen = best_place(boxes, frame, solid, thin)
-        solid.append(boxes[chosen])
-        _keep(texts, chosen)
-
-
-def _keep(texts: Sequence[Text], chosen: int) -> None:
-    for index, text in enumerate(texts):
-        if index != chosen:
+    whole = Box(*axes.figure.bbox.extents)
+    labels: list[Box] = []
+    front = set(panel.front)
+    for label in sorted(shown, key=lambda label: (label not in front, shown[label])):
+        text = _point_label(axes, shown[label], cast.name(label))
+        extent = text.get_window_extent()
+        centre = axes.transData.transform(shown[label][:2]).tolist()
+        for positions in (_AROUND, _FARTHER):
+            boxes = [
+                _beside(centre, position, extent.size.tolist(), axes.figure.dpi) for position in positions
+            ]
+            grown = [_around((box[:2], box[2:]), half / 3) for box in boxes]
+            chosen = best_place(grown, frame, [*solid, *labels], thin)
+            if _is_free(boxes[chosen], whole, labels, dots):
+                labels.append(grown[chosen])
+                _move(text, positions[chosen])
+                if positions is _FARTHER:
+                    _line_to(axes, shown[label], positions[chosen])
+                break
+        else:
             text.remove()
+    return len(shown) - len(labels)
+
+
+def _is_free(box: Box, whole: Box, labels: Sequence[Box], dots: Sequence[Box]) -> bool:
+    """Whether a label can be read there: inside of the figure, and on no other one nor on a point."""
+    covered = [box.area - box.overlap(whole), *(box.overlap(other) for other in [*labels, *dots])]
+    return max(covered) <= COVERED * box.area
+
+
+def _beside(centre: Sequence[float], position: tuple[float, float], size: Sequence[float], dpi: float) -> Box:
+    """The rectangle in pixels of a label of that size, at a position beside its point."""
+    left, bottom = (
+        at + offset * dpi / 72 - (0.0 if offset > 0 else extent if offset < 0 else extent / 2)
+        for at, offset, extent in zip(centre, position, size, strict=True)
+    )
+    return Box(left, bottom, left + size[0], bottom + size[1])
+
+
+def _move(label: Annotation, position: tuple[float, float]) -> None:
+    label.xyann = position
+    label.set(ha=_SIDES[_sign(position[0])], va=_ENDS[_sign(position[1])])
+
+
+def _sign(offset: float) -> int:
+    return (offset > 0) - (offset < 0)
 
 
 def _interval(axes: Axes, point: Point, half: float) -> Box:
@@ -232,21 +282,37 @@ def _around(corners: Sequence[Sequence[float]], margin: float) -> Box:
     return Box(min(x, u) - margin, min(y, v) - margin, max(x, u) + margin, max(y, v) + margin)
 
 
-def _point_label(axes: Axes, point: Point, name: str, position: tuple[float, float]) -> Text:
-    dx, dy = position
-    return axes.annotate(
+def _point_label(axes: Axes, point: Point, name: str) -> Annotation:
+    label = axes.annotate(
         printable(short(name)),
         (point.cost, point.top1),
-        xytext=(dx, dy),
+        xytext=_AROUND[0],
         textcoords="offset points",
-        ha="left" if dx > 0 else "right" if dx < 0 else "center",
-        va="bottom" if dy > 0 else "top" if dy < 0 else "center",
         fontsize=9,
         annotation_clip=False,
         zorder=2.5,
         bbox=BACKED,
     )
+    _move(label, _AROUND[0])
+    return label
 
 
+def _line_to(axes: Axes, point: Point, position: tuple[float, float]) -> None:
+    """A thin line from a point to its label."""
+    axes.annotate(
+        "",
+        (point.cost, point.top1),
+        xytext=position,
+        textcoords="offset points",
+        annotation_clip=False,
+        arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+    )
+
+
+_SIDES = {1: "left", -1: "right", 0: "center"}
+_ENDS = {1: "bottom", -1: "top", 0: "center"}
+"""Which end of a label lies at its position, by the sign of the offset from its point."""
 _AROUND = ((8, 0), (-8, 0), (0, 7), (0, -7), (6, 5), (6, -5), (-6, 5), (-6, -5))
 """Label positions around a point, in points; the first free one is used."""
+_FARTHER = tuple((x, y) for y in (16, -16, 30, -30, 44, -44) for x in (14, -14, 40, -40))
+"""Positions that are tried where none of those is free."""

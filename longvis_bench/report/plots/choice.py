@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 from longvis_bench import stats, units
-from longvis_bench.records import Row
-from longvis_bench.report.grouping import RANKED_BY, Grouped, is_disturbed, number
+from longvis_bench.report.grouping import RANKED_BY, Grouped, is_disturbed
 from longvis_bench.report.plots.style import MOST
 
 
@@ -31,12 +30,12 @@ class Choice(NamedTuple):
     """What was left out and why; empty if nothing was."""
 
 
-def points(rows: Sequence[Row], column: str) -> dict[int, Point]:
+def points(rows: Grouped, label: str, column: str) -> dict[int, Point]:
     """Size -> point, of the rows of a series that are ok and have both a cost and an accuracy."""
+    columns = [rows.numbers(name) for name in (column, "top1", "top1_low", "top1_high")]
     found = {}
-    for row in rows:
-        values = [number(row, name) for name in (column, "top1", "top1_low", "top1_high")]
-        known = [value for value in values if value is not None]
+    for row in rows.series[label]:
+        known = [value for values in columns if (value := values[id(row)]) is not None]
         if row.status == "ok" and len(known) == 4 and known[0] > 0:
             cost, top1, low, high = known
             ranked = column != RANKED_BY or not is_disturbed(row)
@@ -79,8 +78,8 @@ def choose(rows: Grouped, column: str, *, better_up: bool, most: int = MOST) -> 
 def _fronts(rows: Grouped, column: str, *, better_up: bool) -> set[str]:
     """Series on the front of accuracy against the cost at any size."""
     at_size: dict[int, dict[str, Point]] = {}
-    for label, one in rows.series.items():
-        for size, point in points(one, column).items():
+    for label in rows.series:
+        for size, point in points(rows, label, column).items():
             at_size.setdefault(size, {})[label] = point
     return {label for found in at_size.values() for label in front(found, better_up=better_up)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -225,6 +226,12 @@ def fit(text: Text, inches: float, keep: int = 0) -> None:
         text.set_fontsize(size)
     words = text.get_text()
     name, end = words[: len(words) - keep], words[len(words) - keep :]
-    while text.get_window_extent().width > inches * figure.dpi and len(name) > 1:
-        name = name[:-1]
-        text.set_text(f"{name}…{end}")
+    if text.get_window_extent().width <= inches * figure.dpi:
+        return
+
+    def is_wide(kept: int) -> bool:
+        text.set_text(f"{name[:kept]}…{end}")
+        return bool(text.get_window_extent().width > inches * figure.dpi)
+
+    kept = bisect_left(range(1, len(name)), True, key=is_wide)  # of 1 to this many characters all fit
+    text.set_text(f"{name[: max(kept, 1)]}…{end}")

@@ -32,7 +32,6 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("name", NAMES)
 def test_counting_at_4096_px_is_quick(name: str) -> None:
     """In seconds of this process, so that other jobs count less; the best of three, still less."""

@@ -19,9 +19,10 @@ from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.measure.flops.fvcore_check import fvcore_trace
 
-QUICK = """resnet18 regnety_002 mobilenetv3_small_050 efficientnet_b0 convnext_atto convnextv2_atto
-vit_tiny_patch16_224 cait_xxs24_224 mobilevit_xxs edgenext_xx_small mixer_s32_224 convmixer_1024_20_ks9_p14"""
-REST = """resnext26ts resnet26d seresnet18 regnetx_002 densenet121 vgg11 mobilenetv2_035 efficientnet_lite0
+QUICK = """resnet18 regnety_002 convnextv2_atto vit_tiny_patch16_224 mobilevit_xxs mixer_s32_224
+convmixer_1024_20_ks9_p14"""
+REST = """mobilenetv3_small_050 efficientnet_b0 convnext_atto cait_xxs24_224 edgenext_xx_small
+resnext26ts resnet26d seresnet18 regnetx_002 densenet121 vgg11 mobilenetv2_035 efficientnet_lite0
 mobilenetv4_conv_small_035 mixnet_s ghostnet_050 mnasnet_small hrnet_w18_small dla46_c dpn48b inception_v3
 xception41 rexnet_100 tinynet_e lcnet_035 nfnet_l0 skresnet18 res2net50_14w_8s cspresnet50 repvgg_a0
 repghostnet_050 fasternet_t0 starnet_s1 inception_next_atto focalnet_tiny_srf poolformer_s12 caformer_s18

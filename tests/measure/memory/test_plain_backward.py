@@ -15,7 +15,7 @@ NANO = [f"{name}-n" for name in ("atlas", "convnext", "fastervit", "longvit", "m
 
 
 def gradients(model: nn.Module, images: Tensor, plain: bool) -> list[Tensor | None]:
-    model.zero_grad()
+    model.zero_grad(set_to_none=True)
     torch.manual_seed(1)
     loss = F.cross_entropy(model(images), torch.tensor([1, 2]))
     if plain:
@@ -27,19 +27,21 @@ def gradients(model: nn.Module, images: Tensor, plain: bool) -> list[Tensor | No
     return [parameter.grad for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("name", NANO)
-def test_gradients_are_the_engines(name: str, checkpointed: bool) -> None:
+def test_gradients_are_the_engines(name: str) -> None:
+    """Also those of a model that recomputes its activations."""
     torch.manual_seed(0)
-    model = Registry().find(name).build(resolution=256, num_classes=10).train()
-    if checkpointed:
-        checkpoint_gradients(model, name)
-    images = torch.randn(2, 3, 256, 256)
+    side = 256 if name in ("atlas-n", "longvit-n") else 128
+    model = Registry().find(name).build(resolution=side, num_classes=10).train()
+    images = torch.randn(2, 3, side, side)
     wanted, found = gradients(model, images, plain=False), gradients(model, images, plain=True)
-    for one, other in zip(wanted, found, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6 + 1e-4 * float(one.abs().max()))
+    checkpoint_gradients(model, name)
+    again = gradients(model, images, plain=True)
+    for one, *others in zip(wanted, found, again, strict=True):
+        for other in others:
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6 + 1e-4 * float(one.abs().max()))
 
 
 class Twice(torch.autograd.Function):

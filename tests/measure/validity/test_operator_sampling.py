@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +20,19 @@ from longvis_bench.measure.validity.sample_indices import INT32_ELEMENTS, is_pas
 from longvis_bench.registry.registry import Registry
 
 Plant = Callable[[str, int], "AbstractContextManager[object]"]
+
+
+@cache
+def honest(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor, torch.dtype]:
+    """A model that passes, its image, and the dtype that its operators are computed in again."""
+    torch.manual_seed(0)
+    model = Registry().find(name).build(resolution=128, num_classes=5).eval().to(dtype)
+    images = torch.randn(1, 3, 128, 128, dtype=dtype)
+    higher = torch.float64 if dtype == torch.float32 else torch.float32
+    samples, _ = sample_operators(model, images, higher)
+    assert samples.error < TOLERANCE[dtype]
+    assert not samples.unsampled
+    return model, images, higher
 
 
 @pytest.mark.parametrize(
@@ -39,13 +53,7 @@ Plant = Callable[[str, int], "AbstractContextManager[object]"]
 def test_a_planted_wrong_operator_is_found_by_samples(
     name: str, operator: str, start: int, dtype: torch.dtype, plant: Plant
 ) -> None:
-    torch.manual_seed(0)
-    model = Registry().find(name).build(resolution=128, num_classes=5).eval().to(dtype)
-    images = torch.randn(1, 3, 128, 128, dtype=dtype)
-    higher = torch.float64 if dtype == torch.float32 else torch.float32
-    honest, _ = sample_operators(model, images, higher)
-    assert honest.error < TOLERANCE[dtype]
-    assert not honest.unsampled
+    model, images, higher = honest(name, dtype)
     with plant(operator, start):
         samples, _ = sample_operators(model, images, higher)
     assert samples.error > TOLERANCE[dtype]
