@@ -414,10 +414,10 @@ def test_new_then_check() -> None:
     assert "longvis check mynet" in out
     code, out, _ = invoke("check", "mynet")
     assert code == 0, out
-    assert "12 of 12 checks passed" in out
+    assert "13 of 13 checks passed" in out
     code, out, _ = invoke("check", "mynet", "--meta")
     assert code == 0, out
-    assert "7 of 12 checks passed, 5 not run" in out
+    assert "8 of 13 checks passed, 5 not run" in out
 
 
 def test_check_fails_with_exit_code_1() -> None:
