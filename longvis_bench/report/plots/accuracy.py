@@ -220,7 +220,8 @@ def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
         centre = axes.transData.transform(shown[label][:2]).tolist()
         for positions in (_AROUND, _FARTHER):
             boxes = [
-                _beside(centre, position, extent.size.tolist(), axes.figure.dpi) for position in positions
+                _beside(centre, position, (extent.width, extent.height), axes.figure.dpi)
+                for position in positions
             ]
             grown = [_around((box[:2], box[2:]), half / 3) for box in boxes]
             chosen = best_place(grown, frame, [*solid, *labels], thin)
