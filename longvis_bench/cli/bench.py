@@ -274,7 +274,7 @@ def bench(
         typer.Option(
             "--data",
             metavar="NAME",
-            help="Labelled images: digits, pairs or folder:PATH.",
+            help="Labelled images: digits, lookup, pairs or folder:PATH.",
             show_default="digits",
             rich_help_panel=DATA,
         ),

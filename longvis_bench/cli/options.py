@@ -262,7 +262,10 @@ Threads = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        "--data", metavar="NAME", help="Labelled images: digits, pairs or folder:PATH.", rich_help_panel=DATA
+        "--data",
+        metavar="NAME",
+        help="Labelled images: digits, lookup, pairs or folder:PATH.",
+        rich_help_panel=DATA,
     ),
 ]
 Classes = Annotated[

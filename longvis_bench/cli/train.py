@@ -193,9 +193,13 @@ def train(
     if classes is None and class_order is None:
         for doubt in filter(None, {class_doubt(job) for job in jobs}):
             note(f"{doubt}, and need --class-order natural")
+    if jobs[0].data.fresh:
+        scenes = plan.epochs * jobs[0].data.size("train")
+        epochs_said = units.several(plan.epochs, "epoch")
+        note(f"{jobs[0].data.name} draws every training image anew: {scenes} images in {epochs_said}")
     console = Console(highlight=False, quiet=not is_main_process())
     if not quiet:
-        console.print(f"recipe {plan.describe()}", markup=False, soft_wrap=True)
+        console.print(f"recipe {jobs[0].recipe.describe()}", markup=False, soft_wrap=True)
     table = _table(data, res)
     turns = GpuTurns(*devices_to_lock(jobs[0].device))
     try:

@@ -71,6 +71,7 @@ class Digits:
     classes = tuple("0123456789")
     broken: Mapping[str, str] = {}
     notes: Sequence[str] = ()
+    fresh = False
 
     def size(self, split: Split) -> int:
         """Number of images in a split: 1,400 for training, 397 held out."""

@@ -86,6 +86,8 @@ class Folder:
             there are fewer than two classes.
     """
 
+    fresh = False
+
     def __init__(
         self,
         path: str,

@@ -28,6 +28,9 @@ shrunk by the worker, so that less data is sent and no device memory is needed. 
 and no worker is started if there is none.  `note` has a sentence about it (`shared_memory.py`).
 If it fills up while workers run, single batches go through pipes.
 
+**Fresh images.**  Where the data has new images in every epoch (`LoadableData.fresh`), epoch e of "train"
+consists of the indices e * size to (e + 1) * size - 1, in a random order.
+
 **Broken files.**  In training the next readable image of the split replaces a broken one, so that batches
 keep their size; in "val" the batch is shorter, possibly empty.  `data.broken` has the names, and more than
 1 % of a split raises DataError.
@@ -118,7 +121,7 @@ class Loader:
             raise ValueError(f"rank {rank} of {world_size} with batches of {batch_size} is not possible.")
         self._data, self._split, self._resolution = data, split, resolution
         self._device, self._dtype = torch.device(device), dtype
-        self._steps = _Steps(data.size(split), split, batch_size, seed, rank, world_size, drop_last)
+        self._steps = _Steps(data, split, batch_size, seed, rank, world_size, drop_last)
         grows_there = self._device.type != "cpu"
         items = _Items(data, split, resolution, seed, augment, grows_there)
         handover = plan_handover(workers, items.batch_bytes(batch_size), PREFETCH * workers + 1)
@@ -218,17 +221,27 @@ class _Steps(Sampler[tuple[int, list[int]]]):
     """Yields the epoch's number and the indices of each step of one rank."""
 
     def __init__(
-        self, size: int, split: Split, batch_size: int, seed: int, rank: int, world_size: int, drop_last: bool
+        self,
+        data: LoadableData,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
     ) -> None:
+        size = data.size(split)
         self._size, self._shuffled, self._seed = size, split == "train", seed
+        self._fresh = data.fresh and self._shuffled
         self._rank, self._world_size, self._step = rank, world_size, batch_size * world_size
         self.count = size // self._step if drop_last else ceil(size / self._step)
         self.number = self.start = 0
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         order = epoch_order(self._size, self._seed, self.number) if self._shuffled else range(self._size)
+        first = self.number * self._size if self._fresh else 0
         for step in range(self.start, self.count):
-            yield self.number, self._part(order, step)
+            yield self.number, [first + index for index in self._part(order, step)]
 
     def _part(self, order: list[int] | range, step: int) -> list[int]:
         """This rank's images of a step: every `world_size`-th, so that ranks differ by at most one image."""
@@ -285,9 +298,10 @@ class _Items(Dataset[_Loaded]):
     def _readable(self, index: int, broken: dict[str, str]) -> tuple[int, Tensor, int] | None:
         """The image with its index and label; in training the next readable one if it is broken."""
         size = self._data.size(self._split)
-        for candidate in range(index, index + size):
+        first = index - index % size  # not 0 in later epochs of fresh images
+        for candidate in (first + (index + step) % size for step in range(size)):
             try:
-                return candidate % size, *self._data.load(self._split, candidate % size, self._resolution)
+                return candidate, *self._data.load(self._split, candidate, self._resolution)
             except MissingDependency as error:
                 if get_worker_info() is None:
                     raise

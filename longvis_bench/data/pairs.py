@@ -132,6 +132,7 @@ class Pairs:
     classes = ("different", "same")
     broken: Mapping[str, str] = {}
     notes: Sequence[str] = ()
+    fresh = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ A data set is an object that implements `ImageData`; `open_data` opens one by it
 
     digits        real handwritten digits, upsampled (`digits.py`)
     pairs         two small digits far apart on a large canvas, labelled same or different (`pairs.py`)
+    lookup[...]   the texture of the disc that has the colour of another disc (`lookup.py`)
     folder:PATH   the user's own images, in class folders (`folder.py`)
 
 Importing this module and opening a data set import neither torch nor Pillow, and read no image.
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from longvis_bench.errors import DataError, UnknownName
 from longvis_bench.records import DataSpec
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
 Split = Literal["train", "val"]
 """`val` is held out: it is used neither for training nor for choosing a recipe."""
 
-KNOWN = ("digits", "folder:PATH", "pairs")
+KNOWN = ("digits", "folder:PATH", "lookup", "pairs")
 FOLDER = "folder:"
+GENERATED = ("digits", "lookup", "pairs")
+"""Data sets that code determines; `lookup` may have dials in brackets."""
 BROKEN_SHARE = 0.01
 """A split with a larger share of broken files raises an error."""
 
@@ -100,6 +103,13 @@ class LoadableData(ImageData, Protocol):
     def notes(self) -> Sequence[str]:
         """What a user should know of the files that were found, without a full stop."""
 
+    @property
+    def fresh(self) -> bool:
+        """Whether images are drawn, and each epoch of a training has new ones.
+
+        Image i of epoch e is then image e * size + i, and training images have no largest index.
+        """
+
     def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
         """One image at its stored size, on the CPU, and its label.
 
@@ -131,6 +141,18 @@ class LoadableData(ImageData, Protocol):
         """
 
 
+@runtime_checkable
+class HasDistances(Protocol):
+    """Data whose images have a distance that information must travel."""
+
+    def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
+        """The distance in each image, in pixels; no image is drawn.
+
+        Raises:
+            IndexError: the split has fewer images.
+        """
+
+
 class BrokenImage(Exception):
     """A file that cannot be read; callers leave it out and count it, so the user does not see this error.
 
@@ -152,6 +174,11 @@ def too_many_broken(count: int, of: int, name: str, why: str) -> DataError:
     )
 
 
+def is_generated(name: str) -> bool:
+    """Whether code and the scans in `digits.csv.gz` determine the images of a data set."""
+    return name in GENERATED or name.startswith("lookup[")
+
+
 def open_data(spec: str | DataSpec) -> LoadableData:
     """Open a data set by its name or specification.
 
@@ -171,7 +198,7 @@ def open_data(spec: str | DataSpec) -> LoadableData:
             class_order=spec.class_order,
             bands=spec.bands,
         )
-    if spec.data not in KNOWN:
+    if not is_generated(spec.data):
         is_path = "/" in spec.data or Path(spec.data).is_dir()
         hint = f"for a folder of images write {FOLDER}{spec.data}." if is_path else ""
         raise UnknownName("data set", spec.data, [] if is_path else KNOWN, hint)
@@ -180,6 +207,10 @@ def open_data(spec: str | DataSpec) -> LoadableData:
     for option, value in (*given, ("--bands", spec.bands)):
         if value is not None:
             raise DataError(f"{option} is for folder:PATH, and the data is {spec.data}.")
+    if spec.data.partition("[")[0] == "lookup":
+        from longvis_bench.data.lookup import Lookup, read_dials
+
+        return Lookup(read_dials(spec.data))
     if spec.data == "pairs":
         from longvis_bench.data.pairs import Pairs
 

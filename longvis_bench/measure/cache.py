@@ -34,6 +34,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from longvis_bench.data.digits import scans_hash
+from longvis_bench.data.protocol import is_generated
 from longvis_bench.files import write_whole
 from longvis_bench.hashing import digest, sha256_file
 from longvis_bench.records import Request
@@ -46,8 +47,6 @@ Kind = Literal["count", "shapes", "accuracy", "reach"]
 
 VARIABLE = "LONGVIS_CACHE"
 """Environment variable with the folder of the cache; empty turns the cache off."""
-GENERATED_DATA = ("digits", "pairs")
-"""Data sets that the code and the scans in `data/digits.csv.gz` determine."""
 _NO_VALUES = frozenset({"data", "images", "seed", "weights", "weights_sha256", "normalisation"})
 """Fields of a cell that decide values of tensors, never their shapes."""
 _WITHOUT_INFLUENCE: dict[Kind, frozenset[str]] = {
@@ -140,7 +139,7 @@ class _Entry(BaseModel):
 def _is_covered(request: Request, variant: Variant) -> bool:
     """Whether code hash, environment and cell determine the cell's values."""
     known = bool(request.code and request.environment)
-    return known and variant.origin in (BUILT_IN, "timm") and request.cell.data in GENERATED_DATA
+    return known and variant.origin in (BUILT_IN, "timm") and is_generated(request.cell.data)
 
 
 def _read(path: Path, key: dict[str, Any]) -> str:

@@ -165,7 +165,7 @@ class SweepConfig(BaseModel):
     metrics: tuple[Metric, ...] = METRICS
     """Any of "count", "time", "memory", "accuracy", "validity" and, not by default, "reach"."""
     data: str = "digits"
-    """Labelled images: "digits", "pairs" or "folder:PATH"."""
+    """Labelled images: "digits", "lookup", "pairs" or "folder:PATH"."""
     classes: str | None = None
     """For folder:PATH: a shipped list of classes, or a file with one class per line, in the logits' order."""
     class_order: ClassOrder | None = None

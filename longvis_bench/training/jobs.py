@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from longvis_bench.data.folder import order_doubt
-from longvis_bench.data.protocol import FOLDER, ImageData, open_data
+from longvis_bench.data.protocol import FOLDER, ImageData, LoadableData, open_data
 from longvis_bench.devices import kind_of, resolve_device
 from longvis_bench.environment import default_threads, usable_cores
 from longvis_bench.errors import CheckpointError, DataError, LongvisError
@@ -71,7 +71,7 @@ def start_training(
             variant=variant,
             data=images,
             resolution=resolution,
-            recipe=recipe,
+            recipe=_suited(recipe, images),
             seed=options.seed,
             device=device,
             initial=_initial(variant, images, resolution, options.initial),
@@ -85,6 +85,22 @@ def start_training(
         if job.initial is not None:
             check_fit(job.variant, job.initial, [resolution], images.num_classes, whole=False)
     return [replace(job, checkpoint=_checkpoint(job, options.store)) for job in jobs]
+
+
+def _suited(recipe: Recipe, data: LoadableData) -> Recipe:
+    """The recipe without shifts, where every image is new and its detail is locked to pixels.
+
+    Raises:
+        LongvisError: the recipe resamples or mirrors such images.
+    """
+    if not data.fresh:
+        return recipe
+    if recipe.crop_scale is not None or recipe.flip > 0 or recipe.auto_augment is not None:
+        raise LongvisError(
+            f"the recipe {recipe.name} crops, mirrors or distorts images, which changes the detail of single "
+            f"pixels that {data.name} is about; take quick, or leave out crop_scale, flip and auto_augment."
+        )
+    return recipe.model_copy(update={"shift": 0.0})
 
 
 def _workers(device: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from longvis_bench.data.protocol import FOLDER, ImageData
 from longvis_bench.errors import CheckpointError, IllegalSize
@@ -177,5 +178,5 @@ def no_weights(model: str, dataset: str, resolution: int) -> str:
     data = f"{FOLDER}PATH" if dataset.startswith(FOLDER) else dataset
     return (
         f"no weights ship for {model} on {dataset} at {resolution} px; "
-        f"make them with `longvis train --models {model} --data {data} --res {resolution}`"
+        f"make them with `longvis train --models {model} --data {quote(data)} --res {resolution}`"
     )

@@ -5,14 +5,16 @@ Behind each model's curve those of the others are drawn in grey.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import ceil
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longvis_bench import units
-from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
+from longvis_bench.data import lookup, pairs
 from longvis_bench.records import Row
 from longvis_bench.report.accuracy_by_distance import DistanceCurve
 from longvis_bench.report.grouping import Grouped
@@ -37,34 +39,65 @@ LEFT, RIGHT, TOP, BOTTOM = 0.6, 0.15, 0.9, 0.78
 """Inches around all panels."""
 PANEL, ACROSS, DOWN = 1.2, 0.16, 0.34
 """Inches of a panel's height, and between panels."""
-LIMIT = local_limit(len(KINDS))
-LINES = ((CHANCE, (0, (1, 2))), (LIMIT, (0, (4, 2))))
-"""Accuracy by chance and of a sum of local scores, with their line styles."""
-LINES_IN_WORDS = (
-    f"dots: chance; dashes: the most of a sum of local scores, {units.percent(LIMIT)}; bars: 95 % intervals"
-)
+DOTS, DASHES, DASHES_AND_DOTS = (0, (1, 2)), (0, (4, 2)), (0, (4, 2, 1, 2))
+PAIRS_LIMIT = pairs.local_limit(len(pairs.KINDS))
+
+
+class Guide(NamedTuple):
+    """What the figure of one data set says besides the curves."""
+
+    across: str
+    """Label of the horizontal axis."""
+    lines: tuple[tuple[float, tuple[int, tuple[int, ...]]], ...]
+    """Accuracies without the ability that the data tests, with their line styles."""
+    in_words: str
+
+
+GUIDES = {
+    "pairs": Guide(
+        "pixels between the two digits",
+        ((pairs.CHANCE, DOTS), (PAIRS_LIMIT, DASHES)),
+        f"dots: chance; dashes: the most of a sum of local scores, {units.percent(PAIRS_LIMIT)}",
+    ),
+    lookup.NAME: Guide(
+        "pixels from the key to its disc",
+        ((lookup.CHANCE, DOTS), (lookup.READING, DASHES_AND_DOTS), (lookup.LOCAL_LIMIT, DASHES)),
+        f"dots: chance; dashes and dots: reading without the key, {units.percent(lookup.READING)}; "
+        f"dashes: the most of a sum of local scores, {units.percent(lookup.LOCAL_LIMIT)}",
+    ),
+}
 
 
 def distance_figures(rows: Sequence[Row] | Grouped, curves: Sequence[DistanceCurve]) -> dict[str, Figure]:
-    """A figure per size, by name; none if there are no curves.
+    """A figure per data set and size, by name; none if there are no curves.
 
     Arguments:
         rows: all that are shown; they decide how a model is called and looks.
         curves: of those rows.
     """
-    sizes = sorted({curve.row.cell.resolution for curve in curves})
+    groups = sorted({_group(curve) for curve in curves})
     cast = Cast(rows)
     with style():
         return {
-            f"accuracy-distance-{size}": _figure(
-                cast, [curve for curve in curves if curve.row.cell.resolution == size]
-            )
-            for size in sizes
+            _file(*group): _figure(cast, group[0], [curve for curve in curves if _group(curve) == group])
+            for group in groups
         }
 
 
-def _figure(cast: Cast, every: Sequence[DistanceCurve]) -> Figure:
-    curves = _most_accurate(every)
+def _group(curve: DistanceCurve) -> tuple[str, int]:
+    """Data set and size of a curve."""
+    assert curve.row.accuracy is not None
+    return curve.row.accuracy.dataset, curve.row.cell.resolution
+
+
+def _file(dataset: str, size: int) -> str:
+    """Name of a figure; that of `pairs` is from the time when it was the only such data set."""
+    named = "" if dataset == "pairs" else re.sub(r"[^\w.=]+", "-", f"{dataset}-")
+    return f"accuracy-distance-{named}{size}"
+
+
+def _figure(cast: Cast, dataset: str, every: Sequence[DistanceCurve]) -> Figure:
+    curves, guide = _most_accurate(every), GUIDES[dataset.partition("[")[0]]
     lines = ceil(len(curves) / COLUMNS)
     height = TOP + lines * PANEL + (lines - 1) * DOWN + BOTTOM
     size = curves[0].row.cell.resolution
@@ -73,19 +106,21 @@ def _figure(cast: Cast, every: Sequence[DistanceCurve]) -> Figure:
     )
     called, look = cast.rows.names, cast.looks
     width = (WIDTH - LEFT - RIGHT - (COLUMNS - 1) * ACROSS) / COLUMNS
-    low = min(0.4, *(_interval(curve)[0] for curve in curves))
+    low = min(guide.lines[0][0] - 0.1, *(_interval(curve)[0] for curve in curves))
     for position, curve in enumerate(curves):
         line, column = divmod(position, COLUMNS)
         left, bottom = LEFT + column * (width + ACROSS), height - TOP - PANEL - line * (PANEL + DOWN)
         axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, PANEL / height))
         _axes(axes, size, low, first=column == 0, last=position + COLUMNS >= len(curves))
+        for level, dashes in guide.lines:
+            axes.axhline(level, color=GREY, linewidth=0.9, linestyle=dashes, zorder=1)
         for other in curves:
             _line(axes, other, PALE)
         _draw(axes, curve, look[called[curve.row.key]])
         _name(axes, curve, cast.name(called[curve.row.key]))
-    figure.text(LEFT / WIDTH, 0.3 / height, "pixels between the two digits", fontsize=10)
+    figure.text(LEFT / WIDTH, 0.3 / height, guide.across, fontsize=10)
     more = f"; the {len(curves)} most accurate of {len(every)} models" if len(every) > len(curves) else ""
-    note(figure, cast.note(f"{LINES_IN_WORDS}{more}"))
+    note(figure, cast.note(f"{guide.in_words}; bars: 95 % intervals{more}"))
     return figure
 
 
@@ -115,8 +150,6 @@ def _axes(axes: Axes, size: int, low: float, *, first: bool, last: bool) -> None
     ticks = [tick / 10 for tick in range(0, 11, 2) if tick / 10 >= low]
     axes.set_yticks(ticks, [units.percent(tick).replace(".0", "") for tick in ticks])
     axes.tick_params(labelsize=8.5, labelleft=first, labelbottom=last, length=2)
-    for height, dashes in LINES:
-        axes.axhline(height, color=GREY, linewidth=0.9, linestyle=dashes, zorder=1)
 
 
 def _line(axes: Axes, curve: DistanceCurve, colour: str, zorder: float = 1.5) -> None:
