@@ -6,6 +6,7 @@ Run this file to write them; `test_docs.py` compares them.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable
@@ -13,6 +14,7 @@ from contextlib import chdir
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 from rich.console import Console, RenderableType
@@ -21,6 +23,8 @@ from typer.testing import CliRunner
 from longvis_bench import units
 from longvis_bench.cli.app import app
 from longvis_bench.data.digits import Digits
+from longvis_bench.data.lookup import CHANCE as GUESS
+from longvis_bench.data.lookup import LOCAL_LIMIT, READING
 from longvis_bench.data.pairs import CHANCE, KINDS, local_limit
 from longvis_bench.registry.card import Card, WeightsEntry
 from longvis_bench.registry.registry import Registry
@@ -43,6 +47,16 @@ REACH = "reach --models swin-n,mambavision-n,atlas-n,vit-n --res 512 --threads 2
 """The example of docs/reach.md."""
 LONG = ("fit", "reach")
 """Parts that take most of a minute each."""
+SHORTCUTS = {
+    "colour": "mean colour, linear",
+    "32": "pixels of the image shrunk to 32 px, linear",
+    "224": "pixels of the image shrunk to 224 px, linear",
+    "lookup_bags.py:mean": "features of 45 px, mean over all positions, linear: a sum of local scores",
+    "lookup_bags.py:maximum": "features of 45 px, maximum over all positions, linear",
+    "lookup_bags.py:mlp": "features of 45 px, mean over all positions, MLP",
+    "lookup_bags.py:small": "six convolutions that see 253 px, mean over all positions, linear",
+}
+"""Shortcuts to `lookup`, by probe or model."""
 PART = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -65,6 +79,9 @@ def parts() -> dict[str, Callable[[], str]]:
         "recipe": lambda: "\n".join(f"> {recipe.describe()}<br>" for recipe in (QUICK, TUNE))[:-4],
         "weights": _weights,
         "distance": _distance,
+        "lookup": _lookup,
+        "lookup_distance": _lookup_distance,
+        "lookup_shortcuts": _lookup_shortcuts,
         "sizes": _sizes,
         "growth": _growth,
         "packages": _packages,
@@ -251,6 +268,87 @@ def _distance() -> str:
             f"By the 95 % interval, {'; '.join(said)}.",
         ]
     )
+
+
+def _records(file: str) -> list[dict[str, Any]]:
+    """What results/lookup/ has in a file."""
+    text = (ROOT / "results" / "lookup" / file).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _trainings(*, shortcuts: bool) -> list[dict[str, Any]]:
+    """Trainings on `lookup`: of models on whole scenes, or those that show a shortcut."""
+    every = _records("trainings.jsonl")
+    return [
+        one
+        for one in sorted(every, key=lambda one: (one["resolution"], one["presentations"]))
+        if ("shrunk" in one["data"] or ".py:" in one["model"]) == shortcuts
+    ]
+
+
+def _right(right: int, images: int) -> str:
+    """A share with its interval."""
+    ends = wilson(right, images)
+    assert ends is not None
+    return _top1(right / images, *ends)
+
+
+def _lookup() -> str:
+    """One line per training, with the verdict that its interval allows."""
+    lines = ["| model | data | px | images seen | seed | right, of 1,000 | says | minutes of a core |"]
+    lines.append("|---|---|---:|---:|---:|---:|---|---:|")
+    for one in _trainings(shortcuts=False):
+        right, minutes = _right(one["right"], one["images"]), f"{one['minutes']:.0f}"
+        lines.append(f"{_training(one)} | {one['seed']} | {right} | {_verdict(one)} | {minutes} |")
+    return "\n".join(lines)
+
+
+def _training(one: dict[str, Any]) -> str:
+    """The first cells of a line, which say what was trained."""
+    return f"| {one['model']} | `{one['data']}` | {one['resolution']} | {one['presentations']:,}"
+
+
+def _verdict(one: dict[str, Any]) -> str:
+    """What the 95 % interval says, by the bars of the task."""
+    ends = wilson(one["right"], one["images"])
+    assert ends is not None
+    levels = ((LOCAL_LIMIT, "relates"), (READING, "more than reading"), (GUESS, "reads"))
+    return next((word for level, word in levels if ends[0] > level), "not above chance")
+
+
+def _lookup_distance() -> str:
+    """Accuracy in bins of the distance from the key to its disc."""
+    every = _trainings(shortcuts=False)
+    bins = [one[:2] for one in every[0]["by_distance"]]
+    heads = " | ".join(f"{low:.2f}-{high:.2f}" for low, high in bins)
+    lines = [f"| model | data | px | images seen | {heads} |", "|---|---|---:|---:|" + "---:|" * len(bins)]
+    for one in every:
+        if [each[:2] for each in one["by_distance"]] == bins:
+            shares = " | ".join(_right(right, images) for *_, right, images in one["by_distance"])
+            lines.append(f"{_training(one)} | {shares} |")
+    return "\n".join(lines)
+
+
+def _lookup_shortcuts() -> str:
+    lines = [
+        "| shortcut | scenes | right, of 1,000 held-out | right, of the training scenes |",
+        "|---|---:|---:|---:|",
+    ]
+    for one in _records("probes.jsonl"):
+        own = units.percent(one["right_on_train"] / one["scenes"])
+        right = _right(one["right"], one["images"])
+        lines.append(f"| {SHORTCUTS[one['probe']]} | {one['scenes']:,} | {right} | {own} |")
+    for one in _trainings(shortcuts=True):
+        shrunk = "shrunk" in one["data"]
+        name = (
+            f"{one['model']}, the image shrunk to {one['resolution']} px"
+            if shrunk
+            else SHORTCUTS[one["model"]]
+        )
+        lines.append(
+            f"| {name} | {one['presentations']:,} | {_right(one['right'], one['images'])} | all new |"
+        )
+    return "\n".join(lines)
 
 
 def _accuracy(entry: WeightsEntry) -> str:

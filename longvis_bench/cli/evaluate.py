@@ -16,6 +16,7 @@ from rich.console import Console
 from longvis_bench import units
 from longvis_bench.cli.options import (
     DATA,
+    HOW,
     NO_CACHE_HELP,
     OUTPUT,
     RES_HELP,
@@ -32,12 +33,16 @@ from longvis_bench.cli.options import (
     Pretrained,
     Threads,
     Window,
+    choice,
+    data_spec,
     joined,
     reader,
     several,
     with_ema,
 )
+from longvis_bench.cli.probing import PROBES, Asked, show_probes
 from longvis_bench.cli.running import note_data, run_session, show_ending
+from longvis_bench.errors import LongvisError
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
@@ -87,6 +92,18 @@ def evaluate(
             rich_help_panel=DATA,
         ),
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            "--probe",
+            metavar="NAME",
+            help="Classify by frozen features: knn or linear, fitted on the training images, "
+            "in place of the model's own classifier.",
+            parser=reader("--probe", choice(PROBES)),
+            show_default=False,
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     models_dir: ModelsDirs = None,
@@ -96,7 +113,7 @@ def evaluate(
             "--out",
             "-o",
             metavar="DIR",
-            help="Directory of the run; an existing run is resumed.",
+            help="Directory of the run; an existing run is resumed. With --probe: of a CSV file.",
             show_default="results/runs/NAME",
             rich_help_panel=OUTPUT,
         ),
@@ -110,10 +127,30 @@ def evaluate(
     from longvis_bench.cli.progress import Progress
     from longvis_bench.sweep.session import start
 
+    weights = with_ema(weights, "--weights") if ema else weights
+    if probe is not None:
+        if fresh or no_cache:
+            raise LongvisError("--probe always computes anew; leave out --fresh and --no-cache.")
+        show_probes(
+            Asked(
+                kind=probe,  # type: ignore[arg-type]
+                models=joined(models),
+                resolutions=joined(res),
+                spec=data_spec(data, classes, window, class_order, bands),
+                weights=weights,
+                pretrained=pretrained,
+                images=images,
+                device=device,
+                threads=threads,
+                models_dirs=tuple(models_dir or ()),
+                out=out,
+            )
+        )
+        return
     options = {
         "models": joined(models),
         "resolutions": joined(res),
-        "weights": with_ema(weights, "--weights") if ema else weights,
+        "weights": weights,
         "pretrained": pretrained,
         "data": data,
         "classes": classes,

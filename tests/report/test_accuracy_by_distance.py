@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from longvis_bench.data.pairs import Pairs, local_limit
+from longvis_bench.data.pairs import local_limit
+from longvis_bench.data.protocol import HasDistances, open_data
 from longvis_bench.records import AccuracyRecord, Cell, Row
 from longvis_bench.report.accuracy_by_distance import BIN_IMAGES, BINS, by_distance
 from longvis_bench.report.plots.distance import distance_figures
@@ -47,9 +48,24 @@ def _row(folder: Path, family: str, right: np.ndarray, indices: np.ndarray | Non
     return row
 
 
-def _near(images: int, reach: float) -> np.ndarray:
-    """Right where the two digits are at most `reach` pixels apart."""
-    return np.array(Pairs().distances("val", range(images), SIZE)) <= reach
+def _near(images: int, reach: float, data: str = "pairs") -> np.ndarray:
+    """Right where what belongs together is at most `reach` pixels apart."""
+    opened = open_data(data)
+    assert isinstance(opened, HasDistances)
+    return np.array(opened.distances("val", range(images), SIZE)) <= reach
+
+
+def test_each_data_set_has_its_own_distances_and_figure(tmp_path: Path) -> None:
+    rows = [
+        _row(tmp_path, "vit", _near(300, 250, data), np.arange(300), data=data, round=place)
+        for place, data in enumerate(("pairs", "lookup", "lookup[seed=7]"))
+    ]
+    curves = by_distance(read_answers(rows, [tmp_path]))
+    assert len(curves) == 3
+    for curve in curves:
+        assert [share.hits for share in curve.shares if share.centre > 300] != []
+        assert all(share.hits == 0 for share in curve.shares if share.centre > 300)
+    assert len(distance_figures(rows, curves)) == 3
 
 
 def test_a_model_that_sees_200_px_is_right_up_to_there(tmp_path: Path) -> None:
@@ -130,14 +146,14 @@ def test_no_sum_of_local_scores_is_better_than_the_limit() -> None:
 # The figure ---------------------------------------------------------------------------------------------
 
 
-def _seven(folder: Path) -> list[Row]:
+def _seven(folder: Path, data: str = "pairs") -> list[Row]:
     """Seven models of different reach, with chance beyond it."""
     random = np.random.default_rng(3)
     rows = []
     for place, family in enumerate(FAMILIES):
-        knows = _near(1000, 80 + 60 * place) & (random.random(1000) < 0.9)
+        knows = _near(1000, 80 + 60 * place, data) & (random.random(1000) < 0.9)
         right = knows | (random.random(1000) < 0.5)
-        rows.append(_row(folder, family, right, np.arange(1000)))
+        rows.append(_row(folder, family, right, np.arange(1000), data=data))
     return rows
 
 
@@ -146,10 +162,24 @@ def _texts(figure: Figure) -> list[Text]:
     return [text for text in found if text.get_text().strip() and text.get_visible()]
 
 
-def test_seven_models_have_a_panel_each_and_no_words_overlap(tmp_path: Path) -> None:
-    rows = _seven(tmp_path)
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        ("pairs", "accuracy-distance-512", "pixels between the two digits"),
+        ("lookup", "accuracy-distance-lookup-512", "pixels from the key to its disc"),
+        (
+            "lookup[clutter=1,phase=random]",
+            "accuracy-distance-lookup-clutter=1-phase=random-512",
+            "without the key",
+        ),
+    ],
+)
+def test_seven_models_have_a_panel_each_and_no_words_overlap(
+    data: str, name: str, words: str, tmp_path: Path
+) -> None:
+    rows = _seven(tmp_path, data)
     figures = distance_figures(rows, by_distance(read_answers(rows, [tmp_path])))
-    assert set(figures) == {"accuracy-distance-512"}
+    assert set(figures) == {name}
     (figure,) = figures.values()
     figure.canvas.draw()
     texts = _texts(figure)
@@ -157,6 +187,7 @@ def test_seven_models_have_a_panel_each_and_no_words_overlap(tmp_path: Path) -> 
     for family in FAMILIES:
         assert f"{family}-n" in said
     assert any("75.0 %" in text for text in said)
+    assert any(words in " ".join(text.split()) for text in said)
     width, height = figure.bbox.width, figure.bbox.height
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
     for text, box in boxes:

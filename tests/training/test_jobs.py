@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from longvis_bench.environment import usable_cores
+from longvis_bench.errors import LongvisError
 from longvis_bench.registry.registry import Registry
 from longvis_bench.training.jobs import Options, devices_to_lock, start_training
 from longvis_bench.training.recipe import QUICK
@@ -77,3 +78,26 @@ def test_one_process_of_a_machine_locks_all_gpus_of_a_training(
         if value is not None:
             monkeypatch.setenv(name, value)
     assert devices_to_lock(device) == wanted
+
+
+def test_fresh_images_are_not_shifted(tmp_path: Path) -> None:
+    """A shift by any number of pixels would take textures off the pixel grid; nothing else is changed."""
+    variant, options = Registry().find("vit-n"), Options(device="cpu", store=tmp_path)
+    (usual,) = start_training([variant], "digits", 64, QUICK, options)
+    (job,) = start_training([variant], "lookup[clutter=1]", 64, QUICK, options)
+    assert usual.recipe == QUICK
+    assert QUICK.shift > 0
+    assert job.recipe == QUICK.model_copy(update={"shift": 0.0})
+    assert job.data.name == "lookup[clutter=1]"
+
+
+@pytest.mark.parametrize("change", [{"flip": 0.5}, {"crop_scale": (0.5, 1.0)}, {"auto_augment": "rand-m9"}])
+def test_a_recipe_that_changes_single_pixels_is_refused_for_them(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    recipe, options = QUICK.model_copy(update=change), Options(device="cpu", store=tmp_path)
+    with pytest.raises(
+        LongvisError, match=r"crops, mirrors or distorts images, .* lookup is about; take quick"
+    ):
+        start_training([Registry().find("vit-n")], "lookup", 64, recipe, options)
+    assert start_training([Registry().find("vit-n")], "digits", 64, recipe, options)[0].recipe == recipe

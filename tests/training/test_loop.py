@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from longvis_bench.data.digits import Digits
 from longvis_bench.data.loader import epoch_order
+from longvis_bench.data.lookup import Lookup
 from longvis_bench.data.protocol import Split
 from longvis_bench.errors import CheckpointError, LongvisError, UnknownName, Unsupported
 from longvis_bench.measure.accuracy import measure_accuracy
@@ -232,6 +233,45 @@ def test_killed_training_ends_with_the_same_weights_bit_for_bit(
     assert [update[2] for update in report.curve] == [update[2] for update in alone.curve]
     assert [epoch.loss for epoch in report.history] == [epoch.loss for epoch in alone.history]
     assert min(seen, default=6) >= at  # nothing but the update that was not yet kept is done twice
+
+
+class Scenes(Lookup):
+    """A few scenes per epoch; notes which are drawn."""
+
+    def __init__(self, drawn: list[int]) -> None:
+        super().__init__(train_images=40, val_images=12)
+        self.drawn = drawn
+
+    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+        if split == "train":
+            self.drawn.append(index)
+        return super().load(split, index, resolution)
+
+
+def test_every_epoch_draws_new_scenes_and_resumes_among_them(tiny: Variant, tmp_path: Path) -> None:
+    def run(**more: Any) -> tuple[TrainReport, list[int]]:
+        drawn: list[int] = []
+        job = replace(_job(tiny, batch_size=16, shift=0.0), data=Scenes(drawn), resolution=64, **more)
+        report = train(job, more_progress)
+        assert report is not None
+        return report, drawn
+
+    def more_progress(progress: TrainProgress) -> None:
+        if progress.step == stop:
+            raise Killed
+
+    stop = 0
+    alone, drawn = run()
+    first = drawn.count(0) - 1  # the loader looks at one image to plan its memory
+    assert first in (0, 1)
+    assert sorted(drawn[-80:]) == [*range(40, 120)]
+    stop = 4
+    with pytest.raises(Killed):
+        run(checkpoint=tmp_path / "state.pt", checkpoint_s=0.0)
+    stop = 0
+    again, drawn = run(checkpoint=tmp_path / "state.pt", checkpoint_s=0.0)
+    assert _equal(alone.model, again.model)
+    assert min(index for index in drawn if index) >= 80
 
 
 def test_another_recipe_does_not_continue_a_checkpoint(tiny: Variant, tmp_path: Path) -> None:
