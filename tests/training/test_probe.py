@@ -90,7 +90,7 @@ def test_features_without_information_give_chance(kind: Kind) -> None:
 def test_the_setting_is_one_of_the_grid_and_not_the_one_that_fits_errors(
     kind: Kind, settings: Sequence[float]
 ) -> None:
-    """A third of the labels are random: the single nearest image would reproduce them on the training images."""
+    """A third of the labels are random, and the single nearest image would reproduce them."""
     train = _clusters(400, noise=0.6)
     train.labels[::3] = np.random.default_rng(0).integers(4, size=len(train.labels[::3]))
     fitted = fit_probe(kind, train)
