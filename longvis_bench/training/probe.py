@@ -46,10 +46,10 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Candidates of `linear`: C, the inverse of the strength of its L2 penalty."""
 FOLDS = 5
 """Of the cross-validation; fewer where a class has fewer training images."""
-ITERATIONS = 1000
+ITERATIONS = 300
 """Of logistic regression; cross-validation judges a fit that ends here like any other."""
-RANDOM = "random (seed 0)"
-"""What stands for the name of weights where there are none."""
+RANDOM = "random"
+"""What stands for the name of weights where there are none; their seed is 0."""
 INSTALL = "python -m pip install 'longvis-bench[probes]'"
 
 

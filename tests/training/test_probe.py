@@ -173,12 +173,12 @@ def test_random_weights_are_named_and_the_same_each_time(net: Path) -> None:
             variant,
             DataSpec("digits"),
             16,
-            "linear",
+            "knn",
             find_source(variant, DataSpec("digits"), 16, None, False),
         )
         for _ in range(2)
     )
-    assert first.weights == "random (seed 0)"
+    assert first.weights == "random"
     assert (first.correct, first.features, first.images) == (second.correct, 96, 397)
     assert first.fitted.train_images == 1400
 
@@ -244,18 +244,18 @@ def test_weights_of_other_classes_serve_and_torn_ones_do_not(net: Path, pictures
 
 def test_the_command_prints_a_table_and_writes_it(net: Path) -> None:
     assert get_args(Kind) == PROBES
-    command = "eval --models net.py:net --res 16 --data digits --probe linear --device cpu --out here"
+    command = "eval --models net.py:net --res 16 --data digits --probe knn --device cpu --out here"
     result = CliRunner().invoke(app, command.split())
     assert result.exit_code == 0, result.output
-    assert "linear probe of frozen features, digits" in result.output
-    assert "random (seed 0)" in result.output
+    assert "knn probe of frozen features, digits" in result.output
+    assert "random" in result.output
     assert "Fitted on 1400 training images" in result.output
     with Path("here/probes.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["probe"], row["images"], row["weights"]) == ("linear", "397", "random (seed 0)")
+    assert (row["probe"], row["images"], row["weights"]) == ("knn", "397", "random")
     assert float(row["top1"]) == pytest.approx(int(row["correct"]) / 397, abs=1e-6)
     assert float(row["top1_low"]) < float(row["top1"]) < float(row["top1_high"])
-    assert row["setting"].removeprefix("C=") in {f"{strength:g}" for strength in STRENGTHS}
+    assert row["setting"].removeprefix("k=") in map(str, NEIGHBOURS)
 
 
 @pytest.mark.parametrize(
