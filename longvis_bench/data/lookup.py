@@ -12,7 +12,7 @@ one law, and a coin decides which of the two the key names: distance says nothin
 An image is a function of seed, split, index and R alone.  Every epoch of a training has new scenes
 (`LoadableData.fresh`); the held-out ones are fixed.  Of each block of twelve consecutive indices every
 combination of key and two textures has one, so labels, keys and textures are balanced exactly.
-README.md beside this file describes chance, the limit of a sum of local scores, and the shortcuts.
+docs/lookup.md describes chance, the limit of a sum of local scores, and the shortcuts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CHANCE = 1 / 3
 READING = 1 / 2
 """Accuracy of a guess between the two textures that a scene shows."""
 LOCAL_LIMIT = 3 / 4
-"""Highest accuracy of a sum of local scores: README.md has the proof, and a test solves it as a programme."""
+"""Highest accuracy of a sum of local scores; docs/lookup.md has the proof."""
 TRAIN_IMAGES, VAL_IMAGES = 1600, 1000
 """New scenes per epoch of a training, and held-out scenes."""
 SMALLEST, LARGEST = 64, 4096
