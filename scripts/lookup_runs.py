@@ -138,7 +138,7 @@ def record(report: TrainReport, dials: Dials, minutes: float) -> dict[str, Any]:
         **_identity(report.job),
         "learning_rate": report.job.recipe.learning_rate,
         "parameters": report.parameters,
-        "minutes": round(minutes, 1),
+        "minutes": round(minutes, 3),
         "right": int(right.sum()),
         "images": report.accuracy.images,
         "by_distance": [

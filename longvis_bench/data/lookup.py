@@ -383,4 +383,5 @@ def _signs(texture: int, pixels: int, period: int, top: int, left: int) -> NDArr
 def _inside(pixels: int) -> NDArray[np.bool_]:
     """Which pixels of a square belong to the disc in it, (pixels, pixels)."""
     centred = np.arange(pixels) - (pixels - 1) / 2
-    return np.hypot(centred[:, None], centred[None, :]) <= pixels / 2
+    inside: NDArray[np.bool_] = np.hypot(centred[:, None], centred[None, :]) <= pixels / 2
+    return inside

@@ -56,9 +56,10 @@ def _near(images: int, reach: float, data: str = "pairs") -> np.ndarray:
 
 
 def test_each_data_set_has_its_own_distances_and_figure(tmp_path: Path) -> None:
+    names = {"vit": "pairs", "swin": "lookup", "atlas": "lookup[seed=7]"}
     rows = [
-        _row(tmp_path, "vit", _near(300, 250, data), np.arange(300), data=data, round=place)
-        for place, data in enumerate(("pairs", "lookup", "lookup[seed=7]"))
+        _row(tmp_path, family, _near(300, 250, data), np.arange(300), data=data)
+        for family, data in names.items()
     ]
     curves = by_distance(read_answers(rows, [tmp_path]))
     assert len(curves) == 3

@@ -205,7 +205,8 @@ class PerPosition(nn.Module):
         self.head: nn.Module = nn.Conv2d(3, 4, 1) if conv else nn.Linear(3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x).mean((2, 3)) if self.conv else self.head(x.permute(0, 2, 3, 1)).mean((1, 2))
+        scores: Tensor = self.head(x if self.conv else x.permute(0, 2, 3, 1))
+        return scores.mean((2, 3) if self.conv else (1, 2))
 
 
 @pytest.mark.parametrize("conv", [False, True])

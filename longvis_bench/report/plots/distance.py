@@ -62,8 +62,7 @@ GUIDES = {
     lookup.NAME: Guide(
         "pixels from the key to its disc",
         ((lookup.CHANCE, DOTS), (lookup.READING, DASHES_AND_DOTS), (lookup.LOCAL_LIMIT, DASHES)),
-        f"dots: chance; dashes and dots: reading without the key, {units.percent(lookup.READING)}; "
-        f"dashes: the most of a sum of local scores, {units.percent(lookup.LOCAL_LIMIT)}",
+        f"lines: chance, reading without the key, sum of local scores ({units.percent(lookup.LOCAL_LIMIT)})",
     ),
 }
 
