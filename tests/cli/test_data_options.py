@@ -309,28 +309,30 @@ def test_pairs_are_measured_and_drawn_by_distance(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "plots" / "accuracy-distance-512.png").is_file()
 
 
-def test_lookup_is_trained_on_and_measured_by_distance(longvis: Longvis, tmp_path: Path) -> None:
+def test_lookup_is_trained_on_and_measured_by_distance(tmp_path: Path) -> None:
     """Train, then measure the accuracy of the weights; dials are part of every name."""
     (tmp_path / "net.py").write_text(NET)
-    data = ("--data", "lookup[clutter=1]", "--res", "64", "--device", "cpu")
-    trained = longvis("train", "--models", "net.py:net", *data, "--epochs", "1", "--store", "store")
-    assert trained.returncode == 0, trained.stderr
-    assert "lookup[clutter=1] draws every training image anew: 1600 images in 1 epoch" in trained.stderr
-    assert "shift" not in trained.stdout.splitlines()[0]
+    data = ("--models", "net.py:net", "--data", "lookup[clutter=1]", "--res", "64", "--device", "cpu")
+    trained = CliRunner().invoke(app, ("train", *data, "--epochs", "1", "--store", "store"))
+    assert trained.exit_code == 0, trained.output
+    assert "lookup[clutter=1] draws every training image anew: 1600 images in 1 epoch" in trained.output
+    (recipe,) = (line for line in trained.output.splitlines() if line.startswith("recipe quick"))
+    assert "shift" not in recipe
     (weights,) = (tmp_path / "store").glob("*/*.safetensors")
     options = ("--weights", str(weights), "--images", "120", "--out", "run")
-    done = longvis("eval", "--models", "net.py:net", *data, *options)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ("eval", *data, *options))
+    assert done.exit_code == 0, done.output
     (row,) = map(json.loads, (tmp_path / "run" / "cells.jsonl").read_text().splitlines())
     assert (row["cell"]["data"], row["cell"]["num_classes"]) == ("lookup[clutter=1]", 3)
     assert (row["accuracy"]["dataset"], row["accuracy"]["images"]) == ("lookup[clutter=1]", 120)
     assert (tmp_path / "run" / "plots" / "accuracy-distance-lookup-clutter=1-64.png").is_file()
 
 
-def test_lookup_needs_room_and_names_its_weights_well(longvis: Longvis, tmp_path: Path) -> None:
-    options = ("--metrics", "accuracy,memory", "--images", "8", "--out", "run")
-    done = longvis("bench", "--models", "vit-n", "--res", "32,64", "--data", "lookup[clutter=1]", *options)
-    assert done.returncode == 0, done.stderr
+def test_lookup_needs_room_and_names_the_command_that_trains(tmp_path: Path) -> None:
+    options = ("--metrics", "accuracy,memory", "--images", "8", "--device", "cpu", "--out", "run")
+    words = ("bench", "--models", "vit-n", "--res", "32,64", "--data", "lookup[clutter=1]", *options)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
     small, row = map(json.loads, (tmp_path / "run" / "cells.jsonl").read_text().splitlines())
     assert (small["status"], row["status"]) == ("illegal_size", "ok")
     assert small["reason"].startswith(
