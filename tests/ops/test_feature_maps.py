@@ -138,7 +138,7 @@ AFTER: dict[str, list[str]] = {
         name: [f"stages.{i}" for i in range(4)]
         for name in (
             *("biformer-n", "mambavision-n", "convnext-n", "davit-n", "mambaout-n", "maxvit-n", "pvtv2-n"),
-            "efficientvit-n",
+            *("efficientvit-n", "halonet-n", "pvtv2-li-n"),
         )
     },
     **{name: [f"layers.{i}" for i in range(4)] for name in ("swin-n", "focalnet-n")},

@@ -54,7 +54,7 @@ def _cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext())
 
 
-def samples(iteration: Callable[[], Tensor]) -> tuple[float, ...]:
+def samples(iteration: Callable[[], object]) -> tuple[float, ...]:
     return graph_samples(iteration, Clock(), CUDA, budget_s=1.0, precision=0.02, tolerance=1e-3)
 
 
@@ -79,6 +79,24 @@ def test_a_forward_that_cannot_be_captured_says_why() -> None:
         samples(forward)
 
 
+@pytest.mark.parametrize("faulty", [None, 0, 1])
+def test_each_map_of_a_replay_is_compared(faulty: int | None) -> None:
+    calls = []
+
+    def forward() -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        maps = [torch.full((1, 4, 2, 2), 1000.0), torch.ones(1, 8, 1, 1)]
+        if len(calls) == WARM_UP + 2 and faulty is not None:
+            maps[faulty] = maps[faulty] * float("nan") if faulty else maps[faulty] + 10
+        return maps[0], maps[1]
+
+    if faulty is None:
+        assert samples(forward)
+        return
+    with pytest.raises(Unsupported, match="outputs of a replayed CUDA graph are others"):
+        samples(forward)
+
+
 @pytest.mark.parametrize("other", [2.0, float("nan")])
 def test_a_replay_that_computes_something_else_is_refused(other: float) -> None:
     calls = []
@@ -87,7 +105,7 @@ def test_a_replay_that_computes_something_else_is_refused(other: float) -> None:
         calls.append(1)
         return torch.ones(1, 4) if len(calls) < WARM_UP + 2 else torch.full((1, 4), other)
 
-    with pytest.raises(Unsupported, match="logits of a replayed CUDA graph"):
+    with pytest.raises(Unsupported, match="outputs of a replayed CUDA graph"):
         samples(forward)
 
 
