@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from longvis_bench.api import (
         bench,
         build,
+        claims,
         compare,
         count,
         fit,
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "bench",
     "build",
+    "claims",
     "compare",
     "count",
     "fit",

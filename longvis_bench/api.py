@@ -31,6 +31,7 @@ def bench(
     only_missing: bool = False,
     shard: tuple[int, int] | Literal["auto"] | None = None,
     machine: str | None = None,
+    baseline: str | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -46,6 +47,7 @@ def bench(
         only_missing: keep rows of older code, and measure only cells without a row.
         shard: (2, 8) measures the second of eight parts of the cells, "auto" that of this SLURM array task.
         machine: name of this machine in the results; by default its processor or GPU model and core count.
+        baseline: one of the models; `time_vs_baseline` has the time per image over that model's.
         reporter: its methods are called as the sweep progresses; by default nothing is shown.
         options: further fields of `sweep.config.SweepConfig`, e.g. batch_sizes=[1, 8], dtypes=["bf16"].
 
@@ -61,7 +63,7 @@ def bench(
     from longvis_bench.sweep.session import start
 
     options |= {"models": models, "resolutions": resolutions}
-    session = start(options, out=_path(out), fresh=fresh, machine=machine, shard=shard)
+    session = start(options, out=_path(out), fresh=fresh, machine=machine, shard=shard, baseline=baseline)
     outcome = session.run(reporter=reporter, retry=retry, only_missing=only_missing)
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -261,6 +263,44 @@ def compare(
     from longvis_bench.report.compare import records
 
     return pd.DataFrame(records(find(Path(before), _path(after), models)))
+
+
+def claims(
+    models: Sequence[str] = (),
+    *,
+    runs: Sequence[str | Path] = (),
+    cache: bool = True,
+    models_dirs: Sequence[Path] = (),
+) -> pd.DataFrame:
+    """Check the published numbers that the cards state.
+
+    Arguments:
+        models: names or patterns of variants; empty for all with published numbers.
+        runs: directories of runs: only their models and sizes are checked, and measured numbers are
+            compared with their rows.
+        cache: read counts of earlier calls from the cache.
+        models_dirs: further folders of cards.
+
+    Returns:
+        One row per published number, with `verdict` "reproduced", "contradicted" or "not comparable":
+        `published` and `ours` in `unit`, `ratio` ours / published, and `why`, the likely reason of a
+        contradiction or what is missing.  Ratios of times within a table, where runs are given, are further
+        rows with a `reference`.
+
+    Raises:
+        LongvisError: a name is wrong, a run cannot be read, or no card has a published number of the models.
+    """
+    import pandas as pd
+
+    from longvis_bench.published.measured import of_runs, relatives
+    from longvis_bench.published.verdicts import check
+    from longvis_bench.runs.merge import read_runs, side_by_side
+
+    rows = side_by_side(read_runs([Path(run) for run in runs], one_per_cell=True)) if runs else []
+    found = check(Registry(models_dirs), models, rows=rows if runs else None, cache=cache)
+    ratios = relatives(found, rows)
+    found = of_runs(found, rows) if runs else found
+    return pd.DataFrame([*(one.record for one in found), *(one.record for one in ratios)])
 
 
 def list_models(models_dirs: Sequence[Path] = ()) -> list[str]:

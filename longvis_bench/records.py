@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from longvis_bench.hashing import digest
+from longvis_bench.stats.ratios import Ratio
 
 SCHEMA = 2
 
@@ -226,8 +227,7 @@ class NoiseRecord(_Record):
 
     load_cores: float | None = None  # mean number of cores that other processes kept busy
     own_cores: float | None = None  # mean number of cores that this process kept busy
-    steal: float | None = None
-    """Share of processor time that the hypervisor gave to other guests (steal time), 0-1."""
+    steal: float | None = None  # share of processor time that the hypervisor gave to other guests, 0-1
     clock_hz: float | None = None  # median clock of the device: the fastest core's, or the GPU's SM clock
     clock_limit_hz: float | None = None  # the GPU's highest SM clock
     clock_change: float | None = None
@@ -459,6 +459,7 @@ class Row(_Record):
     """Median latency of each repeat of this cell; never stored: `report/repeats.py` adds it after reading."""
     reference_yardstick_s: float | None = Field(None, exclude=True)
     """Fastest yardstick among the rows of the same machine in the report; never stored."""
+    baseline: tuple[str, Ratio | None] | None = Field(None, exclude=True)  # see `report/baseline.py`
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @classmethod

@@ -28,6 +28,9 @@ COMMANDS = {
     "eval": "Measure the top-1 and top-5 accuracy of weights, with 95 % intervals and the worst classes.",
     "report": "Print the table of runs and write summary.csv, summary.md and plots/ again.",
     "compare": "Compare two runs, or two models of one run, cell by cell.",
+    "claims": (
+        "Check the published numbers of the models: reproduced, contradicted, or not comparable, and why."
+    ),
     "merge": "Merge runs of one environment; a cell in several runs keeps the row of the last run.",
     "status": (
         "Show planned, finished, failed and running cells per run, shard and device, and how to finish them."

@@ -23,6 +23,7 @@ from longvis_bench.cli.options import (
     WEIGHTS_HELP,
     WHAT,
     Bands,
+    Baseline,
     Classes,
     ClassOrderOption,
     Ema,
@@ -35,6 +36,7 @@ from longvis_bench.cli.options import (
     choice,
     choices,
     complete_models,
+    complete_presets,
     joined,
     names,
     reader,
@@ -52,6 +54,16 @@ if TYPE_CHECKING:
 
 def bench(
     ctx: typer.Context,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="TABLE",
+            help="Measure the cells of a published table, e.g. atlas-table1; see `longvis claims`.",
+            autocompletion=complete_presets,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     models: Annotated[
         list[Any] | None,
         typer.Option(
@@ -383,6 +395,7 @@ def bench(
         ),
     ] = None,
     hours_for: HoursFor = None,
+    baseline: Baseline = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -428,6 +441,7 @@ def bench(
         machine=machine,
         command=" ".join(["longvis", *sys.argv[1:]]),
         shard=shard,
+        baseline=baseline,
     )
     if dry_run:
         show_plan(session, as_json=as_json)

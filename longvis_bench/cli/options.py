@@ -195,6 +195,18 @@ def complete_families(incomplete: str) -> list[str]:
     return [name for name in known if name.startswith(incomplete)]
 
 
+def complete_presets(incomplete: str) -> list[str]:
+    """Shell completion of the names of published tables."""
+    from longvis_bench.registry.presets import presets
+    from longvis_bench.registry.registry import Registry
+
+    try:
+        known = presets(Registry())
+    except LongvisError:
+        return []
+    return [name for name in known if name.startswith(incomplete)]
+
+
 MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
 NO_CACHE_HELP = "Compute counts, shapes and accuracies again instead of reading them from the cache."
 OUTPUT_HELP = "logits, or features: the maps of the backbone without its head."
@@ -331,6 +343,15 @@ HoursFor = Annotated[
         metavar="NxE",
         help="Also report the hours of a training of this length: images x epochs, e.g. 126689x320.",
         parser=reader("--hours-for", train_length),
+        rich_help_panel=OUTPUT,
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="NAME",
+        help="Also show the time per image over that of this model, with its 95 % interval.",
         rich_help_panel=OUTPUT,
     ),
 ]

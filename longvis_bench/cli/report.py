@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from longvis_bench.cli.options import OUTPUT, WHAT, HoursFor
+from longvis_bench.cli.options import OUTPUT, WHAT, Baseline, HoursFor
 
 
 def report(
@@ -32,6 +32,7 @@ def report(
         ),
     ] = False,
     hours_for: HoursFor = None,
+    baseline: Baseline = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +50,7 @@ def report(
     Several runs are shown side by side.  If two runs have the same cell, measured in the same environment by
     the same code, the row of the last one is shown.
     """
+    from longvis_bench.report.baseline import with_baseline
     from longvis_bench.report.breakdowns import memory_table, overhead_table
     from longvis_bench.report.grouping import grouped
     from longvis_bench.report.per_class import worst_classes
@@ -62,6 +64,8 @@ def report(
     rows = side_by_side(found)
     if hours_for is not None:
         rows = restate(rows, hours_for)
+    if baseline is not None:
+        rows = with_baseline(rows, baseline)
     console = Console(highlight=False)
     explained = [
         table(rows) for wanted, table in ((overhead, overhead_table), (memory, memory_table)) if wanted

@@ -43,16 +43,20 @@ from longvis_bench.registry.discovery import BUILT_IN
 from longvis_bench.registry.registry import Variant
 
 T = TypeVar("T")
-Kind = Literal["count", "shapes", "accuracy", "reach"]
+Kind = Literal["count", "operators", "shapes", "accuracy", "reach"]
 
 VARIABLE = "LONGVIS_CACHE"
 """Environment variable with the folder of the cache; empty turns the cache off."""
 _NO_VALUES = frozenset({"data", "images", "seed", "weights", "weights_sha256", "normalisation"})
 """Fields of a cell that decide values of tensors, never their shapes."""
-_WITHOUT_INFLUENCE: dict[Kind, frozenset[str]] = {
-    "count": _NO_VALUES
+_NOT_COUNTED = (
+    _NO_VALUES
     | {"batch_size", "batch_auto", "mode", "dtype", "device", "threads", "memory_format", "fuse", "compile"}
-    | {"grad_checkpointing", "metrics", "round"},
+    | {"grad_checkpointing", "metrics", "round"}
+)
+_WITHOUT_INFLUENCE: dict[Kind, frozenset[str]] = {
+    "count": _NOT_COUNTED,
+    "operators": _NOT_COUNTED,
     "shapes": _NO_VALUES | {"batch_auto", "metrics", "round"},
     "accuracy": frozenset({"batch_size", "batch_auto", "metrics", "round"}),
     "reach": frozenset({"batch_size", "batch_auto", "mode", "dtype", "device", "memory_format", "fuse"})

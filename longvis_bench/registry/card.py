@@ -6,7 +6,9 @@ Unknown fields are errors, because a misspelt field would otherwise be lost sile
 
 from __future__ import annotations
 
+import re
 import tomllib
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -172,7 +174,25 @@ class Published(_Strict):
     throughput_img_s: float | None = None
     runtime_h: float | None = None
     hardware: str | None = None
+    arguments: dict[str, Any] = {}
+    """Arguments of the model that the numbers belong to, where they are not those of the variant."""
     note: str = ""
+
+    @property
+    def model(self) -> str:
+        """The variant, with `arguments` in brackets: a name that the registry finds."""
+        inside = ",".join(f"{key}={value!r}" for key, value in sorted(self.arguments.items()))
+        return f"{self.variant}[{inside}]" if inside else self.variant
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size that `hardware` states."""
+        stated = re.search(r"\bbatch (\d+)", self.hardware or "")
+        return int(stated[1]) if stated else None
+
+
+NUMBERS = ("params_m", "macs_g", "top1_percent", "top5_percent", "throughput_img_s", "runtime_h")
+"""Fields of `Published` that are numbers of a model."""
 
 
 class Card(_Strict):
@@ -261,6 +281,23 @@ def read_card(path: Path) -> Card:
         raise CardError(f"the card {path} does not follow the schema: {_sentence(error)}.") from error
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise CardError(f"the card {path} is not valid TOML: {error}.") from error
+
+
+def read_printed(path: Path) -> list[dict[str, Decimal]]:
+    """The published numbers of a card as they are printed: "45.0" keeps its last digit.
+
+    Returns:
+        For each entry of `Card.published`, in order, field -> number.
+
+    Raises:
+        CardError: the card cannot be read.
+    """
+    published = read_card(path).published
+    entries = tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=Decimal).get("published", [])
+    return [
+        {name: Decimal(entry[name]) for name in NUMBERS if name in entry}
+        for _, entry in zip(published, entries, strict=True)
+    ]
 
 
 def _refuse_controls(value: object, path: Path) -> None:

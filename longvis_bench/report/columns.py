@@ -237,6 +237,25 @@ def _at_reference(row: Row) -> float | None:
     return None if ratio is None or row.reference_yardstick_s is None else ratio * row.reference_yardstick_s
 
 
+def _vs_baseline(part: Literal["value", "low", "high"]) -> Callable[[Row], float | None]:
+    """Of the ratio of times; the baseline's own has no interval."""
+
+    def value(row: Row) -> float | None:
+        model, found = row.baseline or ("", None)
+        exact = part != "value" and row.cell.model == model
+        return None if found is None or exact else float(getattr(found, part))
+
+    return value
+
+
+def _why_no_baseline(row: Row) -> str:
+    if row.baseline is None:
+        return "not asked for (--baseline)"
+    if row.cell.model == row.baseline[0] and row.baseline[1] is not None:
+        return "the baseline itself"
+    return "it or the baseline was not timed under these conditions"
+
+
 def _counted(name: str) -> Callable[[Row], Value]:
     """Events per iteration and process, the median over processes."""
 
@@ -616,6 +635,33 @@ _MORE_TIME = (
         _at_reference,
         metric="time",
         why="known among the rows of a table, and from longvis 0.2 on",
+    ),
+    _text(
+        "baseline",
+        "The model that `time_vs_baseline` refers to.",
+        lambda row: row.baseline[0] if row.baseline else None,
+        why="not asked for (--baseline)",
+    ),
+    _float(
+        "time_vs_baseline",
+        "Time per image / that of the baseline under the same conditions, on the same machine.",
+        _vs_baseline("value"),
+        format=units.rate,
+        why=_why_no_baseline,
+    ),
+    _float(
+        "time_vs_baseline_low",
+        "Low end of its 95 % interval over processes, as in `longvis compare`.",
+        _vs_baseline("low"),
+        format=units.rate,
+        why=_why_no_baseline,
+    ),
+    _float(
+        "time_vs_baseline_high",
+        "High end of the same.",
+        _vs_baseline("high"),
+        format=units.rate,
+        why=_why_no_baseline,
     ),
     _float(
         "page_faults",

@@ -7,7 +7,7 @@ and in the model where two models are compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,12 +41,6 @@ class Side:
     name: str
     path: Path
     cells: dict[str, list[Row]]
-
-    def spread(self) -> list[float]:
-        """Spread between the processes of each cell that was timed in enough of them."""
-        timed = [processes(rows) for rows in self.cells.values()]
-        spreads = [process_spread(samples) for samples in timed if len(samples) >= ENOUGH]
-        return [spread for spread in spreads if spread is not None]
 
 
 @dataclass(frozen=True)
@@ -229,12 +223,30 @@ def _side(path: Path, name: str, model: str | None) -> Side:
         if model not in known:
             raise UnknownName("model of this run", model, known)
         rows = [row for row in rows if row.cell.model == model]
-    apart = (*_APART, *(_MODEL if model is not None else ()))
+    return Side(name, path, cells_of(rows, across_models=model is not None))
+
+
+def cells_of(rows: Sequence[Row], *, across_models: bool) -> dict[str, list[Row]]:
+    """Rows by cell; those of one cell are its repeats.
+
+    Arguments:
+        rows: of one run, each key once.
+        across_models: cells of different models have the same key if all else is equal.
+    """
+    apart = (*_APART, *(_MODEL if across_models else ()))
     cells: dict[str, list[Row]] = {}
     for row in rows:
         searched = ("batch_size",) if row.cell.batch_auto else ()
         cells.setdefault(row.cell.identity(without=(*apart, *searched)), []).append(row)
-    return Side(name, path, {key: _one_of(found) for key, found in cells.items()})
+    return {key: _one_of(found) for key, found in cells.items()}
+
+
+def usual_spread(cells: Iterable[Sequence[Row]]) -> float | None:
+    """Spread between processes, the root mean square over the cells that were timed in enough of them."""
+    timed = [processes(rows) for rows in cells]
+    spreads = [process_spread(samples) for samples in timed if len(samples) >= ENOUGH]
+    known = [spread for spread in spreads if spread is not None]
+    return (sum(spread**2 for spread in known) / len(known)) ** 0.5 if known else None
 
 
 def _one_of(rows: list[Row]) -> list[Row]:
@@ -248,8 +260,7 @@ def _paired(before: Side, after: Side) -> Comparison:
         raise LongvisError(
             f"{before.name} and {after.name} have no cell in common: {_difference(before, after)}."
         )
-    spreads = before.spread() + after.spread()
-    others = (sum(spread**2 for spread in spreads) / len(spreads)) ** 0.5 if spreads else None
+    others = usual_spread([*before.cells.values(), *after.cells.values()])
     pairs = [_pair(before, after, key, others) for key in common]
     order = {id(row): place for place, row in enumerate(Grouped([p.before for p in pairs]).rows)}
     return Comparison(

@@ -6,7 +6,7 @@ Texts from rows are hostile until cleaned: they hold whatever a model or a drive
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,8 +41,17 @@ class Shown:
 MODEL = Shown("model", "model")
 SIZE = Shown("resolution", "size")
 STATUS = Shown("status", "status")
+BASELINE = Shown("time_vs_baseline", "x baseline")
+"""Its heading in a table names the model."""
 NUMBERS = (
     Shown("throughput_img_s", "img/s"),
+    BASELINE,
+    Shown(
+        "time_vs_baseline",
+        "x baseline [95 %]",
+        ("time_vs_baseline_low", "time_vs_baseline_high"),
+        "x baseline",
+    ),
     Shown("peak_memory_bytes", "memory"),
     Shown("macs", "MACs"),
     Shown("top1", "top-1"),
@@ -82,6 +91,8 @@ ORDER = (
     "trained at",
     "weights",
     "img/s",
+    "x baseline",
+    "x baseline [95 %]",
     "latency",
     "latency [95 %]",
     "between repeats",
@@ -102,6 +113,7 @@ ORDER = (
 SUMMARY = (
     "top-1 [95 %]",
     "img/s",
+    "x baseline [95 %]",
     "latency [95 %]",
     "between repeats",
     "training",
@@ -113,6 +125,7 @@ SUMMARY = (
     "MFU",
 )
 OPTIONAL = {
+    *("x baseline", "x baseline [95 %]"),
     *("training", "between repeats", "scan FLOPs", "MFU", "p90", "padding", "FLOP coverage"),
     *("top-5", "top-5 [95 %]", "images", "trained at", "weights"),
 }
@@ -162,7 +175,10 @@ class Body:
     def heading(self, shown: Shown) -> list[str]:
         """The heading of a column, with the unit if the whole column shares one."""
         unit = self._unit(shown)
-        return [shown.heading, unit] if unit else [shown.heading]
+        heading = shown.heading
+        if shown.column == BASELINE.column:
+            heading = heading.replace("baseline", _baseline(self.rows))
+        return [heading, unit] if unit else [heading]
 
     def width(self, shown: Shown) -> int:
         """Width of a column in characters, without marks."""
@@ -331,12 +347,15 @@ def _in_scale(column: Column, row: Row, scale: units.Scale | None) -> str:
     return units.significant(value / scale.factor)
 
 
-def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
+def legend(columns: Sequence[Shown], rows: Sequence[Row]) -> str:
     """How the intervals were computed, and which of several repeats is shown."""
     methods = {"top1": ["of top-1 by Wilson's score"], "top5": ["of top-5 by the same"]}
     methods["latency_median_s"] = _latency_methods(rows)
+    methods[BASELINE.column] = ["of the ratio over processes by Welch's t"]
     there = [method for shown in columns if shown.interval for method in methods[shown.column]]
     lines = [f"[95 %]: interval {' and '.join(there)}."] if there else []
+    if any(shown.column == BASELINE.column for shown in columns):
+        lines.append(f"x {_baseline(rows)}: time per image / that of {_baseline(rows)}, all else equal.")
     if any(row.timing is not None and row.timing.host_s for row in rows):
         lines.append(
             "Latency and rank are by time between two events on the GPU, waiting for the host included; "
@@ -348,6 +367,11 @@ def legend(columns: Iterable[Shown], rows: Sequence[Row]) -> str:
             "between repeats: (largest - smallest) / median of their latencies."
         )
     return " ".join(lines)
+
+
+def _baseline(rows: Sequence[Row]) -> str:
+    """The model that times are divided by."""
+    return next((clean(row.baseline[0]) for row in rows if row.baseline), "")
 
 
 def _latency_methods(rows: Sequence[Row]) -> list[str]:

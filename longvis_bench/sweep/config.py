@@ -17,7 +17,7 @@ from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER, open_data
 from longvis_bench.devices import half_dtype, kind_of, resolve_device
 from longvis_bench.environment import default_threads
-from longvis_bench.errors import DeviceError, LongvisError
+from longvis_bench.errors import DeviceError, LongvisError, UnknownName
 from longvis_bench.hashing import digest
 from longvis_bench.records import (
     METRICS,
@@ -30,6 +30,8 @@ from longvis_bench.records import (
     Output,
     TrainLength,
 )
+from longvis_bench.registry.names import expand
+from longvis_bench.registry.presets import Preset, find_preset
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sweep.devices import Chosen, choose_devices
 
@@ -46,6 +48,7 @@ CPU_IMAGES = 128
 LEAST_MEMORY_LIMIT = 1 << 20
 
 FLAGS = {
+    "preset": "--preset",
     "models": "--models",
     "resolutions": "--res",
     "modes": "--mode",
@@ -131,6 +134,8 @@ class SweepConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    preset: str | None = None
+    """A published table, e.g. "atlas-table1": its cells, of the given models and sizes if there are any."""
     models: tuple[str, ...] = ()
     """Names, patterns such as `*-s`, or `all`; empty for the quick tour of all families."""
     resolutions: tuple[Pixels, ...] = ()
@@ -219,7 +224,13 @@ class SweepConfig(BaseModel):
 
         Raises:
             DeviceError: this machine does not have the device.
+            LongvisError: there is no such preset, or it has no such model or size.
         """
+        if self.preset is not None:
+            return self._with_preset(find_preset(registry, self.preset))._with_defaults(registry)
+        return self._with_defaults(registry)
+
+    def _with_defaults(self, registry: Registry) -> SweepConfig:
         chosen = self.chosen_devices()
         device = resolve_device(self.device) if chosen is None else chosen.names[0]
         kind = "cuda" if kind_of(device) == "cuda" else "cpu"
@@ -257,6 +268,22 @@ class SweepConfig(BaseModel):
             )
         return chosen
 
+    def _with_preset(self, preset: Preset) -> SweepConfig:
+        """What the table has, in the fields that are not given."""
+        models = tuple(expand(self.models, preset.models)) or preset.models
+        for model in models:
+            if model not in preset.models:
+                raise UnknownName(f"model of {preset.name}", model, preset.models)
+        for size in self.resolutions:
+            if size not in preset.resolutions:
+                sizes = ", ".join(map(str, preset.resolutions))
+                raise LongvisError(f"{preset.name} has no cell at {size} px; its sizes are {sizes} px.")
+        found: dict[str, Any] = {"models": models, "resolutions": self.resolutions or preset.resolutions}
+        found |= {} if "modes" in self.model_fields_set else {"modes": preset.modes}
+        if preset.batch_sizes and "batch_sizes" not in self.model_fields_set:
+            found["batch_sizes"] = preset.batch_sizes
+        return self.model_copy(update=found)
+
     @property
     def is_evaluation(self) -> bool:
         """Whether accuracy is the only metric."""
@@ -277,8 +304,9 @@ class SweepConfig(BaseModel):
         numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME) | {"device": kind_of(self.device)}
         unsaid = {None: "sorted", "sorted": "sorted, as asked"}  # None has the name that 0.2 gave to sorted
         numbers["class_order"] = unsaid.get(self.class_order, self.class_order)
-        if self.bands is None:
-            del numbers["bands"]  # runs of versions without this option keep their names
+        for added in ("bands", "preset"):  # runs of versions without these options keep their names
+            if numbers[added] is None:
+                del numbers[added]
         if self.output == "logits":
             del numbers["output"]  # likewise
         return f"{short}-{sizes}-{digest(numbers)[:8]}"

@@ -13,6 +13,7 @@ from longvis_bench.sweep.config import FLAGS, SweepConfig, read_config
 from longvis_bench.sweep.run_file import read_replay
 
 _EXAMPLES: dict[str, Any] = {
+    "preset": "atlas-table1",
     "models": ["atlas-s", "vit-*"],
     "resolutions": [1024, "2k"],
     "dtypes": ["fp32"],

@@ -33,6 +33,7 @@ from longvis_bench.records import (
     Settings,
     Status,
 )
+from longvis_bench.registry.presets import find_preset
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.runs.progress import PlannedCell, PlannedSweep, name_of
 from longvis_bench.sweep.code_hash import cell_key, code_hash
@@ -141,6 +142,7 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
     for variant in variants:
         _check_fit(config, variant, given.get(variant.full_name), data)
     codes = {variant.full_name: code_hash(variant) for variant in variants}
+    table = None if config.preset is None else find_preset(registry, config.preset).cells
     cells: list[Planned] = []
     faults: list[LongvisError | None] = []
     for resolution, batch, mode, dtype, variant in product(
@@ -150,6 +152,8 @@ def make_plan(config: SweepConfig, environment: Environment, working_dir: Path |
         config.dtypes,
         variants,
     ):
+        if table is not None and (variant.full_name, resolution) not in table:
+            continue
         condition = {
             "resolution": resolution,
             "batch_size": 1 if batch == "auto" else batch,

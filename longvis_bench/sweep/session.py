@@ -11,7 +11,7 @@ from typing import Any, get_args
 from longvis_bench.devices import resolve_device
 from longvis_bench.environment import read_environment
 from longvis_bench.errors import RunDirectoryError, UnknownName
-from longvis_bench.records import Status
+from longvis_bench.records import Row, Status
 from longvis_bench.report.write import restate, write_derived
 from longvis_bench.runs.directory import RunDirectory, current, fresh_directory
 from longvis_bench.sweep.config import read_config
@@ -34,6 +34,8 @@ class Session:
     path: Path
     invocation: Invocation
     """The command, as stored in run.json."""
+    baseline: str | None = None
+    """The model that tables compare all others with."""
 
     def run(
         self, *, reporter: Reporter | None = None, retry: Sequence[str] = (), only_missing: bool = False
@@ -63,9 +65,9 @@ class Session:
         )
         length = self.plan.config.hours_for
         rows = None
-        if length is not None:
-            outcome = replace(outcome, rows=tuple(restate(outcome.rows, length)))
-            rows = restate(current(RunDirectory(self.path).rows()), length)
+        if length is not None or self.baseline is not None:
+            outcome = replace(outcome, rows=tuple(self._restated(outcome.rows)))
+            rows = self._restated(current(RunDirectory(self.path).rows()))
         elif outcome.was_complete and not outcome.restated and (self.path / "summary.md").exists():
             return outcome
         try:
@@ -73,6 +75,15 @@ class Session:
         except RunDirectoryError as error:  # on a full disk the caller still shows the rows
             return replace(outcome, unwritten=error)
         return outcome
+
+    def _restated(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with what is computed for this command and not stored."""
+        from longvis_bench.report.baseline import with_baseline
+
+        length = self.plan.config.hours_for
+        found = list(rows) if length is None else restate(rows, length)
+        there = any(row.cell.model == self.baseline for row in found)
+        return with_baseline(found, self.baseline) if self.baseline is not None and there else found
 
 
 def start(
@@ -83,6 +94,7 @@ def start(
     machine: str | None = None,
     command: str | None = None,
     shard: Asked | None = None,
+    baseline: str | None = None,
 ) -> Session:
     """Check options and plan the sweep, without writing anything.
 
@@ -94,6 +106,7 @@ def start(
         command: the command line, which is stored with the run.
         shard: (2, 8) is the second of eight parts of the cells; all machines divide them in the same way.
             "auto" is the part of this task of a SLURM array.
+        baseline: one of the models, which tables compare all others with.
 
     Raises:
         LongvisError: an option is wrong, the directory is one of the committed runs, or no cell can run.
@@ -113,4 +126,8 @@ def start(
         path = out or path.with_name(f"{path.name}-shard-{number}-of-{parts}")
         plan = take_part(with_counts(plan), number, parts)
     invocation = invocation_of(plan.config, command, part and f"{part[0]}/{part[1]}")
-    return Session(plan, fresh_directory(path) if fresh else path, invocation)
+    if baseline is not None:
+        from longvis_bench.report.baseline import require_baseline
+
+        require_baseline(baseline, [planned.cell.model for planned in plan.cells])
+    return Session(plan, fresh_directory(path) if fresh else path, invocation, baseline)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from longvis_bench.records import AccuracyRecord, CountRecord, MemoryRecord, Pro
 from longvis_bench.report.compare import compare, read_limits
 from longvis_bench.runs.directory import RunDirectory
 
+HERE = Path(__file__).parent
 SPREAD = (-0.004, 0.0, 0.004)
 
 
@@ -205,6 +208,73 @@ def test_bad_input_is_one_sentence(tmp_path: Path, row: Row) -> None:
         assert code == 2, arguments
         assert said in err
         assert len(err.splitlines()) == 1
+
+
+def refused(*arguments: object) -> str:
+    """The sentence with which a command ends that got bad input."""
+    code, out, err = longvis(*arguments)
+    assert code == 2, (out, err)
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    return err
+
+
+def test_runs_of_one_cell_each_are_compared_without_a_note_on_many(tmp_path: Path, row: Row) -> None:
+    found = compare(saved(tmp_path / "a", made(row)), saved(tmp_path / "b", made(row, 1.1)))
+    assert len(found.pairs) == 1
+    assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"resolution": 128}, "no cell in common: resolution 64 and 128"),
+        ({"model": "atlas"}, "no cell in common: model vit and atlas"),
+        ({"batch_size": 4}, "no cell in common: batch_size 1 and 4"),
+    ],
+)
+def test_runs_of_one_cell_each_that_differ_are_refused(
+    tmp_path: Path, row: Row, change: dict[str, Any], said: str
+) -> None:
+    one, other = saved(tmp_path / "a", made(row)), saved(tmp_path / "b", made(row, **change))
+    assert said in refused(one, other)
+
+
+def test_one_cell_of_a_single_model_has_nothing_to_compare_with(tmp_path: Path, row: Row) -> None:
+    run = saved(tmp_path / "a", made(row))
+    assert "unknown model of this run 'atlas'" in refused(run, "--models", "vit,atlas")
+    assert "two models" in refused(run, "--models", "vit,vit")
+
+
+def test_a_run_of_a_newer_schema_is_refused(tmp_path: Path, row: Row) -> None:
+    one, other = saved(tmp_path / "a", made(row)), saved(tmp_path / "b", made(row))
+    rows = other / "cells.jsonl"
+    rows.write_text(rows.read_text().replace('"schema":2', '"schema":99'))
+    for arguments in ((one, other), (other, one), (other, "--models", "vit,atlas")):
+        assert "has schema 99, and this longvis reads schemas 1 to 2" in refused(*arguments)
+
+
+def test_a_run_of_an_older_schema_is_compared(tmp_path: Path) -> None:
+    """Its rows are converted as they are read."""
+    for name in "ab":
+        shutil.copytree(HERE.parent / "data" / "schema_v1" / "quick", tmp_path / name)
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert found.pairs
+    assert all(pair.macs in (None, 1) for pair in found.pairs)
+
+
+def test_a_run_without_rows_is_refused(tmp_path: Path, row: Row) -> None:
+    one = saved(tmp_path / "a", made(row))
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(one, tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "limits", ["slower", "slower:", "slower:1000%", "slower:nan", "slower:inf%", "slower=5%", ":5%", ","]
+)
+def test_a_threshold_that_is_no_share_is_refused(tmp_path: Path, row: Row, limits: str) -> None:
+    one, other = saved(tmp_path / "a", made(row)), saved(tmp_path / "b", made(row))
+    assert "--fail takes thresholds like slower:5%" in refused(one, other, "--fail", limits)
 
 
 def test_thresholds_are_read() -> None:

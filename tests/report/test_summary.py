@@ -25,6 +25,7 @@ from longvis_bench.report import summary as tables
 from longvis_bench.report.columns import BY_NAME, COLUMNS
 from longvis_bench.row_warnings import LOAD
 from longvis_bench.runs.directory import read_rows
+from longvis_bench.stats.ratios import Ratio
 
 GOLDEN = Path(__file__).parents[1] / "golden_tables"
 ROWS = read_rows(GOLDEN / "rows.jsonl")
@@ -157,6 +158,7 @@ def full_row() -> Row:
         overhead_s=dict.fromkeys(["start", "import", "build", "compile", "time", "other", "teardown"], 1.0),
         repeats_s=(1.0, 1.2),
         reference_yardstick_s=0.4,
+        baseline=("other", Ratio(1.25, 1.125, 1.375, 0.01, "processes")),
         notes=(LOAD.warning("busy"),),
         null_reasons={"something": "else"},
     )

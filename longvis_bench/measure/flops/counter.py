@@ -39,6 +39,7 @@ from longvis_bench.measure.flops.formulas import (
     by_name,
     formula_for,
     is_free,
+    is_product,
     scan_flops,
     written_by,
 )
@@ -79,6 +80,11 @@ class Count:
         """These MACs as a share of all, 0-1; None for a model without MACs."""
         return macs / self.macs if self.macs else None
 
+    def operators(self) -> OperatorCount:
+        """The part of it that says by which convention a published number was counted."""
+        products = sum(macs for name, macs in self.by_operator.items() if is_product(name))
+        return OperatorCount(self.params, self.macs, products, self.scan_flops, not self.ledger.unknown)
+
     def summary(self) -> CountSummary:
         """The part of it that a cell keeps."""
         return CountSummary(self.to_record(), self.largest_output, self.features)
@@ -104,6 +110,19 @@ class CountSummary:
     """See `Count`."""
     features: FeaturesRecord | None = None
     """See `Count`."""
+
+
+@dataclass(frozen=True)
+class OperatorCount:
+    """A count, and how much of it some tools leave out."""
+
+    params: int
+    macs: int
+    products: int
+    """MACs of matrix products of two computed tensors, which are those of attention."""
+    scan_flops: int
+    complete: bool
+    """Whether every operator has a formula."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ def is_free(name: str) -> bool:
     return name in FREE or _plain(name) in FREE
 
 
+def is_product(name: str) -> bool:
+    """Whether an operator multiplies two computed tensors, as attention does, and not one with weights."""
+    return "attention" in name or _plain(name) in ("aten::bmm", "aten::baddbmm", "aten::addbmm")
+
+
 def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
     """A call's arguments by their names in the operator's schema, whether positional or not.
 
