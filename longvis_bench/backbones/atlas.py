@@ -126,7 +126,7 @@ class Atlas(nn.Module):
             ValueError: the image is of another size than the model was built for.
         """
         self._check_size(image)
-        scales: list[Tensor] = self.pyramid(self.stem(image))
+        scales = pyramid(self.stem(image), self.scales, self.stride)
         for i, stage in enumerate(self.stages):
             scales = stage(scales[i > 0 :])
         out: Tensor = self.readout_norm(scales[0])
@@ -153,7 +153,7 @@ class Atlas(nn.Module):
             ValueError: the image is of another size than the model was built for.
         """
         self._check_size(image)
-        scales, maps = self.pyramid(self.stem(image)), []
+        scales, maps = pyramid(self.stem(image), self.scales, self.stride), []
         for i, (stage, scale) in enumerate(zip(self.stages, self.scales, strict=True)):
             scales = stage(scales[i > 0 :])
             maps.append(window_reverse(scales[0], scale.windows, scale.window).permute(0, 3, 1, 2))
@@ -165,22 +165,23 @@ class Atlas(nn.Module):
         logits: Tensor = pooled if pre_logits else self.head(pooled)
         return logits
 
-    def pyramid(self, grid: Tensor) -> list[Tensor]:
-        """Map of the stem (batch, dim, height, width) -> windows of each scale, finest first."""
-        grids = [grid]
-        for _ in self.scales[1:]:
-            grids.append(F.max_pool2d(grids[-1], self.stride))
-        return [
-            window_partition(grid.permute(0, 2, 3, 1), scale.windows)
-            for grid, scale in zip(grids, self.scales, strict=True)
-        ]
-
     def forward(
         self,
         image: Float[Tensor, "batch channels height width"],  # noqa: F722
     ) -> Float[Tensor, "batch classes"]:  # noqa: F722
         """Logits of a batch of images."""
         return self.forward_head(self.forward_features(image))
+
+
+def pyramid(grid: Tensor, scales: Sequence[Scale], stride: int) -> list[Tensor]:
+    """Map of the finest scale (batch, dim, height, width) -> windows of each scale, finest first."""
+    grids = [grid]
+    for _ in scales[1:]:
+        grids.append(F.max_pool2d(grids[-1], stride))
+    return [
+        window_partition(grid.permute(0, 2, 3, 1), scale.windows)
+        for grid, scale in zip(grids, scales, strict=True)
+    ]
 
 
 class Stem(nn.Sequential):

@@ -194,25 +194,45 @@ class _Stage(nn.Module):
         return out
 
 
-class _Block(nn.Module):
-    """Position encoding, gated linear attention, position encoding, MLP; each a residual."""
+class GatedAttention(nn.Module):
+    """y of the module's docstring: a convolution, linear attention, and a gate.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
+    Arguments:
+        width: channels of the tokens.
+        heads: of the attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.cpe1, self.cpe2, self.dwc = (_depthwise(width) for _ in range(3))
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dwc = _depthwise(width)
         self.in_proj, self.act_proj, self.out_proj = (nn.Linear(width, width) for _ in range(3))
         self.attn = LinearAttention(width, heads)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, height, width of map, width) -> the same."""
+        gate = F.silu(self.act_proj(tokens))
+        grid = F.silu(self.dwc(self.in_proj(tokens).permute(0, 3, 1, 2)))
+        out: Tensor = self.out_proj(self.attn(grid.permute(0, 2, 3, 1)) * gate)
+        return out
+
+
+class _Block(GatedAttention):
+    """Position encoding, gated linear attention, position encoding, MLP; each a residual.
+
+    It is a `GatedAttention` so that its parameters have the official names.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__(width, heads)
+        self.cpe1, self.cpe2 = (_depthwise(width) for _ in range(2))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELU)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width of map) -> the same."""
         x = x + self.cpe1(x)
-        tokens = self.norm1(x.permute(0, 2, 3, 1))
-        gate = F.silu(self.act_proj(tokens))
-        grid = F.silu(self.dwc(self.in_proj(tokens).permute(0, 3, 1, 2)))
-        mixed = self.out_proj(self.attn(grid.permute(0, 2, 3, 1)) * gate)
+        mixed = super().forward(self.norm1(x.permute(0, 2, 3, 1)))
         x = x + self.drop_path(mixed.permute(0, 3, 1, 2))
         x = x + self.cpe2(x)
         hidden = self.mlp(self.norm2(x.permute(0, 2, 3, 1)))

@@ -23,6 +23,7 @@ COMMANDS = {
         "Choose a model that meets limits: from measured rows first, else predicted or published figures."
     ),
     "reach": "Measure which pixels a token of the last map can see, and from how far it takes its evidence.",
+    "mixers": "Measure token mixers in one network: latency, memory, MACs and reach on a grid of tokens.",
     "flops": "Count MACs and FLOPs per image, by module and operator, and compare them with fvcore's count.",
     "train": "Train models with one recipe and store their weights; the same command resumes.",
     "eval": "Measure the top-1 and top-5 accuracy of weights, with 95 % intervals and the worst classes.",

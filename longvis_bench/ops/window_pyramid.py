@@ -107,19 +107,29 @@ class WindowBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width of map, width) -> the same."""
-        x = x + self.drop_path(self._mixed(self.norm1(x)))
+        x = x + self.drop_path(mix_windows(self.norm1(x), self.attn, self.frame))
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 
-    def _mixed(self, x: Tensor) -> Tensor:
-        side, window, shift = self.frame
-        counts = (side // window, side // window)
-        rolled = x.roll((-shift, -shift), (1, 2)) if shift else x
-        windows = torch.unflatten(window_partition(rolled, counts), 0, (len(x), -1))
-        mask = shift_mask(self.frame, x) if shift else None
-        mixed = self.attn(windows, mask).flatten(0, 1)
-        grid = window_reverse(mixed, counts, (window, window))
-        return grid.roll((shift, shift), (1, 2)) if shift else grid
+
+def mix_windows(x: Tensor, mixer: nn.Module, frame: Frame) -> Tensor:
+    """Cut a map into windows, mix the tokens of each, and join them.
+
+    Arguments:
+        x: (batch, height, width of map, width).
+        mixer: (batch, windows, tokens, width) and a mask or None -> the same shape.
+        frame: how the map is cut.
+
+    Returns:
+        The shape of `x`.
+    """
+    side, window, shift = frame
+    counts = (side // window, side // window)
+    rolled = x.roll((-shift, -shift), (1, 2)) if shift else x
+    windows = torch.unflatten(window_partition(rolled, counts), 0, (len(x), -1))
+    mixed = mixer(windows, shift_mask(frame, x) if shift else None).flatten(0, 1)
+    grid = window_reverse(mixed, counts, (window, window))
+    return grid.roll((shift, shift), (1, 2)) if shift else grid
 
 
 def shift_mask(frame: Frame, like: Tensor) -> Tensor:

@@ -88,21 +88,37 @@ def _read_once(file: Path, changed_ns: int, size: int) -> Card:
     return read_card(file)
 
 
-def _card_folders(models_dirs: Sequence[Path], working_dir: Path) -> Iterator[tuple[Path, str]]:
-    yield from ((folder, BUILT_IN) for folder in _subfolders(built_in_folder()))
+def find_files(name: str, models_dirs: Sequence[Path], working_dir: Path) -> Iterator[tuple[Path, str]]:
+    """Files of a name in the folders of cards, each once, and the source of each; see `Registry`.
+
+    Raises:
+        CardError: a folder of cards cannot be read.
+    """
+    seen: set[Path] = set()
+    for folder, origin in _card_folders(models_dirs, working_dir, name):
+        file = folder.resolve() / name
+        if file not in seen and file.is_file():
+            seen.add(file)
+            yield file, origin
+
+
+def _card_folders(
+    models_dirs: Sequence[Path], working_dir: Path, name: str = CARD_FILE
+) -> Iterator[tuple[Path, str]]:
+    yield from ((folder, BUILT_IN) for folder in _subfolders(built_in_folder(), name))
     for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: p.name):
         yield plug_in_folder(point), f"plug-in {point.name}"
     for directory in models_dirs:
         if not directory.is_dir():
             raise CardError(f"--models-dir {directory} is not a folder.")
-        yield from ((folder, str(directory)) for folder in _subfolders(directory))
+        yield from ((folder, str(directory)) for folder in _subfolders(directory, name))
     local = working_dir / "models"
     if local.is_dir():
-        yield from ((folder, "./models") for folder in _subfolders(local))
+        yield from ((folder, "./models") for folder in _subfolders(local, name))
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob(f"*/{CARD_FILE}"))
+def _subfolders(folder: Path, name: str = CARD_FILE) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{name}"))
 
 
 def plug_in_folder(point: importlib.metadata.EntryPoint) -> Path:

@@ -5,8 +5,8 @@ Cards come from the package itself, from installed plug-ins (entry-point group `
 imports a model's code when it builds the model, so listing is fast, and code beside a card does not run until
 the user names its model.
 
-The forms of a name are `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`, and
-`path/to/file.py:callable`; `names.py` has the rules for spelling and patterns.
+The forms of a name are `variant`, `variant@implementation`, `variant[key=value,...]`, `timm:NAME`,
+`mixer:NAME` and `path/to/file.py:callable`; `names.py` has the rules for spelling and patterns.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from longvis_bench.sizes.timm import named as timm_plan
 if TYPE_CHECKING:
     from torch import nn
 
+    from longvis_bench.registry.mixers import MixerVariant
+
+MIXER = "mixer:"
+"""What the name of a model around a token mixer begins with."""
 NO_FACTORY = "{name} is a {kind}, not a factory; name a function or class that builds the model."
 _NAME = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<arguments>.*)\])?$")
 
@@ -112,6 +116,11 @@ class Variant:
         source = self.source_file()
         if source is not None:
             _check_source(source, self.factory.rpartition(":")[2], self)
+
+    def source_files(self) -> list[Path]:
+        """The source files of the model, as far as `source_file` knows them."""
+        source = self.source_file()
+        return [] if source is None else [source]
 
     def source_file(self) -> Path | None:
         """The source file of the factory; None if it has none.
@@ -365,7 +374,20 @@ class Registry:
 
     def expand(self, names: Iterable[str]) -> list[str]:
         """Replace patterns by the names they match; see `names.expand`."""
-        return expand(names, self.variants())
+        return expand([found for name in names for found in self._mixers_like(name)], self.variants())
+
+    def mixers(self) -> list[MixerVariant]:
+        """All token mixers; see `registry/mixers.py`."""
+        from longvis_bench.registry.mixers import find_mixers
+
+        return find_mixers(self.models_dirs, self.working_dir)
+
+    def _mixers_like(self, name: str) -> list[str]:
+        if not name.strip().startswith(MIXER):
+            return [name]
+        from longvis_bench.registry.mixers import expand_mixers
+
+        return expand_mixers(name, self.mixers())
 
     def find(self, name: str) -> Variant:
         """The variant that a user's name refers to.
@@ -383,6 +405,10 @@ class Registry:
     def _find_base(self, base: str) -> Variant:
         if base.startswith("timm:"):
             return _timm_variant(base)
+        if base.startswith(MIXER):
+            from longvis_bench.registry.mixers import find_mixer
+
+            return find_mixer(base, self.mixers())
         if ".py:" in base:
             return _file_variant(base, self.working_dir)
         name, _, implementation = base.partition("@")

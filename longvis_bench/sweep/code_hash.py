@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from longvis_bench.files import PACKAGE
@@ -25,13 +27,15 @@ _MEASURING = (
     "backbones/building.py",
 )
 """Modules and subpackages that can change the content of a row of any model."""
+_BACKBONES = "backbones"
 
 
 def code_hash(variant: Variant, package: Path = PACKAGE) -> str:
     """Hash of the sources that can change a row of this variant; commands, tables and plots are left out.
 
     Arguments:
-        variant: its factory's file is hashed in addition to the modules of all models.
+        variant: its factory's file, and the backbones that this imports, are hashed in addition to the
+            modules of all models.
         package: the folder of this package.
 
     Returns:
@@ -41,9 +45,7 @@ def code_hash(variant: Variant, package: Path = PACKAGE) -> str:
         CardError: the factory's module cannot be found.
     """
     files = [path for name in _MEASURING for path in _sources(package / name)]
-    source = variant.source_file()
-    if source is not None:
-        files.append(source)
+    files += _with_imports(variant.source_files(), package / _BACKBONES)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return digest(hashes)[:16]
 
@@ -65,3 +67,22 @@ def cell_key(cell: Cell, code: str, environment: str) -> str:
 
 def _sources(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _with_imports(files: Sequence[Path], backbones: Path) -> list[Path]:
+    """The files, then the modules of `backbones` that they import, directly or by one another."""
+    found = list(dict.fromkeys(files))
+    for file in found:  # grows while it is read
+        found += [path for path in _imported(file, backbones) if path not in found]
+    return found
+
+
+def _imported(file: Path, backbones: Path) -> list[Path]:
+    """The modules of `backbones` that a file's `from ... import` names; none where it cannot be parsed."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = sorted({name for name in modules if name.startswith(f"{PACKAGE.name}.{_BACKBONES}.")})
+    return [path for name in names if (path := backbones / f"{name.rpartition('.')[2]}.py").is_file()]
