@@ -21,6 +21,7 @@ def test_logits_equal_the_authors(path: Path) -> None:
     assert logits_error(path, BiFormer) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_published_size_equals_the_authors() -> None:
     """The vector's matrices are half of the formula's."""
     config, vector = read(paths("published_biformer-t_*")[0])

@@ -60,9 +60,7 @@ WAYS: dict[Any, tuple[Callable[[nn.Module, Tensor, Path], Tensor], float]] = {
 }
 """How a model is run, and how far its logits may be from those of eager float32, over the largest of them."""
 
-SLOW = [
-    pytest.param(name, marks=[] if name in ("atlas", "mambavision") else pytest.mark.slow) for name in NANO
-]
+SLOW = [pytest.param(name, marks=[] if name == "mambavision" else pytest.mark.slow) for name in NANO]
 BOTH = [
     pytest.param(
         way,

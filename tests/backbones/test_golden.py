@@ -30,11 +30,9 @@ AUTHORS_NAMES = {"fastervit"}
 NOT_ARGUMENTS = {"family", "source", "batch", "scales", "seed", "torch"}
 QUICK = {
     "atlas-s_1024px",
-    "mambavision-t_224px",
     "fastervit-0_224px",
     "fastervit_224px",
     "fastervit_320px_padded",
-    "atlas_3scale_w4_512px_official",
     "atlas_3scale_w4_512px_position",
     "longvit_h12_p16_272px_ragged",
     "longvit_h4_p8_104px_shifted",

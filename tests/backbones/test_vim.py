@@ -25,6 +25,7 @@ def test_logits_equal_the_authors(path: Path) -> None:
     assert logits_error(path, Vim) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_published_size_equals_the_authors() -> None:
     """Blocks give what their mixer gave and the sum of all before, as the authors' do."""
     config, vector = read(paths("published_vim-t_*")[0])

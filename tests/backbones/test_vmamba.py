@@ -26,6 +26,7 @@ def test_logits_equal_the_authors(path: Path) -> None:
     assert logits_error(path, VMamba) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_published_size_equals_the_authors() -> None:
     config, vector = read(paths("published_vmamba-t-s1l8_*")[0])
     alias = {"A_logs": "A_log", "dt_projs_bias": "dt_proj.bias", "Ds": "D"}

@@ -172,7 +172,9 @@ print(sum(len(batch.indices) for batch in loader.epoch(0)), loader.note)
 
 
 @LINUX
-@pytest.mark.parametrize("mount", ["", "mount -t tmpfs -o size=4m tmpfs /dev/shm"])
+@pytest.mark.parametrize(
+    "mount", ["", pytest.param("mount -t tmpfs -o size=4m tmpfs /dev/shm", marks=pytest.mark.slow)]
+)
 def test_in_a_container_without_shared_memory(mount: str) -> None:
     """/dev/shm taken away or made small, in a mount namespace of its own."""
     hide = mount or "mount -t tmpfs -o ro tmpfs /dev/shm"

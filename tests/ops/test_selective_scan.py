@@ -320,6 +320,7 @@ def test_triton_in_its_interpreter(interpreted: Callable[..., str]) -> None:
     assert interpreted(INTERPRETED, __file__) == "equal"
 
 
+@pytest.mark.slow
 def test_triton_in_its_interpreter_at_odd_shapes_in_half_precision(interpreted: Callable[..., str]) -> None:
     """One lane more and one less than a program's, one step more than a span, states of no power of two."""
     assert interpreted(HALF, __file__) == "near"

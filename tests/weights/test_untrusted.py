@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,6 @@ from longvis_bench.runs.directory import RunDirectory
 from longvis_bench.text import clean, has_controls
 from longvis_bench.weights.reading import read_tensors
 from longvis_bench.weights.store import read_metadata
-
-Longvis = Callable[..., "subprocess.CompletedProcess[str]"]
 
 CARD = """
 schema = 1
@@ -83,23 +79,10 @@ def test_code_of_a_card_runs_where_its_model_is_named(theirs: Path) -> None:
     assert theirs.exists()
 
 
-def test_a_sweep_of_another_model_runs_no_code_of_a_card(theirs: Path, longvis: Longvis) -> None:
-    done = longvis(
-        *(
-            "bench",
-            "--models",
-            "vit-n",
-            "--res",
-            "64",
-            "--metrics",
-            "count",
-            "--device",
-            "cpu",
-            "--out",
-            "run",
-        )
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_of_another_model_runs_no_code_of_a_card(theirs: Path) -> None:
+    words = ("--res", "64", "--metrics", "count", "--device", "cpu", "--out", "run")
+    done = CliRunner().invoke(app, ["bench", "--models", "vit-n", *words])
+    assert done.exit_code == 0, done.output
     assert not theirs.exists()
 
 
