@@ -16,7 +16,7 @@ from textwrap import fill
 
 from claims_findings import FINDINGS, Facts
 from longvis_bench import units
-from longvis_bench.published.verdicts import VERDICTS, Checked, check, ratio_text, sentence, tally
+from longvis_bench.published.verdicts import VERDICTS, Checked, by_source, check, ratio_text, sentence, tally
 from longvis_bench.registry.presets import presets
 from longvis_bench.registry.registry import Registry
 from longvis_bench.report.summary import escape
@@ -92,27 +92,21 @@ class Page:
         )
 
     def contradicted(self) -> str:
-        """Ours, theirs, the ratio, and the likely reason."""
-        return _table(
-            ["model", "px", "published", "ours", "ratio", "likely reason", "source"],
-            [self._line(one, reason=True) for one in self.found if one.verdict == "contradicted"],
-        )
+        """Ours, theirs, the ratio, the likely reason, and all sources that print the number."""
+        lines = [
+            [*_numbers(one), escape(one.why), escape("; ".join(where))]
+            for one, where in by_source([one for one in self.found if one.verdict == "contradicted"])
+        ]
+        return _table(["model", "px", "published", "ours", "ratio", "likely reason", "source"], lines)
 
     def counts(self) -> str:
         """All numbers that are counted."""
-        shown = [one for one in self.found if one.claim.quantity in ("params", "MACs")]
-        return _table(
-            ["model", "px", "published", "ours", "ratio", "verdict", "source"],
-            [self._line(one, reason=False) for one in shown],
-        )
-
-    def _line(self, one: Checked, *, reason: bool) -> list[str]:
-        claim = one.claim
-        ours = units.UNKNOWN if one.ours is None else f"{claim.write(one.ours)} {claim.form.unit}"
-        said = one.why if reason or one.verdict == "not comparable" else one.verdict
-        what = f"{claim.text} {'MACs' if claim.quantity == 'MACs' else 'parameters'}"
-        cells = [claim.model, str(claim.entry.resolution), what, ours, ratio_text(one), said, claim.where]
-        return list(map(escape, cells))
+        lines = [
+            [*_numbers(one), one.verdict, escape(one.claim.where)]
+            for one in self.found
+            if one.claim.quantity in ("params", "MACs")
+        ]
+        return _table(["model", "px", "published", "ours", "ratio", "verdict", "source"], lines)
 
     def missing(self) -> str:
         """What the measured numbers need, by how many need it."""
@@ -135,6 +129,14 @@ class Page:
             for name, preset in presets(self.registry).items()
         ]
         return PRESETS + _table(["preset", "source", "models", "px", "mode"], lines)
+
+
+def _numbers(one: Checked) -> list[str]:
+    """Model, size, published and own number, and their ratio."""
+    claim = one.claim
+    ours = units.UNKNOWN if one.ours is None else f"{claim.write(one.ours)} {claim.form.unit}"
+    what = f"{claim.text} {'MACs' if claim.quantity == 'MACs' else 'parameters'}"
+    return [*map(escape, (claim.model, str(claim.entry.resolution), what, ours)), ratio_text(one)]
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], right: int = 0) -> str:
