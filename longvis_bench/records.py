@@ -8,7 +8,7 @@ History of the row schema, newest first; `runs/migrations.py` converts rows of o
         `SizeRecord.reshaped`, `AccuracyRecord.classes` and `class_doubt`, `Row.numerics`, `Environment.cpu`
         and `gpus`, `TimingRecord.host_s` and `graph_s`, `Row.changed_settings`, `Row.params`, `Row.gpu_index`
         and `gpu_uuid`, `MemoryRecord.outside_bytes`, `Row.cached`, `Row.reach`, `Row.attention`,
-        `Row.neighbours`, `Row.energy`, `Cell.output` and `Row.features`
+        `Row.neighbours`, `Row.energy`, `Cell.output`, `Row.features`, `Cell.world` and `Row.world`
     1   first version
 
 An unknown value is None, with a reason in `Row.null_reasons`, never 0, -1 or NaN.  Names end in the unit.
@@ -75,8 +75,7 @@ class Cell(_Record):
     variant: str
     implementation: str
     arguments: dict[str, Any] = {}
-    resolution: int = Field(ge=1)
-    """Pixels per side of the square input."""
+    resolution: int = Field(ge=1)  # pixels per side of the square input
     batch_size: int = Field(1, ge=1)
     batch_auto: bool = False
     """The harness searches for the batch size from `batch_size` up; the row's cell has the one it chose."""
@@ -86,24 +85,21 @@ class Cell(_Record):
     device: str = "cpu"
     threads: int = Field(1, ge=1)
     memory_format: MemoryFormat = "channels_last"
-    fuse: bool = False
-    """Fold batch norms into the preceding convolutions."""
+    fuse: bool = False  # fold batch norms into the preceding convolutions
     compile: bool = False
-    grad_checkpointing: bool = False
-    """In training, the backward pass recomputes the activations inside each block instead of keeping them."""
+    grad_checkpointing: bool = False  # the backward pass recomputes activations inside each block
     data: str = "digits"
     num_classes: int = Field(10, ge=1)
     images: int = Field(128, ge=1)
     """Number of held-out images for the accuracy, evenly spaced over all of them."""
     metrics: tuple[Metric, ...] = METRICS
     seed: int = 0
-    weights: str | None = None
-    """File name of the weights, without a path; None for random initial weights."""
+    weights: str | None = None  # file name of the weights, without a path; None for random initial weights
     weights_sha256: str | None = None
     normalisation: Normalisation | None = None
     """Normalisation that the weights were trained with, for images of a folder; None for the data's own."""
-    round: int = Field(0, ge=0)
-    """Index of the repeat (`--repeats`), from 0."""
+    world: int = Field(1, ge=1)  # devices that train together, each on a batch of its own
+    round: int = Field(0, ge=0)  # index of the repeat (`--repeats`), from 0
 
     def identity(self, without: Collection[str] = ()) -> str:
         """SHA-256 in hexadecimal, equal for two cells that differ at most in the fields `without` names."""
@@ -131,12 +127,10 @@ class TrainLength(_Record):
 class Settings(_Record):
     """Effort and limits of a measurement: stored in the row, but not part of its key."""
 
-    budget_s: float = Field(30.0, gt=0)
-    """Timing budget per cell, in seconds."""
+    budget_s: float = Field(30.0, gt=0)  # timing budget per cell, in seconds
     precision: float = Field(0.02, gt=0)
     """Target half-width of the median's 95 % interval, as a share of the median."""
-    timeout_s: float = Field(600.0, gt=0)
-    """Seconds after which the harness kills the cell."""
+    timeout_s: float = Field(600.0, gt=0)  # seconds after which the harness kills the cell
     memory_limit_bytes: int | None = Field(None, ge=1)
     """Memory that all processes of the cell may hold together; None for the machine's whole memory."""
     hours_for: TrainLength | None = None
@@ -158,8 +152,7 @@ class Request(_Record):
     """Where it runs, in torch's words with an index; empty for the cell's."""
     environment: str = ""
     """`Environment.hash`."""
-    cache_dir: Path | None = None
-    """Folder of `measure/cache.py`; None computes everything."""
+    cache_dir: Path | None = None  # folder of `measure/cache.py`; None computes everything
     models_dirs: tuple[Path, ...] = ()
     working_dir: Path | None = None
     source: DataSpec | None = None
@@ -193,8 +186,7 @@ class SizeRecord(_Record):
 
     reach: str  # the adaptation, in words for people; `Row.reach` is another thing
     padding_ratio: float | None = None  # padding tokens per image token, in the stage that pads most
-    arguments: dict[str, Any] = {}
-    """Arguments of the factory that depend on the resolution."""
+    arguments: dict[str, Any] = {}  # arguments of the factory that depend on the resolution
     random_tensors: tuple[str, ...] = ()
     """Tensors with random values, because the weight file has none for this size."""
     reshaped: dict[str, str] = {}
@@ -210,8 +202,7 @@ class CountRecord(_Record):
     scan_flops: int
     coverage: float | None
     """Output elements of operators with a cost formula / output elements of all operators, 0-1."""
-    unknown: dict[str, int] = {}
-    """Operators without a formula: name -> output elements."""
+    unknown: dict[str, int] = {}  # operators without a formula: name -> output elements
 
 
 class FeaturesRecord(_Record):
@@ -315,6 +306,14 @@ class EnergyRecord(_Record):
     images: int
     source: str  # the counter, e.g. "NVML" or "RAPL, 2 packages"
     idle_w: float | None = None  # power of the device before the model was built, for comparison
+
+
+class WorldRecord(_Record):
+    """A training step on several devices, compared with one."""
+
+    backend: str  # of torch.distributed, e.g. "nccl"
+    one_device_s: tuple[float, ...]  # samples of the same step on one device, without exchange of gradients
+    rank_peak_bytes: tuple[int, ...] = ()  # measured peak of each rank
 
 
 class TensorRecord(_Record):
@@ -430,6 +429,7 @@ class Row(_Record):
     features: FeaturesRecord | None = None  # where the cell's output is features
     timing: TimingRecord | None = None
     energy: EnergyRecord | None = None
+    world: WorldRecord | None = None
     tensors: TensorRecord | None = None
     memory: MemoryRecord | None = None
     batches: tuple[BatchTry, ...] = ()

@@ -171,6 +171,17 @@ def bench(
             rich_help_panel=HOW,
         ),
     ] = None,
+    world: Annotated[
+        int | None,
+        typer.Option(
+            "--world",
+            metavar="N",
+            help="Measure a training step on N devices of this machine together (with --mode train).",
+            show_default="1",
+            parser=reader("--world", units.read_whole),
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     threads: Threads = None,
     memory_format: Annotated[
         str | None,

@@ -43,7 +43,8 @@ def status(
         return
     console = Console(highlight=False)
     console.print(_table(found))
-    for line in (*_running(found), *_to_finish(found), *_absent(found)):
+    lines = [*_running(found), *_to_finish(found), *_absent(found)]
+    for line in ["", *lines] if lines else []:
         console.print(line, soft_wrap=True, markup=False)
 
 
@@ -110,7 +111,9 @@ def _to_finish(found: Iterable[PartState]) -> list[str]:
             lines.append(f"  {_command(state)}")
         if state.failed and not state.is_held:
             statuses = ",".join(sorted(set(state.failed)))
-            lines.append(f"To run the {_cells(len(state.failed))} of {state.path} that failed again:")
+            lines.append(
+                f"To run the {units.several(len(state.failed), 'failed cell')} of {state.path} again:"
+            )
             lines.append(f"  {_command(state)} --retry {statuses}")
     return lines
 

@@ -52,15 +52,15 @@ _NO_VALUES = frozenset({"data", "images", "seed", "weights", "weights_sha256", "
 _NOT_COUNTED = (
     _NO_VALUES
     | {"batch_size", "batch_auto", "mode", "dtype", "device", "threads", "memory_format", "fuse", "compile"}
-    | {"grad_checkpointing", "metrics", "round"}
+    | {"grad_checkpointing", "metrics", "round", "world"}
 )
 _WITHOUT_INFLUENCE: dict[Kind, frozenset[str]] = {
     "count": _NOT_COUNTED,
     "operators": _NOT_COUNTED,
-    "shapes": _NO_VALUES | {"batch_auto", "metrics", "round"},
-    "accuracy": frozenset({"batch_size", "batch_auto", "metrics", "round"}),
+    "shapes": _NO_VALUES | {"batch_auto", "metrics", "round", "world"},
+    "accuracy": frozenset({"batch_size", "batch_auto", "metrics", "round", "world"}),
     "reach": frozenset({"batch_size", "batch_auto", "mode", "dtype", "device", "memory_format", "fuse"})
-    | {"compile", "grad_checkpointing", "images", "metrics", "round"},
+    | {"compile", "grad_checkpointing", "images", "metrics", "round", "world"},
 }
 """Fields of a cell that a kind does not depend on: the counter counts one image, in eval mode and float32; an
 accuracy has batches of its own size; reach is that of a float32 model on the CPU."""

@@ -43,7 +43,7 @@ from longvis_bench.measure.latency.counters import CounterWatch
 from longvis_bench.measure.latency.graph import time_graph
 from longvis_bench.measure.latency.noise import NoiseWatch, sensor_for
 from longvis_bench.measure.latency.processes import disturbance
-from longvis_bench.measure.latency.timing import measure_latency
+from longvis_bench.measure.latency.timing import measure_latency, time_parts
 from longvis_bench.measure.latency.yardstick import Yardstick
 from longvis_bench.measure.libraries import start_libraries
 from longvis_bench.measure.memory.allocator import tight_allocator
@@ -54,6 +54,7 @@ from longvis_bench.measure.numerics import read_numerics, set_numerics
 from longvis_bench.measure.row_builder import RowBuilder
 from longvis_bench.measure.validity.outputs import Maps, form_of
 from longvis_bench.measure.validity.policy import check_cell, check_step
+from longvis_bench.measure.world import RankError, measure_world
 from longvis_bench.ops.feature_maps import Backbone, without_head
 from longvis_bench.ops.fuse_conv_bn import fold_batch_norms
 from longvis_bench.ops.kernel_trace import ATTENTION, observe
@@ -66,8 +67,6 @@ from longvis_bench.registry.registry import Registry, Variant
 
 WATCH_LIMIT_S = 10.0
 """Longest iteration, in seconds, that is repeated to watch convolutions' workspace or the kernels."""
-PART_ITERATIONS = 5
-"""Training steps whose parts are timed separately, at most."""
 
 
 def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row: None) -> Row:
@@ -87,6 +86,8 @@ def measure_cell(request: Request, publish: Callable[[Row], object] = lambda row
     try:
         with builder.turns.together():
             _measure(request, builder, publish)
+    except RankError as error:
+        return builder.end(error.failure.status, error.failure.reason)
     except BaseException as error:  # models also call sys.exit
         if is_interrupt(error) or is_ours(error):
             raise
@@ -122,6 +123,9 @@ def _measure(request: Request, builder: RowBuilder, publish: Callable[[Row], obj
         with builder.timed("count"):
             add_count(variant, cell, builder, cache)
         publish(builder.row())
+    if cell.world > 1 and not set(cell.metrics) <= {"count", "reach"}:
+        measure_world(request, builder)
+        return
     if not set(cell.metrics) <= {"count", "reach"}:
         if cell.compile and cell.mode == "train" and "count" not in cell.metrics:
             with builder.timed("shapes"):
@@ -153,12 +157,12 @@ def _measure_real(
     if builder.scans:
         with builder.timed(COMPILE):
             _warm_up_scan(cell, builder)
-    images = _images(cell, data, cell.batch_size)
+    images = cell_images(cell, data, cell.batch_size)
     with builder.timed("energy"):
         energy = start_energy(builder) if "time" in cell.metrics else None
     memory = _start_memory(images, builder) if "memory" in cell.metrics else None
     with builder.timed(BUILD):
-        model = _build(request, variant, builder)
+        model = build_model(request, variant, builder)
         _restore(settings, builder)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     form = form_of(cell, model, images)
@@ -182,7 +186,7 @@ def _measure_real(
     with builder.timed("validity"):
         if cell.mode == "infer":
             measured = outputs[0] if outputs else None
-            check_cell(model, images, measured, builder, lambda: _images(cell, data, 2)[1:])
+            check_cell(model, images, measured, builder, lambda: cell_images(cell, data, 2)[1:])
         else:
             check_step(iteration, images, builder)
     publish(builder.row())
@@ -224,9 +228,9 @@ def _time_again(request: Request, variant: Variant, builder: RowBuilder, setting
     data = _open(request)
     settings = _start_settings(request, settings, builder)
     start_libraries(cell, data)
-    images = _images(cell, data, cell.batch_size)
+    images = cell_images(cell, data, cell.batch_size)
     with builder.timed(BUILD):
-        model = _build(request, variant, builder)
+        model = build_model(request, variant, builder)
         _restore(settings, builder)
     optimizer = make_optimizer(model) if cell.mode == "train" else None
     iteration, parts = make_iteration(cell, model, images, optimizer)
@@ -286,7 +290,7 @@ def _start_memory(images: Tensor, builder: RowBuilder) -> PeakMemory | None:
         return None
 
 
-def _build(request: Request, variant: Variant, builder: RowBuilder) -> nn.Module:
+def build_model(request: Request, variant: Variant, builder: RowBuilder) -> nn.Module:
     """The model on its device, in its dtype and memory format, with its weights."""
     cell = request.cell
     with torch.device(cell.device):
@@ -330,7 +334,7 @@ def _memory_format(cell: Cell) -> torch.memory_format:
     return torch.channels_last if cell.memory_format == "channels_last" else torch.contiguous_format
 
 
-def _images(cell: Cell, data: ImageData, batch: int) -> Tensor:
+def cell_images(cell: Cell, data: ImageData, batch: int) -> Tensor:
     """The first readable held-out images at the cell's resolution, in its dtype and memory format."""
     dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
     device = torch.device(cell.device)
@@ -400,15 +404,6 @@ def _time(
 def _host_seconds(clock: Clock, record: TimingRecord) -> tuple[float, ...]:
     """Seconds of the host for each counted sample; the clock's last ones.  Empty on a CPU."""
     return tuple(clock.host_s[-len(record.samples_s) :]) if isinstance(clock, CudaClock) else ()
-
-
-def time_parts(parts: dict[str, Step], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:
-    """Part -> its seconds in each of a few training steps; after the budget no further step starts."""
-    start = clock.now()
-    apart: list[dict[str, float]] = []
-    while len(apart) < PART_ITERATIONS and (not apart or clock.now() - start < budget_s):
-        apart.append({name: clock.time(part) for name, part in parts.items()})
-    return {name: tuple(sample[name] for sample in apart) for name in parts}
 
 
 def _observe_kernels(iteration: Step, builder: RowBuilder) -> None:

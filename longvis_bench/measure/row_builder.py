@@ -26,6 +26,7 @@ from longvis_bench.records import (
     Status,
     TimingRecord,
     ValidityRecord,
+    WorldRecord,
 )
 from longvis_bench.report.peak_flops import mfu
 from longvis_bench.stats import median
@@ -49,6 +50,7 @@ class RowBuilder:
     features: FeaturesRecord | None = None
     timing: TimingRecord | None = None
     energy: EnergyRecord | None = None
+    world: WorldRecord | None = None
     memory: MemoryRecord | None = None
     accuracy: AccuracyRecord | None = None
     validity: ValidityRecord | None = None
@@ -110,6 +112,7 @@ class RowBuilder:
             features=self.features,
             timing=self.timing,
             energy=self.energy,
+            world=self.world,
             tensors=None if self.tensor_peak is None else self.tensor_peak.to_record(),
             memory=self.memory,
             accuracy=self.accuracy,

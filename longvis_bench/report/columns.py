@@ -273,9 +273,15 @@ def _counted(name: str) -> Callable[[Row], Value]:
 def _rate_of(latency: Callable[[Row], float | None]) -> Callable[[Row], float | None]:
     def value(row: Row) -> float | None:
         seconds = latency(row)
-        return row.cell.batch_size / seconds if seconds else None
+        return row.cell.world * row.cell.batch_size / seconds if seconds else None
 
     return value
+
+
+def _efficiency(row: Row) -> float | None:
+    alone = None if row.world is None else stats.median(row.world.one_device_s)
+    together = _latency(row)
+    return alone / together if alone and together else None
 
 
 def _train_hours(row: Row) -> float | None:
@@ -399,7 +405,7 @@ _WHAT = (
         _at("cell.implementation"),
     ),
     _int("resolution", "Pixels per side of the square input.", _at("cell.resolution"), unit="px"),
-    _int("batch_size", "Images in one iteration.", _at("cell.batch_size"), unit="images"),
+    _int("batch_size", "Images in one iteration of one device.", _at("cell.batch_size"), unit="images"),
     _text("mode", "`infer`: one forward; `train`: forward, backward and optimizer step.", _at("cell.mode")),
     _text("dtype", "Number format of the computation.", _at("cell.dtype")),
     _text(
@@ -470,7 +476,7 @@ _COST = (
     ),
     _rate(
         "throughput_img_s",
-        "`batch_size` / `latency_median_s`.",
+        "`batch_size` / `latency_median_s`, times `world`.",
         _rate_of(_latency),
         metric="time",
         why=_no_samples,
@@ -811,12 +817,26 @@ _MORE_TIME = (
         why="not recorded by this version",
         unit="W",
     ),
+    _ratio(
+        "scaling_efficiency",
+        "Images per second of `world` devices / `world` x those of one device, which ran the same step "
+        "without exchanging gradients.",
+        _efficiency,
+        metric="time",
+        why="one device",
+    ),
+    _text(
+        "rank_peak_memory_bytes",
+        "Peak memory of each device's process, as JSON; `peak_memory_bytes` is the highest.",
+        lambda r: None if r.world is None else _json(list(r.world.rank_peak_bytes)),
+        why="one device",
+    ),
     _text("energy_source", "The counter that was read.", _at("energy.source"), why="no energy was measured"),
     Column(
         name="train_hours",
         unit="h",
-        meaning="Hours that training takes on this one device: images x epochs of `train_length` / "
-        "`throughput_img_s`; loading data and evaluating are not in it.",
+        meaning="Hours that training takes on this one device, or on `world` together: images x epochs of "
+        "`train_length` / `throughput_img_s`; loading data and evaluating are not in it.",
         value=_train_hours,
         kind="float",
         format=units.hours,
@@ -1081,6 +1101,9 @@ _CONDITIONS = (
         "threads",
         "Processor threads within an operator; eager models run one operator at a time.",
         _at("cell.threads"),
+    ),
+    _int(
+        "world", "Devices that trained together, each on a batch of its own (`--world`).", _at("cell.world")
     ),
     _text("memory_format", "Layout of images and convolution weights.", _at("cell.memory_format")),
     _text("fused", "`yes` where batch norms were folded into convolutions.", lambda r: _yes(r.cell.fuse)),

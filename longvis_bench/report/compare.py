@@ -156,7 +156,7 @@ def compare(before: Path, after: Path | None = None, models: Sequence[str] = ())
 def processes(rows: Sequence[Row]) -> list[list[float]]:
     """Seconds per image in each undisturbed process of all repeats of a cell."""
     return [
-        [sample / row.cell.batch_size for sample in samples]
+        [sample / (row.cell.batch_size * row.cell.world) for sample in samples]
         for row in rows
         if row.status == "ok" and row.timing is not None
         for samples in row.timing.by_process(clean=True)

@@ -22,6 +22,7 @@ CONDITIONS = (
     "dtype",
     "device",
     "threads",
+    "world",
     "memory_format",
     "fused",
     "compiled",
@@ -41,6 +42,7 @@ _FLAGS = {"fused": "fused", "compiled": "compiled", "grad_checkpointing": "gradi
 _WORDS = {
     "batch_size": "batch {}",
     "threads": "{} threads",
+    "world": "{} devices together",
     "num_classes": "{} classes",
     "seed": "seed {}",
     "round": "round {}",
@@ -187,7 +189,8 @@ def in_words(name: str, value: Value) -> str | None:
     """A condition in words: "batch 8", "2 threads"; None if it needs no mention."""
     if name in _FLAGS:
         return _FLAGS[name] if value == "yes" else None
-    if value in (None, "logits") or (name in ("seed", "round") and value == 0):
+    usual = {"seed": 0, "round": 0, "world": 1}
+    if value in (None, "logits") or (name in usual and value == usual[name]):
         return None
     if name == "train_length":
         return f"hours for {value} (images x epochs) on one device"

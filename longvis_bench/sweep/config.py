@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER, open_data
 from longvis_bench.devices import half_dtype, kind_of, resolve_device
-from longvis_bench.environment import default_threads
+from longvis_bench.environment import default_threads, usable_cores
 from longvis_bench.errors import DeviceError, LongvisError, UnknownName
 from longvis_bench.hashing import digest
 from longvis_bench.records import (
@@ -58,6 +58,7 @@ FLAGS = {
     "device": "--device",
     "devices": "--devices",
     "overlap": "--overlap",
+    "world": "--world",
     "threads": "--threads",
     "memory_format": "--memory-format",
     "fuse": "--fuse",
@@ -155,6 +156,8 @@ class SweepConfig(BaseModel):
     """Several devices at once: "all" GPUs, names like "cuda:0,cuda:3", or "cpu:2x8": two of eight cores."""
     overlap: bool = False
     """With several CPU devices, also time cells side by side, which disturbs their latencies."""
+    world: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Devices of this machine that train together (DistributedDataParallel), each with a batch of its own."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads; by default OMP_NUM_THREADS if set, else all usable cores."""
     memory_format: MemoryFormat = "channels_last"
@@ -242,11 +245,16 @@ class SweepConfig(BaseModel):
                 "models": tuple(registry.expand(self.models)) or _quick_models(registry, kind),
                 "resolutions": self.resolutions or QUICK_RESOLUTIONS[kind],
                 "dtypes": self.dtypes or (("fp32",) if kind == "cpu" else (half_dtype(device),)),
-                "threads": self.threads or (default_threads() if chosen is None else chosen.threads),
+                "threads": self.threads or self._usual_threads(chosen),
                 "images": self.images or self._usual_images(kind),
                 "budget_s": self.budget_s or budget,
             }
         )
+
+    def _usual_threads(self, chosen: Chosen | None) -> int:
+        """Threads of a process: those of its device, or its share where several train together."""
+        threads = default_threads() if chosen is None else chosen.threads
+        return threads if self.world == 1 else max(1, min(threads, usable_cores() // self.world))
 
     def chosen_devices(self) -> Chosen | None:
         """The devices of `--devices`; None without it.
@@ -304,11 +312,10 @@ class SweepConfig(BaseModel):
         numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME) | {"device": kind_of(self.device)}
         unsaid = {None: "sorted", "sorted": "sorted, as asked"}  # None has the name that 0.2 gave to sorted
         numbers["class_order"] = unsaid.get(self.class_order, self.class_order)
-        for added in ("bands", "preset"):  # runs of versions without these options keep their names
-            if numbers[added] is None:
-                del numbers[added]
-        if self.output == "logits":
-            del numbers["output"]  # likewise
+        unchanged = {"bands": None, "preset": None, "output": "logits", "world": 1}
+        for name, usual in unchanged.items():
+            if numbers[name] == usual:
+                del numbers[name]  # runs of versions without this option keep their names
         return f"{short}-{sizes}-{digest(numbers)[:8]}"
 
 

@@ -29,6 +29,7 @@ from longvis_bench.measure.latency.processes import (
     without_energy,
 )
 from longvis_bench.measure.latency.turns import has_turns
+from longvis_bench.measure.world import world_devices
 from longvis_bench.phases import WAIT
 from longvis_bench.records import ACCEPTED, Cell, Request, Row, Status
 from longvis_bench.runs.directory import PREDICTIONS, RunDirectory, check_environment, latest, read_run
@@ -163,7 +164,9 @@ class _Sweep:
         chosen = plan.config.chosen_devices()
         device = plan.config.device
         self._slots = [Slot(device, device, device)] if chosen is None else slots(chosen)
-        self._gpu_turns = {slot.name: GpuTurns(slot.here) for slot in self._slots}
+        self._gpu_turns = {
+            slot.name: GpuTurns(*world_devices(slot.here, plan.config.world)) for slot in self._slots
+        }
         self._crew = Crew(self._slots, _open_runner)
         self._room: Path | None = None
         self._running: dict[str, RunningCell] = {}

@@ -15,10 +15,11 @@ from typing import Any
 
 from longvis_bench.data.folder import order_doubt, refuse_two_orders
 from longvis_bench.data.protocol import FOLDER, ImageData, open_data
-from longvis_bench.devices import kind_of
-from longvis_bench.environment import default_threads
+from longvis_bench.devices import kind_of, torch_gpus
+from longvis_bench.environment import default_threads, usable_cores
 from longvis_bench.errors import (
     CheckpointError,
+    DeviceError,
     IllegalSize,
     LongvisError,
     MissingDependency,
@@ -264,6 +265,7 @@ def _cell(
         arguments=variant.arguments,
         device=kind_of(config.device),
         threads=config.threads or default_threads(),
+        world=config.world,
         memory_format=config.memory_format,
         fuse=config.fuse and condition["mode"] == "infer",
         grad_checkpointing=config.grad_checkpointing and condition["mode"] == "train",
@@ -303,6 +305,7 @@ def _fault(variant: Variant, cell: Cell) -> tuple[Status, LongvisError] | None:
 def _check_options(config: SweepConfig) -> None:
     """Raise for options that would have no effect."""
     refuse_two_orders(config.classes, config.class_order)
+    _check_world(config)
     if config.output == "features" and set(config.metrics) <= {"accuracy", "reach"}:
         raise LongvisError(
             "--output features has maps and no logits, so there is no accuracy and no reach to measure; "
@@ -320,6 +323,32 @@ def _check_options(config: SweepConfig) -> None:
         )
     if config.hours_for is not None and "train" not in config.modes:
         raise LongvisError("--hours-for reports how long training takes; add --mode train.")
+
+
+def _check_world(config: SweepConfig) -> None:
+    """Raise where a training step cannot run on several devices together."""
+    world, kind = config.world, kind_of(config.device)
+    if world == 1:
+        return
+    if config.modes != ("train",):
+        raise LongvisError("--world measures training steps on several devices together; give --mode train.")
+    if config.output != "logits":
+        raise LongvisError(
+            "--world measures whole training steps, whose loss needs logits; leave --output out."
+        )
+    if config.devices is not None or "auto" in config.batch_sizes:
+        other = "--devices" if config.devices is not None else "--batch auto"
+        raise LongvisError(f"--world {world} uses the devices together; leave {other} out.")
+    if kind == "cpu":
+        needed, there = world * (config.threads or 1), usable_cores()
+        short = f"{needed} cores ({config.threads} per process), and this process may use {there}"
+    elif kind == "cuda":
+        needed, there = world, len(torch_gpus()) - int(config.device.partition(":")[2] or 0)
+        short = f"{needed} GPUs from {config.device} on, and there are {there}"
+    else:
+        needed, there, short = 1, 0, f"CUDA GPUs or the processor, not {kind}"
+    if needed > there:
+        raise DeviceError(f"--world {world} needs {short}.")
 
 
 def _check_fit(config: SweepConfig, variant: Variant, weights: WeightFile | None, data: ImageData) -> None:

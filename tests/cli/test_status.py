@@ -78,7 +78,7 @@ def test_a_dead_shard_is_named_with_the_command_that_finishes_it() -> None:
 def test_failed_cells_and_absent_shards_have_their_commands() -> None:
     one = run(Path("part 1"), part(1, 3), {64: "crashed", 512: "ok"})
     shown = printed("status", one)
-    assert "To run the 1 cell of part 1 that failed again:" in shown
+    assert "To run the 1 failed cell of part 1 again:" in shown
     command = next(line for line in shown.splitlines() if "--retry" in line)
     assert shlex.split(command)[-4:] == ["--out", "part 1", "--retry", "crashed"]
     assert "None of these directories has shard 2/3, 3/3" in shown

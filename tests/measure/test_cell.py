@@ -16,7 +16,8 @@ import torch
 
 from longvis_bench.data.protocol import ImageData
 from longvis_bench.measure import cell as cell_module
-from longvis_bench.measure.cell import measure_cell, time_parts
+from longvis_bench.measure.cell import measure_cell
+from longvis_bench.measure.latency.timing import time_parts
 from longvis_bench.measure.memory.peak import PeakMemory
 from longvis_bench.ops.selective_scan.operator import ScanSize
 from longvis_bench.records import Cell, Request, Row, Settings

@@ -119,6 +119,7 @@ def full_row() -> Row:
                 for _ in range(4)
             ),
         ),
+        world=records.WorldRecord(backend="nccl", one_device_s=(1.0,), rank_peak_bytes=(90, 100)),
         energy=records.EnergyRecord(joules=20.0, seconds=2.0, images=10, source="NVML", idle_w=5.0),
         memory=records.MemoryRecord(
             peak_bytes=100,

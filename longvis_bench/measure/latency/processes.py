@@ -118,7 +118,7 @@ def wants_another(row: Row, *, fewest: int, budget_s: float, precision: float) -
         precision: wanted half-width of the interval, as a share of the median.
     """
     timing = row.timing
-    if row.status != "ok" or timing is None or not timing.samples_s or fewest < 2:
+    if row.status != "ok" or timing is None or not timing.samples_s or fewest < 2 or row.cell.world > 1:
         return False
     done, clean = len(timing.processes) or 1, sum(not process.disturbed for process in timing.processes)
     latency = stats.median(timing.samples_s) or 0.0

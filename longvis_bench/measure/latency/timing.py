@@ -21,6 +21,8 @@ WINDOW = 5
 """Warm-up is over when this many samples in a row show no trend."""
 WARMUP_SHARE = 0.5
 """Warm-up is cut off after this share of the budget, even if the samples still show a trend."""
+PART_ITERATIONS = 5
+"""Training steps whose parts are timed separately, at most."""
 
 
 def measure_latency(
@@ -73,3 +75,12 @@ def _record(taken: list[float], warm: int, verdict: str) -> TimingRecord:
     return TimingRecord.model_validate(
         {"samples_s": taken[warm:], "warmup_s": taken[:warm], "verdict": verdict}
     )
+
+
+def time_parts(parts: dict[str, Iteration], clock: Clock, budget_s: float) -> dict[str, tuple[float, ...]]:
+    """Part -> its seconds in each of a few training steps; after the budget no further step starts."""
+    start = clock.now()
+    apart: list[dict[str, float]] = []
+    while len(apart) < PART_ITERATIONS and (not apart or clock.now() - start < budget_s):
+        apart.append({name: clock.time(part) for name, part in parts.items()})
+    return {name: tuple(sample[name] for sample in apart) for name in parts}
