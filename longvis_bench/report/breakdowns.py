@@ -39,19 +39,31 @@ def _number(row: Row, name: str) -> float | None:
 # Memory -------------------------------------------------------------------------------------------------
 
 
+NO_MEMORY = "No row of these runs has a memory measurement."
+
+
+def with_memory(rows: Sequence[Row]) -> list[Row]:
+    """The rows of which some memory is known, in the order of tables."""
+    return [row for row in in_order(rows) if any(_number(row, name) is not None for name in (PEAK, TENSORS))]
+
+
+def memory_columns(rows: Sequence[Row]) -> list[str]:
+    """The peak, the parts that sum to it, and the peak of the tensors: those that are not 0 in every row."""
+    return [name for name in (PEAK, *MEMORY_PARTS, TENSORS) if any(_number(row, name) for row in rows)]
+
+
 def memory_table(rows: Sequence[Row]) -> RenderableType:
     """One line per cell: the peak, the parts that sum to it, and the peak of the tensors, in MiB."""
-    ordered = in_order(rows)
-    known = [row for row in ordered if any(_number(row, name) is not None for name in (PEAK, TENSORS))]
+    known = with_memory(rows)
     if not known:
-        return Text("No row of these runs has a memory measurement.")
-    shown = [name for name in (PEAK, *MEMORY_PARTS, TENSORS) if any(_number(row, name) for row in known)]
+        return Text(NO_MEMORY)
+    shown = memory_columns(known)
     conditions = Grouped(known).varying
     table = plain_table(["model"], ["px"])
     if conditions:
         table.add_column("measured", overflow="fold")
     for name in shown:
-        heading = _heading(name)
+        heading = part_name(name)
         table.add_column(_BROKEN.get(heading, heading), justify="right", no_wrap=True)
     for row in known:
         words = (in_words(name, BY_NAME[name].value(row)) for name in conditions)
@@ -61,7 +73,8 @@ def memory_table(rows: Sequence[Row]) -> RenderableType:
     return Group(table, Text(), *(Text(line) for line in _memory_legend(shown)))
 
 
-def _heading(name: str) -> str:
+def part_name(name: str) -> str:
+    """Short name of a column of memory: `peak`, `tensors`, or the part."""
     return {PEAK: "peak", TENSORS: "tensors"}.get(name) or name.removesuffix("_memory_bytes")
 
 
@@ -71,9 +84,9 @@ def _mib(size: float | None) -> str:
 
 def _memory_legend(shown: Sequence[str]) -> list[str]:
     meanings = [
-        f"{_heading(name)}: {BY_NAME[name].meaning.removeprefix('Part of the peak: ')}" for name in shown
+        f"{part_name(name)}: {BY_NAME[name].meaning.removeprefix('Part of the peak: ')}" for name in shown
     ]
-    nothing = [_heading(name) for name in MEMORY_PARTS if name not in shown]
+    nothing = [part_name(name) for name in MEMORY_PARTS if name not in shown]
     lines = ["In MiB. The columns between peak and tensors sum to the peak."]
     return lines + meanings + ([f"Zero in every cell: {', '.join(nothing)}."] if nothing else [])
 

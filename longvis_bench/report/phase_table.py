@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -45,18 +46,48 @@ MEANINGS = {
 """Phases in the order of the table."""
 
 
-def phase_table(rows: Sequence[Row]) -> RenderableType:
-    """One line per phase with its seconds, then their sum and the time that passed."""
+HEADINGS = ("phase", "first process", "further", "share", "what it is")
+
+
+class PhaseLines(NamedTuple):
+    """The breakdown in words."""
+
+    lines: list[tuple[str, str, str, str, str]]
+    """A line per phase, with a text for each of `HEADINGS`."""
+    sentences: list[str]
+    """The sum, the time that passed, and what the cache saved."""
+
+
+def phase_lines(rows: Sequence[Row]) -> PhaseLines:
+    """Seconds of each phase over all rows.
+
+    Arguments:
+        rows: those with a timing breakdown, at least one.
+    """
     first, further = _first(rows), _further(rows)
     spent = [phase for phase in (*MEANINGS, *sorted(first + further)) if (first + further)[phase]]
     whole = sum((first + further).values())
-    table = plain_table(["phase"], ["first process", "further", "share"])
-    table.add_column("what it is", overflow="fold")
-    for phase in dict.fromkeys(spent):
-        share = units.percent((first[phase] + further[phase]) / whole)
-        meaning = MEANINGS.get(phase, "")
-        table.add_row(phase, _seconds(first[phase]), _seconds(further[phase]), share, meaning)
-    return Group(table, Text(), *(Text(line) for line in _sentences(rows, whole)))
+    lines = [
+        (
+            phase,
+            _seconds(first[phase]),
+            _seconds(further[phase]),
+            units.percent((first[phase] + further[phase]) / whole),
+            MEANINGS.get(phase, ""),
+        )
+        for phase in dict.fromkeys(spent)
+    ]
+    return PhaseLines(lines, _sentences(rows, whole))
+
+
+def phase_table(rows: Sequence[Row]) -> RenderableType:
+    """One line per phase with its seconds, then their sum and the time that passed."""
+    found = phase_lines(rows)
+    table = plain_table(HEADINGS[:1], HEADINGS[1:4])
+    table.add_column(HEADINGS[4], overflow="fold")
+    for line in found.lines:
+        table.add_row(*line)
+    return Group(table, Text(), *map(Text, found.sentences))
 
 
 def _seconds(seconds: float) -> str:
@@ -120,5 +151,8 @@ def _span(started: str | None, phases: dict[str, float]) -> tuple[float, float] 
     """Begin and end of a process; `started` is when it begins to measure, after the phase `start`."""
     if started is None or not phases:
         return None
-    begin = datetime.fromisoformat(started).timestamp() - phases.get(START, 0.0)
+    try:
+        begin = datetime.fromisoformat(started).timestamp() - phases.get(START, 0.0)
+    except ValueError:
+        return None
     return begin, begin + sum(phases.values())

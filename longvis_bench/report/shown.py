@@ -168,7 +168,7 @@ class Body:
     def texts(self, shown: Shown) -> list[str]:
         """The texts of a column: numbers in its shared unit, else each with its own."""
         if shown not in self._texts:
-            scale = self._scale(shown)
+            scale = self.scale(shown)
             self._texts[shown] = [_text(shown, row, scale) for row in self.rows]
         return self._texts[shown]
 
@@ -179,6 +179,15 @@ class Body:
         if shown.column == BASELINE.column:
             heading = heading.replace("baseline", _baseline(self.rows))
         return [heading, unit] if unit else [heading]
+
+    def scale(self, shown: Shown) -> units.Scale | None:
+        """The unit that the whole column can share, if any."""
+        if shown not in self._scales:
+            values = [shown.declared.value(row) for row in self.rows] if shown.declared.scales else []
+            known = [float(value) for value in values if isinstance(value, int | float)]
+            scales = shown.declared.scales
+            self._scales[shown] = units.shared_scale(known, scales) if scales else None
+        return self._scales[shown]
 
     def width(self, shown: Shown) -> int:
         """Width of a column in characters, without marks."""
@@ -192,19 +201,10 @@ class Body:
         value = shown.declared.value
         return any(value(row) not in (None, _DULL.get(shown.column)) for row in self.rows)
 
-    def _scale(self, shown: Shown) -> units.Scale | None:
-        """The unit that the whole column can share, if any."""
-        if shown not in self._scales:
-            values = [shown.declared.value(row) for row in self.rows] if shown.declared.scales else []
-            known = [float(value) for value in values if isinstance(value, int | float)]
-            scales = shown.declared.scales
-            self._scales[shown] = units.shared_scale(known, scales) if scales else None
-        return self._scales[shown]
-
     def _unit(self, shown: Shown) -> str:
         if shown.column == "resolution":
             return "px"
-        scale = self._scale(shown)
+        scale = self.scale(shown)
         return scale.unit if scale else ""
 
     # Remarks

@@ -99,3 +99,9 @@ def test_a_further_process_keeps_its_phases(row: Row, status: str) -> None:
         }
     )
     assert with_process(timing(process()), more, 15.0).processes[1].overhead_s == AGAIN
+
+
+def test_a_time_that_cannot_be_read_is_unknown(timed: Row) -> None:
+    assert "the rows do not tell how much time passed" in text(
+        timed.model_copy(update={"started": "yesterday"}), width=120
+    )

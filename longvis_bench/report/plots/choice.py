@@ -43,6 +43,15 @@ def points(rows: Grouped, label: str, column: str) -> dict[int, Point]:
     return found
 
 
+def points_by_size(rows: Grouped, column: str) -> dict[int, dict[str, Point]]:
+    """Size -> label of each series with a point there -> the point."""
+    at_size: dict[int, dict[str, Point]] = {}
+    for label in rows.series:
+        for size, point in points(rows, label, column).items():
+            at_size.setdefault(size, {})[label] = point
+    return at_size
+
+
 def front(found: dict[str, Point], *, better_up: bool) -> list[str]:
     """Labels of the points on the Pareto front, by rising cost."""
     labels, sign = [label for label, point in found.items() if point.ranked], -1 if better_up else 1
@@ -77,11 +86,8 @@ def choose(rows: Grouped, column: str, *, better_up: bool, most: int = MOST) -> 
 
 def _fronts(rows: Grouped, column: str, *, better_up: bool) -> set[str]:
     """Series on the front of accuracy against the cost at any size."""
-    at_size: dict[int, dict[str, Point]] = {}
-    for label in rows.series:
-        for size, point in points(rows, label, column).items():
-            at_size.setdefault(size, {})[label] = point
-    return {label for found in at_size.values() for label in front(found, better_up=better_up)}
+    at_size = points_by_size(rows, column).values()
+    return {label for found in at_size for label in front(found, better_up=better_up)}
 
 
 def _ranked(rows: Grouped, column: str, *, better_up: bool) -> tuple[int | None, list[str]]:

@@ -1,0 +1,1 @@
+"""One self-contained page of some rows: sentences, linked figures, the whole table and provenance."""
