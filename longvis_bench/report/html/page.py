@@ -101,7 +101,8 @@ def page(rows: Sequence[Row], runs: Sequence[RunFile | None], answers: Sequence[
 def without_local_paths(row: Row) -> Row:
     """The row with the paths in its texts reduced to their last part, and without its process's output."""
     stored = row.model_dump(by_alias=True)
-    return Row.model_validate({**_without_paths(stored), "log_tail": ""})
+    derived = {name: getattr(row, name) for name, field in Row.model_fields.items() if field.exclude}
+    return Row.model_validate({**_without_paths(stored), "log_tail": ""}).model_copy(update=derived)
 
 
 def _without_paths(value: Any) -> Any:

@@ -21,6 +21,7 @@ from longvis_bench.cli.app import app
 from longvis_bench.errors import RunDirectoryError
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Row
+from longvis_bench.report.baseline import with_baseline
 from longvis_bench.report.html.page import ASSETS, SECTIONS, VENDORED, page, write_page
 from longvis_bench.report.html.provenance import MARK, as_toml, licences
 from longvis_bench.runs.directory import read_rows, read_run
@@ -174,6 +175,12 @@ def test_the_configuration_is_toml_that_bench_reads() -> None:
         'hours_for = "3x2"',
         '"a b" = ""',
     ]
+
+
+def test_what_a_report_adds_to_rows_is_in_the_page() -> None:
+    rows = with_baseline(ROWS, "vit-n")
+    assert "x baseline" in Page(page(rows, [None])).said
+    assert "x baseline" not in Page(golden()).said
 
 
 def test_licences_are_those_of_what_ran() -> None:
