@@ -108,8 +108,8 @@ class WholeTable:
         return [_ends(one, self.body.rows[index]) for one in self.columns]
 
     def _said(self, column: Shown, text: str) -> str:
-        unit = self.body.heading(column)[1:]
-        return " ".join([f"{column.heading.partition(' [')[0]} {text}", *unit])
+        heading, *unit = self.body.heading(column)
+        return " ".join([heading.partition(" [")[0], text, *unit])
 
     def _heading(self, column: Shown) -> Markup:
         heading, *unit = self.body.heading(column)

@@ -179,8 +179,8 @@ def test_the_configuration_is_toml_that_bench_reads() -> None:
 
 def test_what_a_report_adds_to_rows_is_in_the_page() -> None:
     rows = with_baseline(ROWS, "vit-n")
-    assert "x baseline" in Page(page(rows, [None])).said
-    assert "x baseline" not in Page(golden()).said
+    assert "x vit-n" in Page(page(rows, [None])).said
+    assert "x vit-n" not in Page(golden()).said
 
 
 def test_licences_are_those_of_what_ran() -> None:
