@@ -47,7 +47,8 @@ def attack(harmless: dict[str, Any]) -> Row:
     except ValidationError as refused:
         for fault in refused.errors():
             *way, last = (step for step in fault["loc"])
-            there, here = stored, harmless
+            there: Any = stored
+            here: Any = harmless
             for step in way:
                 there, here = there[step], here[step]
             there[last] = here[last]
