@@ -225,7 +225,9 @@ def _top1(variant: Variant, rows: Sequence[Row], resolution: int) -> Known | Non
     entries = [
         entry
         for entry in variant.card.published
-        if (entry.variant, entry.resolution) == (variant.variant, resolution) and entry.top1_percent
+        if (entry.variant, entry.resolution) == (variant.variant, resolution)
+        and entry.top1_percent
+        and not entry.arguments
     ]
     if not entries:
         return None

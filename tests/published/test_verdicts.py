@@ -85,6 +85,17 @@ def test_a_contradiction_names_the_source_that_agrees_with_the_count(cards: Card
     assert found[1].why == "arXiv:2601.00002, Table 1 prints 0.00088, as counted"
 
 
+@pytest.mark.parametrize("model", ["mambavision-l2", "fastervit-4"])
+def test_published_models_of_other_windows_are_counted_with_theirs(model: str) -> None:
+    """The parameters agree; of the MACs the sources leave attention out."""
+    found = [one for one in check(Registry(), [model]) if one.claim.entry.arguments and one.ratio]
+    why = {(one.claim.model, one.claim.quantity, one.ratio): one.why for one in found}
+    assert len(why) >= 2
+    for (name, quantity, ratio), said in why.items():
+        close = ratio == pytest.approx(1, abs=5e-4)
+        assert close if quantity == "params" else "without the products of attention" in said, (name, why)
+
+
 def test_a_source_of_another_size_agrees_with_nothing(cards: Cards) -> None:
     cards("macs_g = 0.00088", source="arXiv:2601.00002")
     found = checked(cards("macs_g = 0.00088", resolution=128))
