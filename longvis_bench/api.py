@@ -11,6 +11,7 @@ from longvis_bench.errors import LongvisError
 from longvis_bench.records import Dtype, Mode, Output
 from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution, Resolution, resolution_of
 from longvis_bench.sweep.reporter import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def bench(
     models: Sequence[str] = (),
-    resolutions: Sequence[int] = (),
+    resolutions: Sequence[AnyResolution] = (),
     *,
     out: str | Path | None = None,
     fresh: bool = False,
@@ -39,7 +40,7 @@ def bench(
 
     Arguments:
         models: names as on the command line; empty for the quick default of this machine.
-        resolutions: pixels per side.
+        resolutions: pixels per side, or (height, width) of rectangles.
         out: directory of the run; the default is a directory under results/runs/ of the working directory,
             the same one for the same arguments, so that the same call resumes an interrupted run.
         fresh: use a new numbered directory.
@@ -77,7 +78,7 @@ def bench(
 def build(
     name: str,
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int = 1000,
     in_chans: int = 3,
     output: Output = "logits",
@@ -87,16 +88,16 @@ def build(
 
     Arguments:
         name: a variant, `variant@implementation`, `variant[key=value]`, `timm:NAME` or `file.py:callable`.
-        resolution: pixels per side of the square input.
+        resolution: pixels per side of a square input, or (height, width).
         num_classes: width of the logits.
         in_chans: channels of the input.
         output: "logits", or "features" for the backbone without its head.
         models_dirs: further folders of cards.
 
     Returns:
-        A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes), or with
-        "features" to a tuple of maps (batch, channels, height, width), finest first, whose strides in pixels
-        its attribute `strides` has.
+        A module from (batch, in_chans, height, width) to logits (batch, num_classes), or with "features" to a
+        tuple of maps (batch, channels, height, width), finest first, whose strides in pixels its attribute
+        `strides` has.
 
     Raises:
         UnknownName: no model has this name.
@@ -107,7 +108,8 @@ def build(
         NoMaps: features are asked of a model that offers none.
     """
     variant = Registry(models_dirs).find(name)
-    return build_output(variant, output, resolution=resolution, num_classes=num_classes, in_chans=in_chans)
+    size = _read(resolution)
+    return build_output(variant, output, resolution=size, num_classes=num_classes, in_chans=in_chans)
 
 
 def load_weights(
@@ -119,16 +121,16 @@ def load_weights(
     return load(model, source if isinstance(source, Mapping) else Path(source), strict=strict)
 
 
-def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
+def count(model: nn.Module, resolution: AnyResolution, *, in_chans: int = 3) -> Count:
     """Count parameters, MACs and FLOPs of a forward pass of one image; see `measure.flops.counter.count`."""
     from longvis_bench.measure.flops.counter import count as count_flops
 
-    return count_flops(model, resolution, in_chans=in_chans)
+    return count_flops(model, _read(resolution), in_chans=in_chans)
 
 
 def fit(
     models: Sequence[str],
-    resolutions: Sequence[int] = (1024, 2048, 4096),
+    resolutions: Sequence[AnyResolution] = (1024, 2048, 4096),
     *,
     memory: str | int | None = None,
     gpu: str | None = None,
@@ -145,7 +147,7 @@ def fit(
 
     Arguments:
         models: names or patterns as on the command line.
-        resolutions: pixels per side.
+        resolutions: pixels per side, or (height, width) of rectangles.
         memory: to fit into, e.g. "24GiB", or bytes; by default that of `gpu`.
         gpu: a GPU by its short name, e.g. "rtx4090"; decides the attention kernels, too.
         modes: "infer", "train" or both.
@@ -172,7 +174,7 @@ def fit(
     target = make_device(device, gpu, _bytes(memory))
     question = Question(
         target,
-        resolutions=resolutions,
+        resolutions=[_read(resolution) for resolution in resolutions],
         modes=modes,
         batch_sizes=batch_sizes,
         dtype=dtype or ("bf16" if device == "cuda" else "fp32"),
@@ -188,7 +190,7 @@ def fit(
 
 def reach(
     models: Sequence[str],
-    resolutions: Sequence[int] = (512,),
+    resolutions: Sequence[AnyResolution] = (512,),
     *,
     seeds: int = 3,
     data: str = "digits",
@@ -198,7 +200,7 @@ def reach(
 
     Arguments:
         models: names or patterns as on the command line.
-        resolutions: pixels per side.
+        resolutions: pixels per side, or (height, width) of rectangles.
         seeds: fresh models per size, and images for trained weights.
         data: "digits" or "pairs": weights that ship for these images are measured, too.
         models_dirs: further folders of cards.
@@ -215,7 +217,15 @@ def reach(
 
     from longvis_bench.advice.reach import measure_all, refuse_hopeless
 
-    rows = list(measure_all(models, resolutions, Registry(models_dirs), seeds=seeds, data=data))
+    rows = list(
+        measure_all(
+            models,
+            [_read(resolution) for resolution in resolutions],
+            Registry(models_dirs),
+            seeds=seeds,
+            data=data,
+        )
+    )
     refuse_hopeless(rows)
     return pd.DataFrame([row.columns for row in rows])
 
@@ -324,3 +334,10 @@ def _bytes(memory: str | int | None) -> int | None:
 
 def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _read(resolution: AnyResolution) -> Resolution:
+    try:
+        return resolution_of(resolution)
+    except ValueError as error:
+        raise LongvisError(f"a resolution is {error}, not {resolution!r}.") from error

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LongvisError(Exception):
@@ -56,14 +56,14 @@ class IllegalSize(LongvisError):
     """A resolution the model cannot take.
 
     Arguments:
-        resolution: the requested resolution, in pixels per side.
+        resolution: the requested resolution: pixels per side, or a `Rectangle`.
         why: the rule that it breaks, e.g. "atlas needs multiples of 16 px".
         legal: legal resolutions near it, in pixels; the message lists them.
     """
 
-    def __init__(self, resolution: int, why: str, legal: Sequence[int] = ()) -> None:
+    def __init__(self, resolution: object, why: str, legal: Sequence[Any] = ()) -> None:
         self.resolution = resolution
-        self.legal = tuple(legal)
+        self.legal: tuple[Any, ...] = tuple(legal)
         near = f"; legal sizes near it: {', '.join(map(str, self.legal))}" if self.legal else ""
         super().__init__(f"{resolution} px is not a legal size: {why}{near}.")
 

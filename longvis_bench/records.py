@@ -2,6 +2,7 @@
 
 History of the row schema, newest first; `runs/migrations.py` converts rows of older schemas as it reads them:
 
+    3   `Cell.height` and `Cell.width`; `Cell.resolution` and `trained_resolution` also describe rectangles
     2   `Row.tensors`, `Row.batches`, `Cell.batch_auto`, `Cell.grad_checkpointing`; `Row.code`: hash of the
         measuring sources; `Settings.memory_limit_bytes` and `hours_for`; run.json keeps every command, in
         `invocations`; added since, with defaults that are true of older rows: `Cell.normalisation`,
@@ -25,9 +26,10 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from longvis_bench.hashing import digest
+from longvis_bench.resolution import Fit, Sized, StoredResolution
 from longvis_bench.stats.ratios import Ratio
 
-SCHEMA = 2
+SCHEMA = 3
 
 Mode = Literal["infer", "train"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -41,14 +43,13 @@ Status = Literal[Result, "timeout", "missing_dependency", "invalid", "crashed", 
 ACCEPTED: frozenset[Status] = frozenset(get_args(Result))  # any other one makes the sweep exit with code 1
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation per channel, of pixels in 0-1; the model gets (pixel - mean) / deviation."""
-
 ClassOrder = Literal["sorted", "natural"]
 """Numbering of class folders: sorted by characters, or by the numbers in their names (2 before 10)."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The data options of a user: `--data`, `--classes`, `--window`, `--bands` and `--class-order`."""
+    """The data options of a user, which begin with `--data`."""
 
     data: str
     classes: str | None = None
@@ -58,15 +59,15 @@ class DataSpec:
     normalisation: Normalisation | None = None
     """Normalisation that the weights were trained with, for images of a folder; None for ImageNet's."""
     class_order: ClassOrder = "sorted"
-    bands: tuple[int, ...] | None = None
-    """Numbers of the bands that an image consists of, from 1: one or three; None for all."""
+    bands: tuple[int, ...] | None = None  # numbers of an image's bands, from 1: one or three; None for all
+    fit: Fit = "crop"
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Cell(_Record):
+class Cell(Sized, _Record):
     """One condition to measure: every resolved option that can change a number, and nothing else."""
 
     model: str
@@ -75,12 +76,12 @@ class Cell(_Record):
     variant: str
     implementation: str
     arguments: dict[str, Any] = {}
-    resolution: int = Field(ge=1)  # pixels per side of the square input
     batch_size: int = Field(1, ge=1)
     batch_auto: bool = False
     """The harness searches for the batch size from `batch_size` up; the row's cell has the one it chose."""
     mode: Mode = "infer"
     output: Output = "logits"
+    LATER = ("output", "world")
     dtype: Dtype = "fp32"
     device: str = "cpu"
     threads: int = Field(1, ge=1)
@@ -103,7 +104,7 @@ class Cell(_Record):
 
     def identity(self, without: Collection[str] = ()) -> str:
         """SHA-256 in hexadecimal, equal for two cells that differ at most in the fields `without` names."""
-        return digest(self.model_dump(mode="json", exclude=set(without)))
+        return digest(self.conditions(without))
 
 
 class TrainLength(_Record):
@@ -160,7 +161,7 @@ class Request(_Record):
     weights_path: Path | None = None
     class_indices: tuple[int, ...] | None = None
     """Logit index of each dataset class; None if the model's classes are the dataset's, in the same order."""
-    trained_resolution: int | None = None
+    trained_resolution: StoredResolution | None = None
     """Resolution the weights were trained at, if the weight file does not state it."""
     class_doubt: str | None = None
     """Why the order of the dataset's classes may differ from that of the logits; a clause."""
@@ -343,8 +344,7 @@ class BatchTry(_Record):
     """One trial of `--batch auto`."""
 
     batch_size: int
-    status: Status
-    """`skipped` if a limit excluded this batch size before it ran."""
+    status: Status  # `skipped` if a limit excluded this batch size before it ran
     reason: str | None = None
     throughput_img_s: float | None = None
     peak_bytes: int | None = None
@@ -358,7 +358,7 @@ class AccuracyRecord(_Record):
     images: int
     dataset: str
     weights: str
-    trained_resolution: int | None = None
+    trained_resolution: StoredResolution | None = None
     broken: tuple[str, ...] = ()
     """Held-out files that could not be read and do not count, relative to the dataset's folder."""
     classes: int | None = None
@@ -407,7 +407,7 @@ class RowWarning(_Record):
 class Row(_Record):
     """The result of one cell: one line of `cells.jsonl`."""
 
-    version: Literal[2] = Field(2, alias="schema")
+    version: Literal[3] = Field(3, alias="schema")
     key: str
     attempt: int = 1
     machine: str = ""  # `Environment.machine`, to tell rows of several machines apart in one table

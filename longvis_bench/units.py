@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from longvis_bench.resolution import Resolution, resolution_of
+
 UNKNOWN = "-"
 
 
@@ -204,18 +206,26 @@ def read_whole(text: str) -> int:
     return int(text)
 
 
-def read_pixels(text: str) -> int:
-    """Pixels per side: "1024", "1024px"; "2k" -> 2048.
+def read_pixels(text: str) -> Resolution:
+    """Pixels per side, "1024", "1024px" or "2k" -> 2048; or width x height, "2560x1920" -> 1920 rows of 2560.
 
     Raises:
-        ValueError: the text is no such number; the message shows valid ones.
+        ValueError: the text is no such size; the message shows valid ones.
     """
     bare = re.sub(r" ?px$", "", text.strip().lower())
-    thousand = re.fullmatch(r"(\d{1,4})k", bare)
+    width, cross, height = bare.replace("×", "x").partition("x")
     try:
-        return 1024 * read_whole(thousand[1]) if thousand else read_whole(bare)
+        return resolution_of((_side(height), _side(width)) if cross else _side(bare))
     except ValueError:
-        raise ValueError("whole numbers from 1 up, like 1024,2048 or 1k,2k") from None
+        raise ValueError(
+            "whole numbers from 1 up, like 1024,2048 or 1k,2k, or width x height, like 2560x1920"
+        ) from None
+
+
+def _side(text: str) -> int:
+    """Pixels of one side."""
+    thousand = re.fullmatch(r"(\d{1,4})k", text.strip())
+    return 1024 * read_whole(thousand[1]) if thousand else read_whole(text)
 
 
 def read_size(text: str) -> int:

@@ -31,6 +31,7 @@ from longvis_bench.data.lookup import Dials, Lookup, read_dials
 from longvis_bench.data.protocol import Split
 from longvis_bench.files import write_whole
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import Resolution, scaled
 from longvis_bench.training.job import Job, TrainProgress, TrainReport
 from longvis_bench.training.jobs import Options, keep, start_training
 from longvis_bench.training.loop import WATCHED_IMAGES, train
@@ -48,8 +49,8 @@ class Shrunk(Lookup):
     def name(self) -> str:
         return f"{super().name}, shrunk"
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
-        image, label = super().load(split, index, 2 * resolution)
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
+        image, label = super().load(split, index, scaled(resolution, 2))
         return F.avg_pool2d(image.float(), 2).round().to(torch.uint8), label
 
 

@@ -159,7 +159,7 @@ def _classes() -> str:
     return _first(_output(worst_classes(read_answers(chosen, [run]))), 1)
 
 
-def _is_example(model: str, resolution: int) -> bool:
+def _is_example(model: str, resolution: object) -> bool:
     return (model, resolution) == ("convnext-n", 256)
 
 

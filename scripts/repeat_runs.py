@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from longvis_bench import stats
 from longvis_bench.records import Row
+from longvis_bench.resolution import Resolution
 from longvis_bench.runs.directory import current, read_rows
 
-Name = tuple[str, int]
+Name = tuple[str, Resolution]
 
 
 class Latency(NamedTuple):

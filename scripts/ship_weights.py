@@ -24,6 +24,7 @@ from longvis_bench.hashing import sha256_file
 from longvis_bench.measure.accuracy import batch_for, measure_accuracy
 from longvis_bench.registry.card import read_card
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.training.job import Job, TrainProgress
 from longvis_bench.training.jobs import Options, keep, start_training
 from longvis_bench.training.loop import train
@@ -82,7 +83,7 @@ def trained(job: Job, store: Path) -> Path | None:
 
 
 def _identity(
-    variant: Variant, dataset: str, resolution: int, recipe: Recipe, seed: int, initial: Path | None
+    variant: Variant, dataset: str, resolution: Resolution, recipe: Recipe, seed: int, initial: Path | None
 ) -> dict[str, Any]:
     return {
         "variant": variant.full_name,

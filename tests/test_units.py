@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longvis_bench import units
+from longvis_bench.resolution import Rectangle
 
 numbers = st.floats(-1e18, 1e18, allow_nan=False)
 
@@ -151,9 +152,12 @@ def test_a_shared_scale_hides_nothing(values: list[float], scales: tuple[units.S
         (units.read_whole, "1_000", 1000),
         (units.read_pixels, "2k", 2048),
         (units.read_pixels, "1024 px", 1024),
+        (units.read_pixels, "2560x1920", Rectangle(height=1920, width=2560)),
+        (units.read_pixels, "1k × 2k px", Rectangle(height=2048, width=1024)),
+        (units.read_pixels, "1024x1024", 1024),
     ],
 )
-def test_text_with_a_unit_is_read(read: Callable[[str], float], text: str, value: float) -> None:
+def test_text_with_a_unit_is_read(read: Callable[[str], object], text: str, value: object) -> None:
     assert read(text) == value
 
 
@@ -163,7 +167,7 @@ def test_text_with_a_unit_is_read(read: Callable[[str], float], text: str, value
         (units.read_seconds, ("", "-1", "2x", "inf", "nan", "1 2", "1e3", "2m later")),
         (units.read_share, ("", "x", "2%%", "inf", "nan", "2% or so")),
         (units.read_whole, ("", "0", "-1", "1.5", "1e3", "²", "9" * 5000)),
-        (units.read_pixels, ("", "0", "0k", "1.5k", "big", "1024x1024")),
+        (units.read_pixels, ("", "0", "0k", "1.5k", "big", "1024x", "x3", "1x2x3", "0x8", "8*8")),
     ],
 )
 def test_text_that_is_no_number_is_refused(read: Callable[[str], float], texts: tuple[str, ...]) -> None:

@@ -27,6 +27,7 @@ from longvis_bench.ops.feature_maps import Backbone, offers_maps, without_head
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.registry.card import Growth
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution, resolution_of, scaled, sides
 from longvis_bench.sizes.plan import SizePlan
 from longvis_bench.text import first_line
 
@@ -67,7 +68,7 @@ class Subject:
     """The model under test, at one resolution."""
 
     variant: Variant
-    resolution: int
+    resolution: Resolution
     device: Literal["cpu", "meta"] = "cpu"
 
     @property
@@ -75,13 +76,13 @@ class Subject:
         """Whether logits have values; on the meta device they have shapes only."""
         return self.device != "meta"
 
-    def model(self, resolution: int | None = None, seed: int = 0) -> nn.Module:
+    def model(self, resolution: Resolution | None = None, seed: int = 0) -> nn.Module:
         """A new model; the same seed gives the same weights."""
         torch.manual_seed(seed)
         with torch.device(self.device):
             return self.variant.build(resolution=resolution or self.resolution, num_classes=NUM_CLASSES)
 
-    def backbone(self, resolution: int) -> Backbone:
+    def backbone(self, resolution: Resolution) -> Backbone:
         """A new model without its head.
 
         Raises:
@@ -89,19 +90,19 @@ class Subject:
         """
         return without_head(self.model(resolution), self.variant.name)
 
-    def images(self, batch: int, resolution: int | None = None) -> Tensor:
-        """Random images (batch, 3, resolution, resolution), the same at each call."""
+    def images(self, batch: int, resolution: Resolution | None = None) -> Tensor:
+        """Random images (batch, 3, height, width), the same at each call."""
         generator = torch.Generator().manual_seed(1)
-        side = resolution or self.resolution
-        return torch.randn(batch, 3, side, side, generator=generator).to(self.device)
+        height, width = sides(resolution or self.resolution)
+        return torch.randn(batch, 3, height, width, generator=generator).to(self.device)
 
-    def count(self, resolution: int) -> Count:
+    def count(self, resolution: Resolution) -> Count:
         """Operation counts at a resolution."""
         return count_variant(self.variant, resolution, NUM_CLASSES)
 
 
 def check_model(
-    variant: Variant, resolution: int | None = None, device: Literal["cpu", "meta"] = "cpu"
+    variant: Variant, resolution: Resolution | None = None, device: Literal["cpu", "meta"] = "cpu"
 ) -> list[Result]:
     """Run every check.
 
@@ -189,7 +190,8 @@ def gives_logits(subject: Subject) -> str:
     """The output shape is (batch, num_classes) for an input of (batch, 3, R, R)."""
     with torch.no_grad():
         check_shape(subject.model().eval()(subject.images(2)), 2, NUM_CLASSES)
-    return f"(2, 3, {subject.resolution}, {subject.resolution}) -> (2, {NUM_CLASSES})"
+    height, width = sides(subject.resolution)
+    return f"(2, 3, {height}, {width}) -> (2, {NUM_CLASSES})"
 
 
 def gives_finite_logits(subject: Subject) -> str:
@@ -269,7 +271,7 @@ def _require(fault: str | None) -> None:
 
 def refuses_illegal_sizes(subject: Subject) -> str:
     """An odd resolution works, or raises IllegalSize with legal resolutions."""
-    odd = subject.resolution + 1
+    odd = _next(subject.resolution)
     try:
         subject.variant.plan(odd)
         model = subject.model(odd).eval()
@@ -287,6 +289,30 @@ def refuses_illegal_sizes(subject: Subject) -> str:
             f"state the rule in the card: [resolution] multiple_of = ..."
         ) from error
     return f"{odd} px works too"
+
+
+def takes_the_rectangles_it_states(subject: Subject) -> str:
+    """Lying and standing rectangles give logits of their own, or are refused where the card states none."""
+    if subject.variant.rectangles is None:
+        return "squares only, as it states"
+    shapes = _oblong(subject)
+    if not shapes:
+        raise Failed(
+            f"it states rectangles, and its plan takes none of {min(sides(subject.resolution))} px by a size "
+            "up to 1024 px; correct the plan, or leave `rectangles` out of the card."
+        )
+    for resolution in shapes:
+        try:
+            model = subject.model(resolution).eval()
+        except IllegalSize as error:
+            if subject.variant.card is None:
+                return f"squares only: {error}"
+            raise Failed(f"its plan takes {resolution} px, and its factory does not: {error}") from error
+        with torch.no_grad():
+            logits = check_shape(model(subject.images(2, resolution)), 2, NUM_CLASSES)
+        if subject.has_values:
+            check_logits(logits, 2, NUM_CLASSES)
+    return f"{' and '.join(map(str, shapes))} px"
 
 
 def runs_in_its_dtypes(subject: Subject) -> str:
@@ -344,7 +370,7 @@ def costs_more_at_larger_sizes(subject: Subject) -> str:
     if pair is None:
         return "takes one size only"
     small, large = pair
-    exponent = _exponent(large / small, _cost(subject, large) / _cost(subject, small))
+    exponent = _exponent(float(large) / float(small), _cost(subject, large) / _cost(subject, small))
     if not 0 < exponent < STEEPEST:
         raise Failed(
             f"operations grow as R^{exponent:.1f} from {small} to {large} px; does every pixel reach the "
@@ -393,6 +419,11 @@ CHECKS: tuple[Check, ...] = (
     Check(does_not_mix_images, "forward must take any batch", (_SAME,), values=True),
     Check(trains, "forward must be differentiable, with nothing overwritten in place", (_FINITE,)),
     Check(gives_maps, "forward_maps takes what forward takes, and returns a list of maps", (_FINITE,)),
+    Check(
+        takes_the_rectangles_it_states,
+        "a card that states `rectangles` has a factory and a plan that take (height, width)",
+        (_FINITE,),
+    ),
     Check(refuses_illegal_sizes, "a size it cannot take must raise IllegalSize", (_FINITE,)),
     Check(
         runs_in_its_dtypes,
@@ -406,18 +437,36 @@ CHECKS: tuple[Check, ...] = (
 """All checks, in the order in which they run and are shown."""
 
 
-def _cost(subject: Subject, resolution: int) -> int:
+def _cost(subject: Subject, resolution: Resolution) -> int:
     count = subject.count(resolution)
     return count.flops + count.scan_flops
 
 
-def _larger(subject: Subject) -> tuple[int, int] | None:
-    """The size and four, or else two, times it where the model takes that."""
+def _larger(subject: Subject) -> tuple[Resolution, Resolution] | None:
+    """The size and four, or else two, times its sides where the model takes that."""
     small = subject.resolution
-    return next(((small, k * small) for k in (4, 2) if _plan(subject.variant, k * small)), None)
+    larger = (scaled(small, factor) for factor in (4, 2))
+    return next(((small, large) for large in larger if _plan(subject.variant, large)), None)
 
 
-def _comparable(variant: Variant) -> tuple[int, int] | None:
+def _next(resolution: Resolution) -> Resolution:
+    """One pixel more per side; of a rectangle, one row more."""
+    if isinstance(resolution, int):
+        return resolution + 1
+    return resolution_of((resolution.height + 1, resolution.width))
+
+
+def _oblong(subject: Subject) -> list[Resolution]:
+    """A lying and a standing rectangle that the model takes: its size and the next larger one that fits."""
+    short = min(sides(subject.resolution))
+    for long in (size for size in SIZES if size > short):
+        found = [resolution_of(pair) for pair in ((short, long), (long, short))]
+        if all(_plan(subject.variant, resolution) for resolution in found):
+            return found
+    return []
+
+
+def _comparable(variant: Variant) -> tuple[Resolution, Resolution] | None:
     """The largest size and its half at which the model is the same, with the same windows and segments."""
     large = LARGEST_COUNTED
     while large >= 2 * SIZES[0]:
@@ -428,7 +477,7 @@ def _comparable(variant: Variant) -> tuple[int, int] | None:
     return None
 
 
-def _plan(variant: Variant, resolution: int) -> SizePlan | None:
+def _plan(variant: Variant, resolution: Resolution) -> SizePlan | None:
     try:
         return variant.plan(resolution)
     except IllegalSize:

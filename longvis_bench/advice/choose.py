@@ -20,6 +20,7 @@ from longvis_bench.records import Mode, Row
 from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.report.columns import BY_NAME
 from longvis_bench.report.grouping import is_disturbed, natural
+from longvis_bench.resolution import Resolution
 
 Kind = Literal["measured", "predicted", "counted", "published"]
 DISTURBED = "latency disturbed by other load: measure it again with --fresh"
@@ -48,7 +49,7 @@ class Known:
 class Limits:
     """What the model must meet."""
 
-    resolution: int
+    resolution: Resolution
     mode: Mode = "infer"
     batch_size: int = 1
     memory_bytes: int | None = None
@@ -214,7 +215,7 @@ def _memory(
     )
 
 
-def _top1(variant: Variant, rows: Sequence[Row], resolution: int) -> Known | None:
+def _top1(variant: Variant, rows: Sequence[Row], resolution: Resolution) -> Known | None:
     """Measured accuracy at this size, else a published one: of the longest training at this size."""
     for row in rows:
         if row.accuracy is not None and row.status == "ok":
@@ -236,7 +237,7 @@ def _top1(variant: Variant, rows: Sequence[Row], resolution: int) -> Known | Non
     return Known((entry.top1_percent or 0) / 100, "published", source=source)
 
 
-def _count(variant: Variant, rows: Sequence[Row], name: str, resolution: int) -> Known | None:
+def _count(variant: Variant, rows: Sequence[Row], name: str, resolution: Resolution) -> Known | None:
     for row in rows:
         value = _number(BY_NAME[name].value(row))
         if value is not None:

@@ -30,6 +30,7 @@ from longvis_bench.report.plots.style import (
     shade,
     style,
 )
+from longvis_bench.resolution import Resolution, axis_in_words, side
 
 CARDS_GB = (8, 12, 16, 24, 40, 48, 80, 141)
 """Memory of usual GPUs, as their makers call it."""
@@ -105,7 +106,7 @@ def fit_figure(rows: Sequence[FitRow]) -> Figure:
 
 def _panel(axes: Axes, rows: Sequence[FitRow], title: str) -> None:
     batches = {row.batch_size for row in rows}
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[Resolution, float]] = {}
     families: dict[str, str] = {}
     for row in rows:
         label = row.model + (f", batch {row.batch_size}" if len(batches) > 1 else "")
@@ -122,7 +123,7 @@ def _panel(axes: Axes, rows: Sequence[FitRow], title: str) -> None:
         colour, marker, line = looks[label]
         xs = sorted(curve)
         axes.plot(
-            xs,
+            [side(x) for x in xs],
             [curve[x] for x in xs],
             color=colour,
             marker=marker,
@@ -135,10 +136,10 @@ def _panel(axes: Axes, rows: Sequence[FitRow], title: str) -> None:
             zorder=3,
         )
     sizes = sorted({row.resolution for row in rows})
-    axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 1.15)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xlim(side(sizes[0]) / 1.15, side(sizes[-1]) * 1.15)
+    axes.set_xticks([side(size) for size in sizes], [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.set_xlabel("pixels per side")
+    axes.set_xlabel(axis_in_words(sizes))
     axes.set_ylabel("GiB")
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     _end_labels(axes, curves, looks)
@@ -158,7 +159,7 @@ def _card_lines(axes: Axes) -> None:
 
 
 def _end_labels(
-    axes: Axes, curves: dict[str, dict[int, float]], looks: dict[str, tuple[str, str, str]]
+    axes: Axes, curves: dict[str, dict[Resolution, float]], looks: dict[str, tuple[str, str, str]]
 ) -> None:
     """The name of each curve beside its end."""
     ends = {label: curve[max(curve)] for label, curve in curves.items()}

@@ -24,6 +24,7 @@ from longvis_bench.measure.memory.trace import Trace
 from longvis_bench.ops.kernel_trace import ATTENTION, listen
 from longvis_bench.records import Cell, Dtype, Mode, Output
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import Resolution, columns
 
 PARTS = (
     "weights",
@@ -58,7 +59,7 @@ class FitRow:
     family: str
     variant: str
     implementation: str
-    resolution: int
+    resolution: Resolution
     mode: Mode
     output: Output
     grad_checkpointing: bool
@@ -77,7 +78,7 @@ class FitRow:
     largest_batch: int | None = None
     """Largest batch that fits surely at this size, up to 1024; 0 where none does."""
     largest_resolution: int | None = None
-    """Largest legal size that fits surely at batch 1, up to 16384 px; None where none does."""
+    """Largest legal square that fits surely at batch 1, up to 16384 px; None where none does."""
     attention: str | None = None
     """Kernels of softmax attention that are assumed."""
     reason: str
@@ -89,11 +90,12 @@ class FitRow:
     @property
     def columns(self) -> dict[str, object]:
         """Column -> value, as tables and frames have them; bytes of a part are `<part>_bytes`."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        parts = named.pop("parts_bytes")
-        del named["fault"]
+        named: dict[str, object] = {}
+        for name in (each.name for each in fields(self)):
+            named |= columns(self.resolution) if name == "resolution" else {name: getattr(self, name)}
+        del named["parts_bytes"], named["fault"]
         unknown = self.fits is None
-        return named | {f"{part}_bytes": None if unknown else parts.get(part, 0) for part in PARTS}
+        return named | {f"{part}_bytes": None if unknown else self.parts_bytes.get(part, 0) for part in PARTS}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Question:
     """What is asked of each model."""
 
     device: Device
-    resolutions: Sequence[int]
+    resolutions: Sequence[Resolution]
     modes: Sequence[Mode] = ("infer",)
     batch_sizes: Sequence[int] = (1,)
     dtype: Dtype = "bf16"
@@ -212,11 +214,11 @@ class _Asked:
     ) -> None:
         self._variant, self._question = variant, question
         self._mode, self._checkpointed, self._shared = mode, checkpointed, shared
-        self._traces: dict[tuple[int, int], Trace] = {}
+        self._traces: dict[tuple[Resolution, int], Trace] = {}
         self._growing: dict[tuple[int, ...], tuple[bool, ...] | None] = {}
-        self.attention: dict[int, str | None] = {}
+        self.attention: dict[Resolution, str | None] = {}
 
-    def row(self, resolution: int, batch: int) -> FitRow:
+    def row(self, resolution: Resolution, batch: int) -> FitRow:
         """The answer for a size and batch."""
         question = self._question
         row = FitRow(
@@ -254,7 +256,7 @@ class _Asked:
             parts_bytes=need.parts_bytes,
         )
 
-    def need(self, resolution: int, batch: int) -> Need:
+    def need(self, resolution: Resolution, batch: int) -> Need:
         """The need at a size and batch."""
         self._check_dtype()
         return need_of(self._trace(resolution, batch), self._question.device, train=self._mode == "train")
@@ -266,7 +268,7 @@ class _Asked:
         if card is not None and ("fp32" if dtype == "tf32" else dtype) not in card.dtypes:
             raise Unsupported(f"{self._variant.name} does not run in {dtype}.")
 
-    def _trace(self, resolution: int, batch: int) -> Trace:
+    def _trace(self, resolution: Resolution, batch: int) -> Trace:
         """The trace: executed at batch 1, and of other batches worked out as far as that goes."""
         one = self._executed(resolution, 1)
         if batch == 1:
@@ -284,7 +286,7 @@ class _Asked:
             found = two.at(batch, self._executed(resolution, 3), (2, 3))
         return self._executed(resolution, batch) if found is None else found
 
-    def _executed(self, resolution: int, batch: int) -> Trace:
+    def _executed(self, resolution: Resolution, batch: int) -> Trace:
         if (resolution, batch) not in self._traces:
             model = None if self._checkpointed else self._shared.model(resolution)
             capability, cell = self._question.device.capability, self._cell(resolution, batch)
@@ -294,7 +296,7 @@ class _Asked:
             self.attention[resolution] = " and ".join(sorted(kernels.get(ATTENTION, ()))) or None
         return self._traces[resolution, batch]
 
-    def _cell(self, resolution: int, batch: int) -> Cell:
+    def _cell(self, resolution: Resolution, batch: int) -> Cell:
         return Cell(
             model=self._variant.full_name,
             family=self._variant.family,
@@ -310,7 +312,7 @@ class _Asked:
             output=self._question.output,
         )
 
-    def _largest_batch(self, resolution: int) -> int | None:
+    def _largest_batch(self, resolution: Resolution) -> int | None:
         if not self._question.search:
             return None
         return _last(range(1, MOST_BATCH + 1), [0], lambda batch: self._excess(resolution, batch)) or 0
@@ -327,7 +329,7 @@ class _Asked:
         except Exception:
             return None
 
-    def _excess(self, resolution: int, batch: int) -> float:
+    def _excess(self, resolution: Resolution, batch: int) -> float:
         """The need as a share of the memory."""
         return self.need(resolution, batch).high_bytes / self._question.device.memory_bytes
 

@@ -14,6 +14,7 @@ from longvis_bench.measure.exception_status import cause, is_interrupt, is_ours
 from longvis_bench.measure.reach import SEEDS, Reach, measure_reach
 from longvis_bench.registry.global_state import Snapshot
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import Resolution, columns
 from longvis_bench.weights.resolving import shipped_weights
 
 
@@ -23,7 +24,7 @@ class ReachRow:
 
     model: str
     family: str
-    resolution: int
+    resolution: Resolution
     reach: Reach | None
     weights: str | None = None
     """Name of the weights whose radii are `reach.trained`."""
@@ -40,7 +41,7 @@ class ReachRow:
         radii = {name: None if found is None else stats.median(getattr(found, name)) for name in names}
         return {
             "model": self.model,
-            "resolution": self.resolution,
+            **columns(self.resolution),
             "reach_share": None if found is None else found.share,
             **{f"reach_{name}": value for name, value in radii.items()},
             "reach_basis": None if found is None else found.basis,
@@ -51,7 +52,7 @@ class ReachRow:
 
 def measure_all(
     models: Sequence[str],
-    resolutions: Sequence[int],
+    resolutions: Sequence[Resolution],
     registry: Registry,
     *,
     seeds: int = SEEDS,
@@ -81,7 +82,7 @@ def measure_all(
             yield _row(variant, resolution, seeds, images)
 
 
-def _row(variant: Variant, resolution: int, seeds: int, images: LoadableData) -> ReachRow:
+def _row(variant: Variant, resolution: Resolution, seeds: int, images: LoadableData) -> ReachRow:
     row = partial(ReachRow, variant.full_name, variant.family, resolution)
     settings = Snapshot(seeds=True)
     try:

@@ -22,6 +22,7 @@ from longvis_bench.errors import LongvisError
 from longvis_bench.files import write_whole
 from longvis_bench.measure.reach import Reach
 from longvis_bench.report.plots.style import DPI, GREY, INK, PALE, WIDTH, fit, printable, style
+from longvis_bench.resolution import Resolution, sides
 
 __all__ = ["draw_reach", "kind_of", "reach_figure"]
 
@@ -112,7 +113,8 @@ def _numbers(found: Reach) -> str:
     return f"sees {share}; 90 % in {radius} px"
 
 
-def _map(axes: Axes, found: Reach, number: int, resolution: int) -> None:
+def _map(axes: Axes, found: Reach, number: int, resolution: Resolution) -> None:
+    rows, columns = sides(resolution)
     seen, values = found.influence.seen[number], found.influence.maps[number]
     largest = values.max() or 1.0
     shown = np.ma.masked_where(~seen, np.maximum(values / largest, 10.0**-DECADES))
@@ -121,15 +123,15 @@ def _map(axes: Axes, found: Reach, number: int, resolution: int) -> None:
         shown,
         cmap=_COLOURS,
         norm=LogNorm(10.0**-DECADES, 1),
-        extent=(0, resolution, resolution, 0),
+        extent=(0, columns, rows, 0),
         interpolation="nearest",
     )
     row, column = found.influence.centres[number]
     radii = found.trained or found.fresh
     radius = float(np.mean([most for _, most in radii]))
     axes.add_patch(Circle((column, row), radius, fill=False, edgecolor="#009E73", linewidth=0.8))
-    axes.set_xlim(0, resolution)
-    axes.set_ylim(resolution, 0)
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -36,8 +36,9 @@ from longvis_bench.ops.window_pyramid import (
     heads_of,
     initialise,
 )
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.agent import check_agent
-from longvis_bench.sizes.windowed import STAGES, sides_of
+from longvis_bench.sizes.windowed import STAGES, maps_of
 
 COARSE = 7
 """Entries per side of the tables that are resized to the window."""
@@ -57,7 +58,7 @@ class AgentSwin(MapClassifier):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         num_classes: logits.
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
@@ -78,7 +79,7 @@ class AgentSwin(MapClassifier):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: AnyResolution,
         num_classes: int,
         embed_dim: int,
         depths: Sequence[int],
@@ -107,7 +108,7 @@ class AgentSwin(MapClassifier):
         rates = iter([drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
         self.patch_embed = Embedding(in_chans, embed_dim)
         self.layers = nn.ModuleList()
-        for i, side in enumerate(sides_of(resolution)):
+        for i, grid in enumerate(maps_of(resolution)):
             width, heads = embed_dim * 2**i, num_heads[i]
             blocks = [
                 WindowBlock(
@@ -119,7 +120,7 @@ class AgentSwin(MapClassifier):
                     mlp_ratio,
                     next(rates),
                 )
-                for frame in frames(side, windows[i], depths[i])
+                for frame in frames(grid, windows[i], depths[i])
             ]
             self.layers.append(Stage(blocks, Merging(width) if i + 1 < STAGES else None))
         self.norm = nn.LayerNorm(width)
@@ -133,19 +134,20 @@ class AgentAttention(nn.Module):
     Arguments:
         width: channels of the tokens.
         heads: of the attention.
-        window: tokens per side of a window.
+        window: tokens of a window, (rows, columns), or of each side.
         agents: per window and head, a square number.
     """
 
-    def __init__(self, width: int, heads: int, window: int, agents: int) -> None:
+    def __init__(self, width: int, heads: int, window: int | tuple[int, int], agents: int) -> None:
         super().__init__()
-        self.heads, self.window, self.raster = heads, window, isqrt(agents)
+        self.heads, self.window, self.raster = heads, sides(window), isqrt(agents)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.dwc = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.an_bias, self.na_bias = (_table(heads, agents, COARSE, COARSE) for _ in range(2))
-        self.ah_bias, self.aw_bias = _table(1, heads, agents, window, 1), _table(1, heads, agents, 1, window)
-        self.ha_bias, self.wa_bias = _table(1, heads, window, 1, agents), _table(1, heads, 1, window, agents)
+        rows, columns = self.window
+        self.ah_bias, self.aw_bias = _table(1, heads, agents, rows, 1), _table(1, heads, agents, 1, columns)
+        self.ha_bias, self.wa_bias = _table(1, heads, rows, 1, agents), _table(1, heads, 1, columns, agents)
 
     def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, windows, tokens, width) -> the same; the mask of shifted windows is not used."""
@@ -159,9 +161,9 @@ class AgentAttention(nn.Module):
         return out
 
     def _grid(self, qkv: Tensor, part: int) -> Tensor:
-        """Queries (0) or values (2) as maps (windows, width, side, side)."""
+        """Queries (0) or values (2) as maps (windows, width, rows, columns)."""
         tokens = qkv.chunk(3, dim=-1)[part]
-        return torch.unflatten(tokens.mT, 2, (self.window, self.window))
+        return torch.unflatten(tokens.mT, 2, self.window)
 
     def _pooled(self, qkv: Tensor) -> Tensor:
         """Means of queries over the raster of agents: (windows, agents, width)."""
@@ -173,8 +175,7 @@ class AgentAttention(nn.Module):
         return out
 
     def _resized(self, table: Tensor) -> Tensor:
-        size = (self.window, self.window)
-        return F.interpolate(table, size, mode="bilinear", align_corners=False).flatten(2)[None]
+        return F.interpolate(table, self.window, mode="bilinear", align_corners=False).flatten(2)[None]
 
     def _from_keys(self) -> Tensor:
         """Bias of each agent and key (1, heads, agents, tokens)."""

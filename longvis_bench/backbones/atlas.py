@@ -43,6 +43,7 @@ from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.residual_convs import ConvResidual
 from longvis_bench.ops.windows import window_partition, window_reverse
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.atlas import ATLAS_PATCH, Scale, check_atlas, check_atlas_depths, require_atlas
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Atlas(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int | tuple[int, int],
+        resolution: AnyResolution,
         num_classes: int,
         dim: int,
         heads: int,
@@ -100,7 +101,7 @@ class Atlas(nn.Module):
             drop_path=drop_path,
             in_chans=in_chans,
         )
-        self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        self.size = sides(resolution)
         self.stride = stride
         self.scales = require_atlas(*self.size, window=window, stride=stride)
         check_atlas_depths(depths, len(self.scales), f"{self.size[0]} x {self.size[1]} px")

@@ -31,6 +31,7 @@ from longvis_bench.backbones.building import require_fixed
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.biformer import FULL, FULL_HEADS, check_biformer
 
 FIXED: dict[str, tuple[object, ...]] = {
@@ -55,7 +56,7 @@ class BiFormer(nn.Module):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; changes nothing in the model.
+        resolution: pixels per side, or (height, width); changes nothing in the model.
         num_classes: logits.
         depth: blocks of each stage.
         embed_dim: channels of each stage.
@@ -80,7 +81,7 @@ class BiFormer(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int | None = None,
+        resolution: AnyResolution | None = None,
         num_classes: int,
         depth: Sequence[int],
         embed_dim: Sequence[int],

@@ -30,6 +30,7 @@ from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.map_classifier import MapClassifier
 from longvis_bench.ops.windows import pad_to_whole
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.crossformer import check_crossformer, stride_of
 
 MASKED = -1e4
@@ -55,7 +56,7 @@ class CrossFormer(MapClassifier):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; with `adaptive_interval` the intervals follow from it.
+        resolution: pixels per side, or (height, width); with `adaptive_interval` intervals follow from it.
         num_classes: logits.
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
@@ -78,7 +79,7 @@ class CrossFormer(MapClassifier):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: AnyResolution,
         num_classes: int,
         embed_dim: int,
         depths: Sequence[int],
@@ -112,7 +113,7 @@ class CrossFormer(MapClassifier):
         self.patch_embed = _Embedding(in_chans, embed_dim, patch_size)
         self.layers = nn.ModuleList()
         for i, depth in enumerate(depths):
-            width, side = embed_dim * 2**i, resolution // (4 * 2**i)
+            width, side = embed_dim * 2**i, min(sides(resolution)) // (4 * 2**i)
             interval = stride_of(side, group_size[i], crs_interval[i], adaptive_interval)
             blocks = [
                 _Block(
@@ -133,7 +134,7 @@ class CrossFormer(MapClassifier):
 
 
 def _groups(side: int, group: int, interval: int) -> tuple[int, int]:
-    """Group and interval of a block; a map that is no larger than a group is one."""
+    """Group and interval of a block; a map whose shorter side is within a group has groups of that side."""
     return (side, 1) if side <= group else (group, interval)
 
 

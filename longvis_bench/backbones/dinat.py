@@ -29,6 +29,7 @@ from longvis_bench.ops.feature_maps import channels_first, stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.map_classifier import MapClassifier
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.dinat import check_dinat, given
 
 GATHERED = 2**24
@@ -45,7 +46,7 @@ class DiNAT(MapClassifier):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; changes nothing in the model.
+        resolution: pixels per side, or (height, width); changes nothing in the model.
         num_classes: logits.
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
@@ -65,7 +66,7 @@ class DiNAT(MapClassifier):
     def __init__(
         self,
         *,
-        resolution: int | None = None,
+        resolution: AnyResolution | None = None,
         num_classes: int,
         embed_dim: int,
         depths: Sequence[int],

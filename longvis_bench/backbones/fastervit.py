@@ -49,6 +49,7 @@ from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.relative_attention import biased_attention
 from longvis_bench.ops.residual_convs import ConvResidual, Downsample, conv_stem, drop_path_rates
 from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.fastervit import check_fastervit
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class FasterViT(nn.Module):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side.  The model is built for it: with one window in stage 3 there are no
-            carrier tokens.
+        resolution: pixels per side, or (height, width).  The model is built for it: with one window in
+            stage 3 there are no carrier tokens.
         num_classes: logits.
         dim: channels of stage 1; each later stage has twice those of the one before.
         in_dim: channels after the stem's first convolution.
@@ -90,7 +91,7 @@ class FasterViT(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: AnyResolution,
         num_classes: int,
         dim: int,
         in_dim: int,
@@ -120,7 +121,7 @@ class FasterViT(nn.Module):
         )
         rates = drop_path_rates(drop_path, depths)
         windows = partial(WindowStage, ct_size=ct_size, mlp_ratio=mlp_ratio, layer_scale=layer_scale)
-        grid = resolution // 16
+        grid = max(sides(resolution)) // 16
         self.patch_embed = Stem(in_chans, in_dim, dim)
         self.levels = nn.ModuleList(
             [
@@ -366,13 +367,13 @@ class HierarchicalBlock(WindowBlock):
         return Tokens(windows, window_reverse(carriers, counts, (self.ct_size, self.ct_size)))
 
     def across(self, grid: Tensor) -> Tensor:
-        """Carrier tokens of all windows attend to each other: (batch, side, side, width) -> the same."""
-        side = grid.shape[1]
+        """Carrier tokens of all windows attend to each other: (batch, rows, columns, width) -> the same."""
+        size = (grid.shape[1], grid.shape[2])
         x = grid.flatten(1, 2)
-        x = x + self.hat_pos_embed(side, x)
-        x = x + self.drop_path(_scaled(self.hat_attn(self.hat_norm1(x), side), self.gamma1))
+        x = x + self.hat_pos_embed(size, x)
+        x = x + self.drop_path(_scaled(self.hat_attn(self.hat_norm1(x), size), self.gamma1))
         x = x + self.drop_path(_scaled(self.hat_mlp(self.hat_norm2(x)), self.gamma2))
-        out: Tensor = torch.unflatten(x, 1, (side, -1))
+        out: Tensor = torch.unflatten(x, 1, size)
         return out
 
     def _repeated(self, carriers: Tensor) -> Tensor:
@@ -382,18 +383,20 @@ class HierarchicalBlock(WindowBlock):
 
 
 class AbsolutePosition(nn.Module):
-    """An embedding of the position in a square grid, an MLP of its coordinates from -1 to about 1."""
+    """An embedding of the position in a grid, an MLP of its coordinates from -1 to about 1 per side."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.cpb_mlp = _position_mlp(width)
 
-    def forward(self, side: int, like: Tensor) -> Tensor:
-        """(side squared, width), in raster order, on the device of `like`."""
-        half = max(side // 2, 1)
+    def forward(self, size: int | tuple[int, int], like: Tensor) -> Tensor:
+        """(rows x columns, width), in raster order, on the device of `like`."""
         dtype = next(self.cpb_mlp.parameters()).dtype
-        axis = (torch.arange(side, dtype=dtype, device=like.device) - half) / half
-        return _of_coordinates(self.cpb_mlp, axis).flatten(0, 1)
+        halves = [(side, max(side // 2, 1)) for side in sides(size)]
+        rows, columns = (
+            (torch.arange(side, dtype=dtype, device=like.device) - half) / half for side, half in halves
+        )
+        return _of_coordinates(self.cpb_mlp, rows, columns).flatten(0, 1)
 
 
 class RelativePosition(nn.Module):
@@ -403,16 +406,15 @@ class RelativePosition(nn.Module):
         super().__init__()
         self.cpb_mlp = _position_mlp(heads)
 
-    def forward(self, side: int, like: Tensor) -> Tensor:
-        """The table (heads, 2 side - 1, 2 side - 1): bias by query's minus key's row and column."""
-        apart = 8 * torch.arange(1 - side, side, device=like.device) / max(side - 1, 1)
-        axis = apart.sign() * torch.log2(apart.abs() + 1) / math.log2(8)
-        table = LARGEST_BIAS * torch.sigmoid(_of_coordinates(self.cpb_mlp, axis))
+    def forward(self, size: int | tuple[int, int], like: Tensor) -> Tensor:
+        """The table (heads, 2 rows - 1, 2 columns - 1): bias by query's minus key's row and column."""
+        rows, columns = (_logarithmic(side, like.device) for side in sides(size))
+        table = LARGEST_BIAS * torch.sigmoid(_of_coordinates(self.cpb_mlp, rows, columns))
         return table.to(like.dtype).permute(2, 0, 1)
 
 
 class Attention(nn.Module):
-    """Softmax(Q K^T / sqrt(d) + bias) V over the tokens of a square grid, and carrier tokens before them."""
+    """Softmax(Q K^T / sqrt(d) + bias) V over the tokens of a grid, and carrier tokens before them."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -421,10 +423,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.pos_emb_funct = RelativePosition(heads)
 
-    def forward(self, tokens: Tensor, side: int, carriers: int = 0) -> Tensor:
-        """(batch, carriers + side squared, width) -> the same."""
+    def forward(self, tokens: Tensor, size: int | tuple[int, int], carriers: int = 0) -> Tensor:
+        """(batch, carriers + rows x columns, width) -> the same."""
         q, k, v = torch.unflatten(self.qkv(tokens), -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
-        mixed = biased_attention(q, k, v, self.pos_emb_funct(side, q), carriers)
+        mixed = biased_attention(q, k, v, self.pos_emb_funct(size, q), carriers)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -433,10 +435,16 @@ def _position_mlp(out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, out, bias=False))
 
 
-def _of_coordinates(mlp: nn.Sequential, axis: Tensor) -> Tensor:
-    """An MLP of all pairs (row, column) of an axis's coordinates: (n,) -> (n, n, outputs)."""
-    n = len(axis)
-    pairs = torch.stack((axis[:, None].expand(n, n), axis[None, :].expand(n, n)), dim=-1)
+def _logarithmic(side: int, device: torch.device) -> Tensor:
+    """Swin v2's coordinates of all distances along a side: (2 side - 1)."""
+    apart = 8 * torch.arange(1 - side, side, device=device) / max(side - 1, 1)
+    return apart.sign() * torch.log2(apart.abs() + 1) / math.log2(8)
+
+
+def _of_coordinates(mlp: nn.Sequential, rows: Tensor, columns: Tensor) -> Tensor:
+    """An MLP of all pairs (row, column) of coordinates: (n), (m) -> (n, m, outputs)."""
+    size = (len(rows), len(columns))
+    pairs = torch.stack((rows[:, None].expand(size), columns[None, :].expand(size)), dim=-1)
     out: Tensor = mlp(pairs.to(next(mlp.parameters()).dtype))
     return out
 

@@ -41,8 +41,9 @@ from longvis_bench.ops.window_pyramid import (
     heads_of,
     initialise,
 )
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.inline import check_inline
-from longvis_bench.sizes.windowed import STAGES, sides_of
+from longvis_bench.sizes.windowed import STAGES, maps_of
 
 KERNEL = 3
 """Side of the residual convolution."""
@@ -63,7 +64,7 @@ class InLineSwin(MapClassifier):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         num_classes: logits.
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
@@ -83,7 +84,7 @@ class InLineSwin(MapClassifier):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: AnyResolution,
         num_classes: int,
         embed_dim: int,
         depths: Sequence[int],
@@ -110,7 +111,7 @@ class InLineSwin(MapClassifier):
         rates = iter([drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
         self.patch_embed = Embedding(in_chans, embed_dim)
         self.layers = nn.ModuleList()
-        for i, side in enumerate(sides_of(resolution)):
+        for i, grid in enumerate(maps_of(resolution)):
             width, heads = embed_dim * 2**i, num_heads[i]
             blocks = [
                 WindowBlock(
@@ -122,7 +123,7 @@ class InLineSwin(MapClassifier):
                     mlp_ratio,
                     next(rates),
                 )
-                for frame in frames(side, windows[i], depths[i])
+                for frame in frames(grid, windows[i], depths[i])
             ]
             self.layers.append(Stage(blocks, Merging(width) if i + 1 < STAGES else None))
         self.norm = nn.LayerNorm(width)
@@ -136,12 +137,12 @@ class InLineAttention(nn.Module):
     Arguments:
         width: channels of the tokens.
         heads: of the attention.
-        window: tokens per side of a window.
+        window: tokens of a window, (rows, columns), or of each side.
     """
 
-    def __init__(self, width: int, heads: int, window: int) -> None:
+    def __init__(self, width: int, heads: int, window: int | tuple[int, int]) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
+        self.heads, self.window = heads, sides(window)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.residual = nn.Sequential(
@@ -166,6 +167,6 @@ class InLineAttention(nn.Module):
         """Values convolved with the window's own weights: (windows, tokens, width)."""
         windows, _, width = tokens.shape
         weights = self.residual(tokens.mean(1)[..., None]).reshape(windows * width, 1, KERNEL, KERNEL)
-        values = qkv.chunk(3, dim=-1)[2].mT.reshape(1, windows * width, self.window, self.window)
+        values = qkv.chunk(3, dim=-1)[2].mT.reshape(1, windows * width, *self.window)
         out = F.conv2d(values, weights, padding=KERNEL // 2, groups=windows * width)
         return out.view(windows, width, -1).mT

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from longvis_bench.ops.dilated_attention import dilated_attention
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU
-from longvis_bench.sizes import require_multiple
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.longvit import LONGVIT_RATIOS, check_longvit
+from longvis_bench.sizes.plan import require_multiple, tokens_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,7 +46,7 @@ class LongViT(nn.Module):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; the position table is made for it.
+        resolution: pixels per side, or (height, width); the position table is made for it.
         num_classes: logits.
         patch_size: pixels per patch side.
         dim: channels of a token.
@@ -70,7 +71,7 @@ class LongViT(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: AnyResolution,
         num_classes: int,
         patch_size: int,
         dim: int,
@@ -97,9 +98,10 @@ class LongViT(nn.Module):
             differentiable_mixing=differentiable_mixing,
         )
         require_multiple(resolution, patch_size, "longvit")
-        self.resolution = resolution
+        self.size = sides(resolution)
+        self.grid_size = (self.size[0] // patch_size, self.size[1] // patch_size)
         self.patch_embed = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, (resolution // patch_size) ** 2, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens_of(resolution, patch_size), dim))
         self.layers = Blocks(
             *[
                 Block(
@@ -127,15 +129,15 @@ class LongViT(nn.Module):
         set_grad_checkpointing(self, enable)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, resolution, resolution) -> tokens of the last block (batch, patches, dim).
+        """Image (batch, in_chans, height, width) -> tokens of the last block (batch, patches, dim).
 
         Raises:
             ValueError: the image is of another size than the model was built for.
         """
-        if image.shape[-2:] != (self.resolution, self.resolution):
+        if tuple(image.shape[-2:]) != self.size:
             height, width = image.shape[-2:]
             raise ValueError(
-                f"this LongViT was built for images of {self.resolution} x {self.resolution} px, not"
+                f"this LongViT was built for images of {self.size[0]} x {self.size[1]} px, not"
                 f" {height} x {width}; build it for that size."
             )
         patches = self.patch_embed(image).flatten(2).transpose(1, 2)
@@ -148,7 +150,7 @@ class LongViT(nn.Module):
         return (self.patch_embed.stride[0],)
 
     def forward_maps(self, image: Tensor) -> list[Tensor]:
-        """Image (batch, in_chans, resolution, resolution) -> the last map (batch, dim, rows, columns)."""
+        """Image (batch, in_chans, height, width) -> the last map (batch, dim, rows, columns)."""
         (stride,) = self.map_strides
         grid = (image.shape[2] // stride, image.shape[3] // stride)
         return [torch.unflatten(self.forward_features(image).mT, 2, grid)]

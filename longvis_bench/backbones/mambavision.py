@@ -40,6 +40,7 @@ from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.residual_convs import ConvResidual, conv_stem, drop_path_rates
 from longvis_bench.ops.selective_scan.operator import selective_scan
 from longvis_bench.ops.windows import pad_to_whole, window_partition, window_reverse
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.mambavision import check_mambavision
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class MambaVision(nn.Module):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; changes nothing in the model, which takes any image from 32 px.
+        resolution: pixels per side, or (height, width); changes nothing in the model.
         num_classes: logits.
         dim: channels of stage 1; each later stage has twice those of the one before.
         in_dim: channels after the stem's first convolution.
@@ -77,7 +78,7 @@ class MambaVision(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int | None = None,
+        resolution: AnyResolution | None = None,
         num_classes: int,
         dim: int,
         in_dim: int,

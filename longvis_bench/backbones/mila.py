@@ -34,6 +34,7 @@ from longvis_bench.ops.feature_maps import stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU, BatchNorm2d
 from longvis_bench.ops.map_classifier import MapClassifier
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.mila import check_mila
 
 BASE = 10000.0
@@ -51,7 +52,7 @@ class MILA(MapClassifier):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; changes nothing in the model.
+        resolution: pixels per side, or (height, width); changes nothing in the model.
         num_classes: logits.
         embed_dim: channels of stage 1; each later stage has twice those of the one before.
         depths: blocks of each stage.
@@ -68,7 +69,7 @@ class MILA(MapClassifier):
     def __init__(
         self,
         *,
-        resolution: int | None = None,
+        resolution: AnyResolution | None = None,
         num_classes: int,
         embed_dim: int,
         depths: Sequence[int],

@@ -36,9 +36,10 @@ from longvis_bench.backbones.mambavision import MambaMixer, SelfAttention
 from longvis_bench.backbones.mila import GatedAttention
 from longvis_bench.backbones.vim import BiMamba
 from longvis_bench.backbones.vmamba import SS2D
-from longvis_bench.ops.window_pyramid import Frame, WindowAttention, mix_windows
+from longvis_bench.ops.window_pyramid import Frame, WindowAttention, frames, mix_windows
 from longvis_bench.ops.windows import window_reverse as join_windows
 from longvis_bench.sizes.atlas import atlas_scales
+from longvis_bench.sizes.windowed import WHOLE
 
 Grid = tuple[int, int]
 FOCAL_WINDOW, FOCAL_LEVELS = 3, 3
@@ -100,15 +101,14 @@ def full(*, dim: int, heads: int, grid: Grid) -> nn.Module:
 
 def window(*, dim: int, heads: int, grid: Grid, window: int) -> nn.Module:
     """Swin's attention in windows."""
-    inside = min(window, grid[0])
-    return InWindows(WindowAttention(dim, heads, inside), Frame(grid[0], inside, 0))
+    (frame,) = frames(grid, window, 1)
+    return InWindows(WindowAttention(dim, heads, frame.window), frame)
 
 
 def shifted_window(*, dim: int, heads: int, grid: Grid, block: int = 0, window: int) -> nn.Module:
     """Swin's, in windows that are shifted by half a window in blocks 0, 2, 4, ..."""
-    inside = min(window, grid[0])
-    shift = 0 if block % 2 or inside == grid[0] else inside // 2
-    return InWindows(WindowAttention(dim, heads, inside), Frame(grid[0], inside, shift))
+    frame = frames(grid, window, 2)[1 - block % 2]
+    return InWindows(WindowAttention(dim, heads, frame.window), frame)
 
 
 def dilated(*, dim: int, heads: int, grid: Grid, segments: Sequence[int], ratios: Sequence[int]) -> nn.Module:
@@ -212,12 +212,14 @@ def long_short(*, dim: int, heads: int, grid: Grid, block: int = 0, group: int, 
 
 def agent(*, dim: int, heads: int, grid: Grid, agents: int) -> nn.Module:
     """Agent attention with the grid as one window."""
-    return InWindows(AgentAttention(dim, heads, grid[0], agents), Frame(grid[0], grid[0], 0))
+    (frame,) = frames(grid, WHOLE, 1)
+    return InWindows(AgentAttention(dim, heads, frame.window, agents), frame)
 
 
 def inline(*, dim: int, heads: int, grid: Grid) -> nn.Module:
     """InLine attention with the grid as one window."""
-    return InWindows(InLineAttention(dim, heads, grid[0]), Frame(grid[0], grid[0], 0))
+    (frame,) = frames(grid, WHOLE, 1)
+    return InWindows(InLineAttention(dim, heads, frame.window), frame)
 
 
 def linear(*, dim: int, heads: int, grid: Grid) -> nn.Module:

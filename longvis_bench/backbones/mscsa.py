@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.mscsa import STAGES, check_mscsa
 
 
@@ -307,7 +308,7 @@ class MSCSAOverHost(nn.Module):
     """A classifier: a timm host, the module over its last four maps, and a head of ours.
 
     Arguments:
-        resolution: pixels per side; given to hosts that ask for it.
+        resolution: pixels per side, or (height, width); given to hosts that ask for it.
         num_classes: logits.
         host: timm's name of a pyramid, such as "pvt_v2_b1".
         host_arguments: passed to timm with it.
@@ -325,7 +326,7 @@ class MSCSAOverHost(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int | None = None,
+        resolution: AnyResolution | None = None,
         num_classes: int,
         host: str,
         host_arguments: Mapping[str, Any] | None = None,

@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import timm
@@ -29,7 +30,8 @@ from torch import nn
 
 from longvis_bench.backbones.building import LinspaceOnCpu
 from longvis_bench.errors import CardError, IllegalSize, UnknownName
-from longvis_bench.sizes.plan import near_multiples
+from longvis_bench.resolution import AnyResolution, Resolution, canonical, sides
+from longvis_bench.sizes.plan import near, near_multiples
 from longvis_bench.text import message_of
 
 HUB = "hf-hub:"
@@ -41,7 +43,7 @@ SMALL_PATCH = 8
 
 def convnext(
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int,
     in_chans: int = 3,
     depths: Sequence[int],
@@ -62,7 +64,7 @@ def convnext(
 
 def vit(
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int,
     in_chans: int = 3,
     dim: int,
@@ -71,10 +73,10 @@ def vit(
     patch_size: int = 16,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """ViT (arXiv:2010.11929) with a class token and a position table of `resolution / patch_size` squared."""
+    """ViT (arXiv:2010.11929) with a class token and a position for each patch."""
     with LinspaceOnCpu():
         model: nn.Module = VisionTransformer(
-            img_size=resolution,
+            img_size=_img_size(resolution),
             patch_size=patch_size,
             in_chans=in_chans,
             num_classes=num_classes,
@@ -88,7 +90,7 @@ def vit(
 
 def swin(
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int,
     in_chans: int = 3,
     dim: int,
@@ -100,7 +102,7 @@ def swin(
     """Swin (arXiv:2103.14030), with the windows that `sizes.timm.swin` gives for the size."""
     with LinspaceOnCpu():
         model: nn.Module = SwinTransformer(
-            img_size=resolution,
+            img_size=_img_size(resolution),
             patch_size=4,
             in_chans=in_chans,
             num_classes=num_classes,
@@ -115,7 +117,7 @@ def swin(
 
 def maxvit(
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int,
     in_chans: int = 3,
     name: str,
@@ -126,7 +128,7 @@ def maxvit(
     """MaxViT (arXiv:2204.01697), with the windows and grids that `sizes.timm.maxvit` gives for the size.
 
     Arguments:
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         num_classes: logits.
         in_chans: channels of the image.
         name: timm's, which says depths and widths.
@@ -143,7 +145,7 @@ def maxvit(
 
 def focalnet(
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int,
     in_chans: int = 3,
     dim: int,
@@ -166,7 +168,7 @@ def focalnet(
 
 def halonet(
     *,
-    resolution: int,
+    resolution: AnyResolution,
     num_classes: int,
     in_chans: int = 3,
     name: str | None = None,
@@ -177,7 +179,7 @@ def halonet(
     """HaloNet (arXiv:2103.12731): one of timm by its name, or one laid out as its halonet26t.
 
     Arguments:
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         num_classes: logits.
         in_chans: channels of the image.
         name: timm's; None: laid out here.
@@ -190,7 +192,7 @@ def halonet(
     if name is not None:
         return _create(name, resolution, given)
     with LinspaceOnCpu():
-        model: nn.Module = ByobNet(_halo_config(widths, stem), img_size=resolution, **given)
+        model: nn.Module = ByobNet(_halo_config(widths, stem), img_size=_img_size(resolution), **given)
     return model
 
 
@@ -212,12 +214,12 @@ def _halo_config(widths: Sequence[int], stem: int) -> ByoModelCfg:
 
 
 def build_any(
-    *, resolution: int, num_classes: int, in_chans: int = 3, name: str, **arguments: Any
+    *, resolution: AnyResolution, num_classes: int, in_chans: int = 3, name: str, **arguments: Any
 ) -> nn.Module:
     """Build any timm model with random weights; the factory of `timm:NAME`.
 
     Arguments:
-        resolution: pixels per side; passed on to models that take an image size.
+        resolution: pixels per side, or (height, width); passed on to models that take an image size.
         num_classes: number of logits.
         in_chans: channels of the image.
         name: a name of `timm.list_models()`, with or without a weights tag, or "hf-hub:organisation/name".
@@ -229,6 +231,7 @@ def build_any(
         CardError: the hub cannot be asked, or the model does not take the arguments.
     """
     require_known(name)
+    resolution = canonical(resolution)
     given = {"num_classes": num_classes, "in_chans": in_chans, **arguments}
     try:
         model = _create(name, resolution, given)
@@ -263,10 +266,10 @@ def require_known(name: str) -> None:
         raise UnknownName("timm model", name, [architecture, *known])
 
 
-def _create(name: str, resolution: int, given: Mapping[str, Any]) -> nn.Module:
+def _create(name: str, resolution: AnyResolution, given: Mapping[str, Any]) -> nn.Module:
     """Build the model for the resolution; models without an image size (convolutional ones) take any."""
     try:
-        return _call(name, {**given, "img_size": resolution})
+        return _call(name, {**given, "img_size": _img_size(resolution)})
     except TypeError as error:
         if "img_size" not in str(error):
             raise CardError(f"timm's {name} does not take its arguments: {message_of(error)}.") from error
@@ -290,15 +293,15 @@ def _call(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any]) -> str | None:
+def _fault(name: str, model: nn.Module, resolution: Resolution, given: Mapping[str, Any]) -> str | None:
     """Reason why the model does not take the resolution, by a forward pass on meta; None if it does.
 
     timm's models check their input in the forward pass, not in the constructor, and a plain ViT silently
     drops pixels that do not fill a patch.
     """
-    for side in _patches(model):
-        if resolution % side:
-            return f"patches of {side} px do not fill {resolution} px"
+    for patch in _patches(model):
+        if any(side % patch for side in sides(resolution)):
+            return f"patches of {patch} px do not fill {resolution} px"
     parameter = next(model.parameters(), None)
     if parameter is None or not parameter.is_meta:
         with torch.device("meta"):
@@ -308,7 +311,7 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.eval()(torch.empty(1, channels, resolution, resolution, device="meta"))
+            model.eval()(torch.empty(1, channels, *sides(resolution), device="meta"))
     except NotImplementedError:
         return None
     except (AssertionError, ValueError, RuntimeError) as error:
@@ -319,7 +322,7 @@ def _fault(name: str, model: nn.Module, resolution: int, given: Mapping[str, Any
     return None
 
 
-def _takes(name: str, resolution: int, given: Mapping[str, Any]) -> bool:
+def _takes(name: str, resolution: Resolution, given: Mapping[str, Any]) -> bool:
     try:
         with torch.device("meta"):
             return _fault(name, _create(name, resolution, given), resolution, given) is None
@@ -372,7 +375,7 @@ def _published_size(name: str) -> int | None:
     return int(size[-1]) if size else None
 
 
-def _candidates(name: str, resolution: int, given: Mapping[str, Any]) -> list[int]:
+def _candidates(name: str, resolution: Resolution, given: Mapping[str, Any]) -> list[Resolution]:
     """Candidates for legal sizes: multiples around the requested one of what the model divides the image by.
 
     That is its patch, the published size, which is a multiple of stride and window, and 32.
@@ -382,6 +385,18 @@ def _candidates(name: str, resolution: int, given: Mapping[str, Any]) -> list[in
     with suppress(AssertionError, ValueError, RuntimeError), torch.device("meta"):
         model = _create(name, published or resolution, given)
         steps |= _patches(model) | _unfolded(model)
-    around = {size for step in steps for size in near_multiples(resolution, step, step)}
-    below = {(resolution - 1) // step * step for step in steps}
-    return sorted((around | below | {published or 0}) - {0, resolution})
+    tried: set[Resolution] = {published} if published else set()
+    for step in steps:
+        tried |= set(near(resolution, partial(_around, step=step)))
+    return sorted(tried - {resolution})
+
+
+def _around(side: int, step: int) -> list[int]:
+    """Multiples of a step just below, at and above a side."""
+    return sorted({*near_multiples(side, step, step), (side - 1) // step * step} - {0})
+
+
+def _img_size(resolution: AnyResolution) -> AnyResolution:
+    """The size as timm takes it: a whole number for squares."""
+    found = canonical(resolution)
+    return found if isinstance(found, int) else sides(found)

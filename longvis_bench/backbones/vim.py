@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from longvis_bench.backbones.building import require_fixed
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.selective_scan.operator import selective_scan
-from longvis_bench.sizes.vim import check_vim
+from longvis_bench.resolution import AnyResolution
+from longvis_bench.sizes.vim import check_vim, grid_of
 
 EXPAND = 2
 """Channels of the scans over those of the block."""
@@ -49,7 +50,7 @@ class Vim(nn.Module):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; the position table is made for it.
+        resolution: pixels per side, or (height, width); the position table is made for it.
         num_classes: logits.
         embed_dim: channels of the tokens.
         depth: blocks.
@@ -77,7 +78,7 @@ class Vim(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int,
+        resolution: AnyResolution,
         num_classes: int,
         embed_dim: int,
         depth: int,
@@ -113,7 +114,8 @@ class Vim(nn.Module):
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(in_chans, embed_dim, patch_size, stride=stride or patch_size)}
         )
-        tokens = ((resolution - patch_size) // (stride or patch_size) + 1) ** 2
+        rows, columns = self.grid_size = grid_of(resolution, patch_size, stride or patch_size)
+        tokens = rows * columns
         self.cls_position = tokens // 2 if use_middle_cls_token else 0
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if if_cls_token else None
         self.cls_position_embed = (
@@ -151,7 +153,7 @@ class Vim(nn.Module):
         set_grad_checkpointing(self, enable)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, resolution, resolution) -> tokens, class token included."""
+        """Image (batch, in_chans, height, width) -> tokens, class token included."""
         x: Tensor = self.patch_embed["proj"](image).flatten(2).mT
         if self.patch_pos_embed is not None:
             x = x + self.patch_pos_embed
@@ -164,7 +166,7 @@ class Vim(nn.Module):
         return torch.cat([before, token.expand(len(x), -1, -1), after], dim=1)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, resolution, resolution) -> normalised tokens (batch, tokens, embed_dim)."""
+        """Image (batch, in_chans, height, width) -> normalised tokens (batch, tokens, embed_dim)."""
         out: Tensor = self.norm_f(self.mix(image))
         return out
 
@@ -183,7 +185,7 @@ class Vim(nn.Module):
         return [torch.unflatten(tokens.mT, 2, grid)]
 
     def mix(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, resolution, resolution) -> tokens after all blocks, not normalised."""
+        """Image (batch, in_chans, height, width) -> tokens after all blocks, not normalised."""
         x = self.embed(image)
         if self.in_fp32 and x.dtype in (torch.bfloat16, torch.float16):
             x, residual = torch.zeros_like(x), x.float()
@@ -207,7 +209,7 @@ class Vim(nn.Module):
         return logits if logits.ndim == 2 else logits.amax(1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (batch, in_chans, resolution, resolution) -> logits (batch, classes)."""
+        """Image (batch, in_chans, height, width) -> logits (batch, classes)."""
         return self.forward_head(self.forward_features(image))
 
 

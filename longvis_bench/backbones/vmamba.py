@@ -34,6 +34,7 @@ from longvis_bench.ops.feature_maps import stage_maps
 from longvis_bench.ops.grad_checkpointing import Blocks, set_grad_checkpointing
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.selective_scan.operator import selective_scan
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.vmamba import check_vmamba
 
 DIRECTIONS = 4
@@ -57,7 +58,7 @@ class VMamba(nn.Module):
     """The classifier.
 
     Arguments:
-        resolution: pixels per side; changes nothing in the model, which takes any image from 32 px.
+        resolution: pixels per side, or (height, width); changes nothing in the model.
         num_classes: logits.
         depths: blocks of each stage.
         dims: channels of each stage, or of the first, each later one having twice those before it.
@@ -83,7 +84,7 @@ class VMamba(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int | None = None,
+        resolution: AnyResolution | None = None,
         num_classes: int,
         depths: Sequence[int],
         dims: Sequence[int] | int,

@@ -27,6 +27,7 @@ from longvis_bench.cli.options import (
     Classes,
     ClassOrderOption,
     Ema,
+    FitOption,
     HoursFor,
     ModelsDirs,
     Pretrained,
@@ -306,6 +307,7 @@ def bench(
     class_order: ClassOrderOption = None,
     window: Window = None,
     bands: Bands = None,
+    fit: FitOption = None,
     images: Annotated[
         int | None,
         typer.Option(

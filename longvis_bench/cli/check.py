@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def check(
     name: Model,
     res: Annotated[
-        int | None,
+        Any,
         typer.Option(
             "--res",
             "-r",
             metavar="PX",
-            help="Pixels per side.",
+            help="Pixels per side, or width x height, e.g. 2560x1920.",
             show_default="a small legal size",
             parser=reader("--res", units.read_pixels),
             rich_help_panel=WHAT,

@@ -28,6 +28,7 @@ from longvis_bench.cli.options import (
     Data,
     Device,
     Ema,
+    FitOption,
     Models,
     ModelsDirs,
     Pretrained,
@@ -81,6 +82,7 @@ def evaluate(
     class_order: ClassOrderOption = None,
     window: Window = None,
     bands: Bands = None,
+    fit: FitOption = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -157,6 +159,7 @@ def evaluate(
         "class_order": class_order,
         "window": window,
         "bands": bands,
+        "fit": fit or "crop",
         "images": images,
         "device": device,
         "threads": threads,

@@ -25,6 +25,7 @@ from longvis_bench.cli.options import (
 from longvis_bench.errors import CardError, IllegalSize, MissingDependency, NoMaps, Unsupported
 from longvis_bench.records import FeaturesRecord, Output
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import Resolution
 
 if TYPE_CHECKING:
     from longvis_bench.measure.flops.counter import Count
@@ -98,7 +99,7 @@ def _maps(features: FeaturesRecord) -> str:
     return f"Maps: {listed}; {units.size(features.held_bytes)} in fp32."
 
 
-def _counted(variant: Variant, resolution: int, classes: int, output: Output) -> Count:
+def _counted(variant: Variant, resolution: Resolution, classes: int, output: Output) -> Count:
     """The count of a model.
 
     Raises:
@@ -107,6 +108,7 @@ def _counted(variant: Variant, resolution: int, classes: int, output: Output) ->
     from longvis_bench.measure.exception_status import cause, is_ours
     from longvis_bench.measure.flops.counter import count_variant, variant_parameters
 
+    variant.plan(resolution)
     try:
         return count_variant(variant, resolution, classes, output)
     except (IllegalSize, MissingDependency, CardError, NoMaps):

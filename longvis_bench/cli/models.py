@@ -266,10 +266,11 @@ def bibtex(card: Card) -> str | None:
 
 def _sizes(card: Card) -> str:
     rule = card.resolution
+    oblong = f"Rectangles: {rule.rectangles}." if rule.rectangles else "Squares only."
     if rule.note:
-        return rule.note
+        return f"{rule.note} {oblong}"
     most = f" up to {rule.maximum} px" if rule.maximum else ""
-    return f"multiples of {rule.multiple_of} px from {max(rule.minimum, rule.multiple_of)} px{most}"
+    return f"multiples of {rule.multiple_of} px from {max(rule.minimum, rule.multiple_of)} px{most}. {oblong}"
 
 
 def _variants(registry: Registry, card: Card) -> Table:

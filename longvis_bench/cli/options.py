@@ -13,6 +13,7 @@ import typer
 from longvis_bench import units
 from longvis_bench.errors import LongvisError
 from longvis_bench.registry.names import split_names
+from longvis_bench.resolution import Fit
 
 if TYPE_CHECKING:
     from longvis_bench.records import ClassOrder, DataSpec, TrainLength
@@ -210,7 +211,7 @@ def complete_presets(incomplete: str) -> list[str]:
 MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
 NO_CACHE_HELP = "Compute counts, shapes and accuracies again instead of reading them from the cache."
 OUTPUT_HELP = "logits, or features: the maps of the backbone without its head."
-RES_HELP = "Pixels per side, e.g. 1024,2048 or 1k,2k."
+RES_HELP = "Pixels per side, or width x height, e.g. 1024,2560x1920 or 1k,2k."
 WEIGHTS_HELP = (
     "Weight file: safetensors or torch.save; FILE#KEY for one of several sets in a file; "
     "an index of shards; or a folder of save_pretrained."
@@ -235,12 +236,12 @@ Models = Annotated[
     ),
 ]
 OneRes = Annotated[
-    int,
+    Any,
     typer.Option(
         "--res",
         "-r",
         metavar="PX",
-        help="Pixels per side.",
+        help="Pixels per side, or width x height, e.g. 2560x1920.",
         parser=reader("--res", units.read_pixels),
         rich_help_panel=WHAT,
     ),
@@ -336,6 +337,16 @@ Bands = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+FitOption = Annotated[
+    Fit | None,
+    typer.Option(
+        "--fit",
+        metavar="HOW",
+        help="How images of a folder get the shape of the input: crop, pad (by the mean) or stretch.",
+        show_default="crop",
+        rich_help_panel=DATA,
+    ),
+]
 HoursFor = Annotated[
     Any,
     typer.Option(
@@ -378,6 +389,7 @@ def data_spec(
     window: tuple[float, float] | None,
     class_order: ClassOrder | None = None,
     bands: tuple[int, ...] | None = None,
+    fit: Fit | None = None,
 ) -> DataSpec:
     """The data set from the options of a command.
 
@@ -388,4 +400,6 @@ def data_spec(
     from longvis_bench.records import DataSpec
 
     refuse_two_orders(classes, class_order)
-    return DataSpec(data, classes, window, class_order=class_order or "sorted", bands=bands)
+    return DataSpec(
+        data, classes, window, class_order=class_order or "sorted", bands=bands, fit=fit or "crop"
+    )

@@ -26,6 +26,7 @@ from longvis_bench.cli.options import (
     Data,
     Device,
     Ema,
+    FitOption,
     Models,
     ModelsDirs,
     OneRes,
@@ -38,6 +39,7 @@ from longvis_bench.cli.options import (
 )
 from longvis_bench.cli.running import note
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import Resolution
 from longvis_bench.stats import wilson
 from longvis_bench.sweep.reporter import Reporter
 
@@ -58,6 +60,7 @@ def train(
     class_order: ClassOrderOption = None,
     window: Window = None,
     bands: Bands = None,
+    fit: FitOption = None,
     initial: Annotated[
         str | None,
         typer.Option(
@@ -186,7 +189,7 @@ def train(
         checkpoint_s=60 * checkpoint_minutes,
     )
     plan = read_recipe(recipe, epochs=epochs).with_batch(batch)
-    spec = data_spec(data, classes, window, class_order, bands)
+    spec = data_spec(data, classes, window, class_order, bands, fit)
     jobs = start_training(variants, spec, res, plan, options)
     for sentence in jobs[0].data.notes:
         note(sentence)
@@ -296,7 +299,7 @@ class _Display:
         self._console.print(line, markup=False, soft_wrap=True)
 
 
-def _table(data: str, res: int) -> Table:
+def _table(data: str, res: Resolution) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{data}, {res} px", title_justify="left")
     table.add_column("model")
     for header in ("parameters", "epochs", "time", "top-1 (95 % interval)", "images"):

@@ -2,9 +2,9 @@
 
 1,797 scanned digits (8 x 8 pixels, values 0-16; the test part of UCI's "Optical Recognition of Handwritten
 Digits", CC BY 4.0, see `digits.md`) are upsampled bicubically to the cell's resolution, as HR-ImageNet-100
-upsamples ImageNet (arXiv:2503.12355).  Upsampling adds no detail, so the data set tests the receptive field
-only: at 1024 px a stroke is hundreds of pixels wide, and a model whose last features depend on a small part
-of the image cannot read the digit.  It does not test fine detail.
+upsamples ImageNet (arXiv:2503.12355); a rectangle stretches them.  Upsampling adds no detail, so the data
+set tests the receptive field only: at 1024 px a stroke is hundreds of pixels wide, and a model whose last
+features depend on a small part of the image cannot read the digit.  It does not test fine detail.
 
 Split: the last 397 images in file order are held out.  The file lists its 13 writers one after the other, so
 that held-out digits are by writers (except one at the boundary) that training does not see.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from longvis_bench.data.protocol import Split
 from longvis_bench.files import PACKAGE
+from longvis_bench.resolution import Resolution, sides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ class Digits:
         self,
         split: Split,
         indices: Sequence[int],
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -93,23 +94,23 @@ class Digits:
         images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
         return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One digit of 8 x 8 pixels; see `LoadableData.load`."""
         images, labels = _originals()
         position = self._range(split)[index]
         return images[position], int(labels[position])
 
-    def fit(self, image: Tensor, resolution: int) -> Tensor:
+    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
         """Resize by torch's bicubic kernel (a = -0.75), as in the training of the shipped weights."""
         from torch.nn import functional as F
 
-        size = (resolution, resolution)
+        size = sides(resolution)
         return F.interpolate(image[None], size=size, mode="bicubic", align_corners=False)[0]
 
     def finish(
         self,
         images: Sequence[Tensor] | Tensor,
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -120,13 +121,12 @@ class Digits:
 
         dtype = dtype or torch.float32
         if not len(images):
-            return torch.empty(0, 3, resolution, resolution, device=device, dtype=dtype)
+            return torch.empty(0, 3, *sides(resolution), device=device, dtype=dtype)
         batch = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
         unit = batch.float() / 255 if batch.dtype == torch.uint8 else batch
         batch = ((unit - MEAN) / DEVIATION).to(device)
-        if batch.shape[-1] != resolution:
-            size = (resolution, resolution)
-            batch = F.interpolate(batch, size=size, mode="bicubic", align_corners=False)
+        if tuple(batch.shape[-2:]) != sides(resolution):
+            batch = F.interpolate(batch, size=sides(resolution), mode="bicubic", align_corners=False)
         return batch.to(dtype).expand(-1, 3, -1, -1).contiguous()
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:

@@ -12,6 +12,9 @@ classes, and its order is that of the labels.  ImageNet with the list `imagenet1
 Atlas paper (arXiv:2503.12355): the shorter side is resized to the resolution, bicubic, and the centre is
 cropped without a margin.
 
+Rectangles: `fit="pad"` surrounds the whole image with the mean of the normalisation, "stretch" changes its
+shape; the name then ends in `-pad` or `-stretch`.
+
 The data set's name is `folder:<last part of PATH>-<hash>`; the hash covers the window, the bands, and every
 file's class, name, size and time of its last change, in seconds.  So it follows images that are written
 again in place; copies have the same name if they keep these times, as rsync -a, cp -p, tar and zip do.  The
@@ -36,6 +39,7 @@ from longvis_bench.data import dicom
 from longvis_bench.data.protocol import BROKEN_SHARE, BrokenImage, Split, too_many_broken
 from longvis_bench.errors import DataError, UnknownName
 from longvis_bench.records import ClassOrder, Normalisation
+from longvis_bench.resolution import Fit, Resolution
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +83,7 @@ class Folder:
         normalisation: mean and deviation per channel; None for ImageNet's.
         class_order: order of all classes, if `classes` is None.
         bands: numbers of the bands that images consist of, from 1: one or three; None for all.
+        fit: how images are brought to the resolution; see `resize.fit`.
 
     Raises:
         UnknownName: a listed class has no folder.
@@ -97,11 +102,12 @@ class Folder:
         normalisation: Normalisation | None = None,
         class_order: ClassOrder = "sorted",
         bands: tuple[int, ...] | None = None,
+        fit: Fit = "crop",
     ) -> None:
         if window is not None and not window[0] < window[1]:
             raise DataError(f"the window {window[0]:g},{window[1]:g} is empty: LO has to be below HI.")
         self._root, self._window, self._bands = _root(path), window, bands
-        self._normalisation = normalisation or IMAGENET
+        self._normalisation, self._fit = normalisation or IMAGENET, fit
         held_out = _held_out(self._root)
         self._folders: dict[Split, str] = {"train": "train", "val": held_out[0]}
         has_train = (self._root / "train").is_dir()
@@ -117,7 +123,9 @@ class Folder:
         self._require_images(has_train)
         self.notes = tuple(self._notes(held_out, others))
         """See `LoadableData.notes`."""
-        self.name = f"folder:{self._root.resolve().name}-{self._hash()}"
+        self.name = f"folder:{self._root.resolve().name}-{self._hash()}" + (
+            "" if fit == "crop" else f"-{fit}"
+        )
         self._broken: dict[str, str] = {}
 
     @property
@@ -138,7 +146,7 @@ class Folder:
         self,
         split: Split,
         indices: Sequence[int],
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -158,7 +166,7 @@ class Folder:
         batch = self.finish(images, resolution, device=device, dtype=dtype)
         return batch, torch.tensor(labels, dtype=torch.int64, device=device)
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One image at its own size; see `LoadableData.load`."""
         import torch
 
@@ -168,16 +176,16 @@ class Folder:
         pixels = decode(self._root / file.name, file.name, self._window, self._bands)
         return torch.from_numpy(pixels), file.label
 
-    def fit(self, image: Tensor, resolution: int) -> Tensor:
-        """Resize the shorter side, then crop the centre; see `resize.fit`."""
+    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
+        """Crop, pad or stretch it to the resolution; see `resize.fit`."""
         from longvis_bench.data.resize import fit
 
-        return fit(image, resolution)
+        return fit(image, resolution, self._fit, self._normalisation[0])
 
     def finish(
         self,
         images: Sequence[Tensor] | Tensor,
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -185,7 +193,7 @@ class Folder:
         """A normalised batch; see `LoadableData.finish`."""
         from longvis_bench.data.resize import finish
 
-        return finish(images, resolution, *self._normalisation, device=device, dtype=dtype)
+        return finish(images, resolution, *self._normalisation, how=self._fit, device=device, dtype=dtype)
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
         """Record broken files; see `LoadableData.note_broken`."""

@@ -16,7 +16,7 @@ that all ranks together see the images of a single process with that batch.  In 
 an epoch does not divide by the ranks, it is filled up with the epoch's first images, so that all ranks have
 batches of one size; in "val" no image is repeated, and ranks may differ by one image or have an empty batch.
 
-**Augmentation.**  `augment` takes and returns an RGB PIL image of resolution x resolution, 8 bits per
+**Augmentation.**  `augment` takes and returns an RGB PIL image of the resolution, 8 bits per
 channel, before normalisation.  It may draw from `random`, `numpy.random` and torch: the loader seeds them per
 image from seed, epoch and index, and restores them.  With workers it must be picklable on macOS and Windows.
 
@@ -42,7 +42,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import ceil
+from math import ceil, prod
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -56,6 +56,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from longvis_bench.data.protocol import BrokenImage, LoadableData, Split
 from longvis_bench.data.shared_memory import plan_handover
 from longvis_bench.errors import DataError, LongvisError, MissingDependency
+from longvis_bench.resolution import Resolution, sides
 from longvis_bench.text import first_line
 
 Augment = Callable[[Image.Image], Image.Image]
@@ -67,7 +68,7 @@ class Batch(NamedTuple):
     """One batch of an epoch."""
 
     images: Tensor
-    """(batch, 3, resolution, resolution), normalised, on the device."""
+    """(batch, 3, height, width), normalised, on the device."""
     labels: Tensor
     """(batch), int64, on the device."""
     indices: tuple[int, ...]
@@ -106,7 +107,7 @@ class Loader:
         data: LoadableData,
         split: Split,
         *,
-        resolution: int,
+        resolution: Resolution,
         batch_size: int,
         seed: int = 0,
         workers: int = 0,
@@ -262,7 +263,7 @@ class _Items(Dataset[_Loaded]):
         self,
         data: LoadableData,
         split: Split,
-        resolution: int,
+        resolution: Resolution,
         seed: int,
         augment: Augment | None,
         grows_there: bool,
@@ -276,9 +277,9 @@ class _Items(Dataset[_Loaded]):
         try:
             image, _ = self._data.load(self._split, 0, self._resolution)
         except (BrokenImage, DataError):
-            return batch_size * 3 * self._resolution**2 * torch.float32.itemsize
+            return batch_size * 3 * prod(sides(self._resolution)) * torch.float32.itemsize
         bytes_each = 1 if self._augment is not None else image.element_size()
-        return batch_size * 3 * self._resolution**2 * bytes_each
+        return batch_size * 3 * prod(sides(self._resolution)) * bytes_each
 
     def __getitem__(self, key: tuple[int, list[int]]) -> _Loaded:
         epoch, indices = key
@@ -318,9 +319,14 @@ class _Items(Dataset[_Loaded]):
             fitted = self._data.fit(image, self._resolution)
             with _seeded(_seed(self._seed, epoch, index)):
                 return _from_picture(self._augment(_as_picture(fitted)))
-        if self._grows_there and min(image.shape[-2:]) < self._resolution:
+        if self._grows_there and _grows(image, self._resolution):
             return image
         return self._data.fit(image, self._resolution)
+
+
+def _grows(image: Tensor, resolution: Resolution) -> bool:
+    """Whether a side of the image is shorter than the resolution's."""
+    return any(have < want for have, want in zip(image.shape[-2:], sides(resolution), strict=True))
 
 
 def _handed_over(loaded: _Loaded, *, by_pipe: bool) -> _Loaded:

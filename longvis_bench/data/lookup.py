@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from longvis_bench.data.protocol import Split
 from longvis_bench.errors import DataError, IllegalSize, UnknownName
+from longvis_bench.resolution import Rectangle, Resolution
 
 if TYPE_CHECKING:
     import torch
@@ -237,19 +238,20 @@ class Lookup:
         ]
         return Scene(Disc(*positions[0], key), (discs[0], discs[1]), tuple(discs[2:]))
 
-    def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
+    def distances(self, split: Split, indices: Sequence[int], resolution: Resolution) -> list[float]:
         """Pixels between the centres of the key and of the disc that it names, per image; none is drawn.
 
         Raises:
             IndexError: the split has fewer images.
         """
-        return [self.scene(split, index).distance * resolution for index in indices]
+        side = self._side(resolution)
+        return [self.scene(split, index).distance * side for index in indices]
 
     def batch(
         self,
         split: Split,
         indices: Sequence[int],
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -261,29 +263,29 @@ class Lookup:
         images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
         return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One image (3, resolution, resolution), uint8, and its label; see `LoadableData.load`.
 
         Raises:
-            IllegalSize: a disc would be too small for its texture, or the canvas is above 4096 px.
+            IllegalSize: a disc would be too small for its texture, the canvas is above 4096 px, or no square.
         """
         import torch
 
-        self._require(resolution)
+        side = self._side(resolution)
         scene, dials = self.scene(split, index), self._dials
-        canvas = _canvas(self._random(split, index, 1), resolution)
+        canvas = _canvas(self._random(split, index, 1), side)
         for disc in (scene.key, *scene.discs, *scene.clutter):
-            _draw(canvas, disc, round(dials.disc * resolution), dials.period)
+            _draw(canvas, disc, round(dials.disc * side), dials.period)
         return torch.from_numpy(canvas), scene.label
 
-    def fit(self, image: Tensor, resolution: int) -> Tensor:
+    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
         """The image itself, which was drawn at this resolution."""
         return image
 
     def finish(
         self,
         images: Sequence[Tensor] | Tensor,
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -297,13 +299,17 @@ class Lookup:
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
         """Does nothing: this data set reads no files."""
 
-    def _require(self, resolution: int) -> None:
+    def _side(self, resolution: Resolution) -> int:
+        """Pixels per side, if scenes can be drawn with them."""
+        if isinstance(resolution, Rectangle):
+            raise IllegalSize(resolution, f"{self.name} is drawn at squares only", [min(resolution)])
         dials = self._dials
         pixels = max(SMALLEST_DISC, 4 * dials.period)
         smallest = max(SMALLEST, int(np.ceil(pixels / dials.disc)))
         if not smallest <= resolution <= LARGEST:
             why = f"{self.name} is drawn at {smallest} to {LARGEST} px"
             raise IllegalSize(resolution, why, [min(max(resolution, smallest), LARGEST)])
+        return resolution
 
     def _random(self, split: Split, index: int, part: int) -> np.random.Generator:
         parts = (self._dials.seed, ("train", "val").index(split), index, part)

@@ -6,6 +6,7 @@ different drawings), else 0; each label has half of the images. The glyphs keep 
 R, and their positions scale with R: the task needs both fine detail and long-range dependencies, and both
 become harder from 512 px to 2048 px.
 
+A rectangle takes the same scenes: each coordinate scales with its side.
 An image is a function of seed, split, index and R alone.  The scene (digits, positions, distractors) does not
 depend on R.  The distance between the two digits, as a share of the side, is uniform over `DISTANCE`;
 `distances` returns it, so that accuracy can be plotted against it.
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from longvis_bench.data.protocol import Split
 from longvis_bench.errors import IllegalSize
+from longvis_bench.resolution import Resolution, resolution_of, sides
 
 if TYPE_CHECKING:
     import torch
@@ -189,21 +191,21 @@ class Pairs:
         ]
         return Scene(same, (glyphs[0], glyphs[1]), tuple(glyphs[2:]))
 
-    def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
+    def distances(self, split: Split, indices: Sequence[int], resolution: Resolution) -> list[float]:
         """Pixels between the centres of the two digits, per image; no image is drawn.
 
         Raises:
             IndexError: the split has fewer images.
         """
-        inside = resolution - 2 * MARGIN
+        height, width = (side - 2 * MARGIN for side in sides(resolution))
         scenes = (self._positions(split, index) for index in indices)
-        return [hypot(x - u, y - v) * inside for (x, y), (u, v), *_ in scenes]
+        return [hypot((x - u) * width, (y - v) * height) for (x, y), (u, v), *_ in scenes]
 
     def batch(
         self,
         split: Split,
         indices: Sequence[int],
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -215,17 +217,18 @@ class Pairs:
         images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
         return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
-        """One image (1, resolution, resolution), uint8, and its label; see `LoadableData.load`.
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
+        """One image (1, height, width), uint8, and its label; see `LoadableData.load`.
 
         Raises:
             IllegalSize: the canvas is too small for the glyphs, or above 4096 px.
         """
         import torch
 
-        if not SMALLEST <= resolution <= LARGEST:
-            near = [min(max(resolution, SMALLEST), LARGEST)]
-            raise IllegalSize(resolution, f"pairs is drawn at {SMALLEST} to {LARGEST} px", near)
+        within = [min(max(side, SMALLEST), LARGEST) for side in sides(resolution)]
+        if within != list(sides(resolution)):
+            near = [resolution_of(within)]
+            raise IllegalSize(resolution, f"pairs is drawn at {SMALLEST} to {LARGEST} px per side", near)
         scene = self.scene(split, index)
         canvas = _texture(self._random(split, index, 1), resolution)
         for glyph in scene.digits:
@@ -235,14 +238,14 @@ class Pairs:
         pixels = canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         return pixels[None], int(scene.same)
 
-    def fit(self, image: Tensor, resolution: int) -> Tensor:
+    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
         """The image itself, which was drawn at this resolution."""
         return image
 
     def finish(
         self,
         images: Sequence[Tensor] | Tensor,
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -304,18 +307,19 @@ def _positions(random: np.random.Generator, distractors: int) -> list[tuple[floa
     return positions
 
 
-def _texture(random: np.random.Generator, resolution: int) -> Tensor:
-    """A canvas (resolution, resolution), float32: smooth blobs and grain around `BACKGROUND`."""
+def _texture(random: np.random.Generator, resolution: Resolution) -> Tensor:
+    """A canvas (height, width), float32: smooth blobs and grain around `BACKGROUND`."""
     import torch
     from torch.nn import functional as F
 
-    nodes = resolution // BLOB + 2
-    coarse = torch.from_numpy(random.random((1, 1, nodes, nodes), dtype=np.float32) * 2 - 1)
-    size = (nodes * BLOB, nodes * BLOB)
+    height, width = sides(resolution)
+    rows, columns = height // BLOB + 2, width // BLOB + 2
+    coarse = torch.from_numpy(random.random((1, 1, rows, columns), dtype=np.float32) * 2 - 1)
+    size = (rows * BLOB, columns * BLOB)
     smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)[0, 0]
-    grain = torch.from_numpy(random.integers(0, 256, (resolution, resolution), dtype=np.uint8))
+    grain = torch.from_numpy(random.integers(0, 256, (height, width), dtype=np.uint8))
     canvas = grain.float().mul_(2 * GRAIN / 255).add_(BACKGROUND - GRAIN)
-    return canvas.add_(smooth[:resolution, :resolution], alpha=BLOBS)
+    return canvas.add_(smooth[:height, :width], alpha=BLOBS)
 
 
 def _draw(canvas: Tensor, drawing: Tensor, glyph: Glyph) -> None:
@@ -324,8 +328,10 @@ def _draw(canvas: Tensor, drawing: Tensor, glyph: Glyph) -> None:
 
     size = (glyph.pixels, glyph.pixels)
     ink = F.interpolate(drawing[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp_(0, 1)
-    inside = canvas.shape[-1] - 2 * MARGIN
-    top, left = (round(MARGIN + centre * inside - glyph.pixels / 2) for centre in (glyph.y, glyph.x))
+    top, left = (
+        round(MARGIN + centre * (side - 2 * MARGIN) - glyph.pixels / 2)
+        for centre, side in zip((glyph.y, glyph.x), canvas.shape, strict=True)
+    )
     part = canvas[top : top + glyph.pixels, left : left + glyph.pixels]
     part.lerp_(part.new_tensor(glyph.brightness), ink)
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from longvis_bench.errors import DataError, UnknownName
 from longvis_bench.records import DataSpec
+from longvis_bench.resolution import Resolution
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ class ImageData(Protocol):
         self,
         split: Split,
         indices: Sequence[int],
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -83,12 +84,12 @@ class ImageData(Protocol):
         Arguments:
             split: "train" or "val".
             indices: which images, 0-based.
-            resolution: pixels per side.
+            resolution: pixels per side, or a `Rectangle`.
             device: of the returned tensors.
             dtype: of the images; float32 unless given.
 
         Returns:
-            Images (batch, 3, resolution, resolution), normalised, and labels (batch), int64.  Broken files
+            Images (batch, 3, height, width), normalised, and labels (batch), int64.  Broken files
             are left out.
 
         Raises:
@@ -110,7 +111,7 @@ class LoadableData(ImageData, Protocol):
         Image i of epoch e is then image e * size + i, and training images have no largest index.
         """
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One image at its stored size, on the CPU, and its label.
 
         Returns:
@@ -120,18 +121,18 @@ class LoadableData(ImageData, Protocol):
             BrokenImage: the file cannot be read.
         """
 
-    def fit(self, image: Tensor, resolution: int) -> Tensor:
-        """A loaded image resized to (1 or 3, resolution, resolution), on its device and in its dtype."""
+    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
+        """A loaded image brought to the resolution: (1 or 3, height, width), on its device, in its dtype."""
 
     def finish(
         self,
         images: Sequence[Tensor] | Tensor,
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Loaded images, resized or not, as a normalised batch (batch, 3, resolution, resolution)."""
+        """Loaded images, resized or not, as a normalised batch (batch, 3, height, width)."""
 
     def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
         """Record files that a loader's worker could not read.
@@ -145,7 +146,7 @@ class LoadableData(ImageData, Protocol):
 class HasDistances(Protocol):
     """Data whose images have a distance that information must travel."""
 
-    def distances(self, split: Split, indices: Sequence[int], resolution: int) -> list[float]:
+    def distances(self, split: Split, indices: Sequence[int], resolution: Resolution) -> list[float]:
         """The distance in each image, in pixels; no image is drawn.
 
         Raises:
@@ -197,6 +198,7 @@ def open_data(spec: str | DataSpec) -> LoadableData:
             normalisation=spec.normalisation,
             class_order=spec.class_order,
             bands=spec.bands,
+            fit=spec.fit,
         )
     if not is_generated(spec.data):
         is_path = "/" in spec.data or Path(spec.data).is_dir()
@@ -204,7 +206,8 @@ def open_data(spec: str | DataSpec) -> LoadableData:
         raise UnknownName("data set", spec.data, [] if is_path else KNOWN, hint)
     natural = None if spec.class_order == "sorted" else spec.class_order
     given = (("--classes", spec.classes), ("--window", spec.window), ("--class-order", natural))
-    for option, value in (*given, ("--bands", spec.bands)):
+    shape = None if spec.fit == "crop" else spec.fit
+    for option, value in (*given, ("--bands", spec.bands), ("--fit", shape)):
         if value is not None:
             raise DataError(f"{option} is for folder:PATH, and the data is {spec.data}.")
     if spec.data.partition("[")[0] == "lookup":

@@ -8,55 +8,100 @@ kernel overshoots black or white, because 8-bit kernels clamp after each of thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import ceil
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from longvis_bench.resolution import Fit, Resolution, sides
 
-def fit(image: Tensor, resolution: int) -> Tensor:
-    """Resize the shorter side to the resolution, then crop the centre without a margin.
+
+def fit(
+    image: Tensor, resolution: Resolution, how: Fit = "crop", mean: Sequence[float] = (0.0,) * 3
+) -> Tensor:
+    """Bring an image to the resolution.
 
     Arguments:
         image: (channels, height, width), uint8 in 0-255 or float in 0-1.
-        resolution: pixels per side.
+        resolution: of the result.
+        how: "crop": enlarge or shrink it until it covers the resolution, then crop the centre without a
+            margin; "pad": until it is inside, then surround it with the mean; "stretch": each side by itself.
+        mean: per channel, of pixels in 0-1; 8-bit images are padded with it rounded to 8 bits.
 
     Returns:
-        (channels, resolution, resolution), on the image's device, in its dtype.
+        (channels, height, width) of the resolution, on the image's device, in its dtype; padded images have
+        three channels.
     """
-    image = _without_ends(image, resolution)
+    goal = sides(resolution)
+    if how == "stretch":
+        return _resized(image, goal)
+    if how == "pad":
+        return _padded(image, goal, mean)
+    image = _without_ends(image, goal)
+    size = _scaled(image, goal, max)
+    image = _resized(image, size)
+    top, left = (round((have - want) / 2) for have, want in zip(size, goal, strict=True))
+    return image[:, top : top + goal[0], left : left + goal[1]]
+
+
+Choose = Callable[[Fraction, Fraction], Fraction]
+
+
+def _scale(image: Tensor, goal: tuple[int, int], choose: Choose) -> Fraction:
+    """The scale at which the image covers the goal (`max`) or is inside it (`min`)."""
     height, width = image.shape[-2:]
-    short = min(height, width)
-    size = (int(resolution * height / short), int(resolution * width / short))
-    if size != (height, width):
+    return choose(Fraction(goal[0], height), Fraction(goal[1], width))
+
+
+def _scaled(image: Tensor, goal: tuple[int, int], choose: Choose) -> tuple[int, int]:
+    """Height and width at that scale."""
+    scale = _scale(image, goal, choose)
+    height, width = (max(int(side * scale), 1) for side in image.shape[-2:])
+    return height, width
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if size != tuple(image.shape[-2:]):
         image = F.interpolate(image[None], size, mode="bicubic", antialias=True, align_corners=False)[0]
-    top, left = round((size[0] - resolution) / 2), round((size[1] - resolution) / 2)
-    image = image[:, top : top + resolution, left : left + resolution]
     return image.clamp(0, 1) if image.is_floating_point() else image
 
 
-def _without_ends(image: Tensor, resolution: int) -> Tensor:
+def _padded(image: Tensor, goal: tuple[int, int], mean: Sequence[float]) -> Tensor:
+    image = _resized(image, _scaled(image, goal, min))
+    fill = torch.tensor(mean, device=image.device).view(3, 1, 1)
+    fill = fill if image.is_floating_point() else fill.mul(255).round()
+    canvas = fill.to(image.dtype).expand(3, *goal).clone()
+    height, width = image.shape[-2:]
+    top, left = (goal[0] - height) // 2, (goal[1] - width) // 2
+    canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+def _without_ends(image: Tensor, goal: tuple[int, int]) -> Tensor:
     """A long image without most of what the crop would remove after enlarging it.
 
     4000 x 20 px enlarged to 1024 px are 204800 px wide, of which 1024 stay.  On either side of what stays,
     more is kept than the kernel reaches (2 px).  The cuts are symmetrical, so the centre stays where it is.
     """
-    height, width = image.shape[-2:]
-    short, long = min(height, width), max(height, width)
-    kept = 4 * short + 4
-    if short >= resolution or long <= kept:
+    size = image.shape[-2:]
+    scale = _scale(image, goal, max)
+    if scale <= 1:
         return image
-    cut = (long - kept) // 2
-    return image[..., cut : long - cut] if width == long else image[:, cut : long - cut]
+    kept = (4 * ceil(want / scale) + 4 for want in goal)
+    top, left = (max((have - keep) // 2, 0) for have, keep in zip(size, kept, strict=True))
+    return image[:, top : size[0] - top, left : size[1] - left]
 
 
 def finish(
     images: Sequence[Tensor] | Tensor,
-    resolution: int,
+    resolution: Resolution,
     mean: Sequence[float],
     deviation: Sequence[float],
     *,
+    how: Fit = "crop",
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -64,19 +109,20 @@ def finish(
 
     Arguments:
         images: each (1 or 3, height, width), uint8 or float32 in 0-1; or one tensor of all.
-        resolution: pixels per side.
+        resolution: of the batch.
         mean: per channel, of pixels in 0-1.
         deviation: standard deviation per channel.
+        how: see `fit`.
         device: of the batch.
         dtype: of the result; float32 unless given.
 
     Returns:
-        (batch, 3, resolution, resolution).
+        (batch, 3, height, width).
     """
     device = torch.device(device)
-    batch = torch.empty(len(images), 3, resolution, resolution, device=device)
+    batch = torch.empty(len(images), 3, *sides(resolution), device=device)
     for row, image in zip(batch, images, strict=True):
-        row.copy_(_unit(fit(_sent(image, device), resolution)))
+        row.copy_(_unit(fit(_sent(image, device), resolution, how, mean)))
     centre = torch.tensor(mean, device=device).view(1, -1, 1, 1)
     scale = torch.tensor(deviation, device=device).view(1, -1, 1, 1)
     return batch.sub_(centre).div_(scale).to(dtype or torch.float32)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from math import prod
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from longvis_bench.errors import DataError
 from longvis_bench.measure.validity.checks import no_recompiling
 from longvis_bench.measure.validity.outputs import check_logits
 from longvis_bench.records import AccuracyRecord
+from longvis_bench.resolution import Resolution, sides
 from longvis_bench.runs.predictions import Predictions
 
 TOP = 5
@@ -66,7 +68,7 @@ class Accuracy:
         """Share of images whose label has one of the five largest logits, 0-1; None with up to 5 classes."""
         return None if self.correct_top5 is None else self.correct_top5 / self.images
 
-    def to_record(self, *, weights: str, trained_resolution: int | None = None) -> AccuracyRecord:
+    def to_record(self, *, weights: str, trained_resolution: Resolution | None = None) -> AccuracyRecord:
         """The stored form; `weights` is a file name or hash, never a path."""
         return AccuracyRecord(
             correct_top1=self.correct_top1,
@@ -130,16 +132,16 @@ def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def batch_for(resolution: int) -> int:
+def batch_for(resolution: Resolution) -> int:
     """Images per forward: at most 8, and at most as many pixels as 8 images of 512 px have."""
-    return max(1, min(8, 8 * 512**2 // resolution**2))
+    return max(1, min(8, 8 * 512**2 // prod(sides(resolution))))
 
 
 def measure_accuracy(
     model: nn.Module,
     data: ImageData,
     *,
-    resolution: int,
+    resolution: Resolution,
     images: int | None = None,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
@@ -227,7 +229,7 @@ def _ask(model: nn.Module, logits: int, logit_indices: Sequence[int] | None, ima
 def _answers(
     ask: Callable[[Tensor], Tensor],
     data: ImageData,
-    resolution: int,
+    resolution: Resolution,
     chunks: Iterator[list[int]],
     device: torch.device | str,
     dtype: torch.dtype | None,
@@ -248,7 +250,7 @@ def _answers(
             yield ranked.cpu(), labels.cpu(), _kept(data, chunk, resolution, len(labels))
 
 
-def _kept(data: ImageData, chunk: list[int], resolution: int, count: int) -> list[int]:
+def _kept(data: ImageData, chunk: list[int], resolution: Resolution, count: int) -> list[int]:
     """The indices of a chunk whose images are in its batch of `count` images; broken files are not."""
     if count == len(chunk):
         return chunk

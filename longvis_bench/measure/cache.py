@@ -122,7 +122,7 @@ class Cache:
             "model": variant.full_name,
             "factory": variant.factory,
             "environment": request.environment,
-            "cell": request.cell.model_dump(mode="json", exclude=set(without)),
+            "cell": request.cell.conditions(without),
             "scans": scans_hash() if "data" not in without else None,
             **more,
         }

@@ -338,7 +338,7 @@ def cell_images(cell: Cell, data: ImageData, batch: int) -> Tensor:
     """The first readable held-out images at the cell's resolution, in its dtype and memory format."""
     dtype = DTYPES[cell.dtype] if cell.mode == "infer" else torch.float32
     device = torch.device(cell.device)
-    asked, images = 0, torch.empty(0, 3, cell.resolution, cell.resolution, device=device, dtype=dtype)
+    asked, images = 0, torch.empty(0, 3, cell.height, cell.width, device=device, dtype=dtype)
     while len(images) < batch:  # a second pass only after broken files, which are few
         indices = [index % data.size("val") for index in range(asked, asked + batch - len(images))]
         more, _ = data.batch("val", indices, cell.resolution, device=device, dtype=dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 
@@ -11,6 +13,7 @@ from longvis_bench.measure.cache import Cache
 from longvis_bench.measure.iteration import DTYPES
 from longvis_bench.measure.row_builder import RowBuilder
 from longvis_bench.records import Request
+from longvis_bench.resolution import Resolution, resolution_of
 from longvis_bench.weights.resolving import no_weights
 from longvis_bench.weights.store import read_metadata
 
@@ -64,12 +67,14 @@ def _measure(request: Request, model: nn.Module, data: ImageData) -> StoredAccur
     return StoredAccuracy.of(result)
 
 
-def _trained_resolution(request: Request) -> int | None:
+def _trained_resolution(request: Request) -> Resolution | None:
     assert request.weights_path is not None
     if request.trained_resolution is not None:
         return request.trained_resolution
     resolution = read_metadata(request.weights_path).get("resolution")
-    return resolution if isinstance(resolution, int) else None
+    with suppress(ValueError):
+        return resolution_of(resolution)
+    return None
 
 
 def _no_accuracy(request: Request, builder: RowBuilder) -> str | None:

@@ -53,6 +53,7 @@ from longvis_bench.measure.last_map import TokenMap, find_map
 from longvis_bench.ops.model_tensors import to_dtype
 from longvis_bench.records import ReachRecord
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Rectangle, Resolution
 from longvis_bench.weights.matching import load_weights
 
 SEEDS = 3
@@ -111,7 +112,7 @@ class Reach:
 
 def measure_reach(
     variant: Variant,
-    resolution: int,
+    resolution: Resolution,
     *,
     num_classes: int = 1000,
     seeds: int = SEEDS,
@@ -124,7 +125,7 @@ def measure_reach(
 
     Arguments:
         variant: the model.
-        resolution: pixels per side.
+        resolution: pixels per side of a square.
         num_classes: width of the logits; with weights, theirs.
         seeds: how many fresh models, and how many images with trained weights.
         first_seed: of the fresh models.
@@ -133,9 +134,12 @@ def measure_reach(
         limit_s: longest time it may take, in seconds; it is foretold by the first token.
 
     Raises:
-        Unsupported: the model passes no gradients to its input, or it would take longer than `limit_s`.
+        Unsupported: the input is a rectangle, the model passes no gradients to its input, or it would take
+            longer than `limit_s`.
         LongvisError: the model cannot be built, or the weights cannot be loaded.
     """
+    if isinstance(resolution, Rectangle):
+        raise Unsupported(f"reach is measured at squares only, not at {resolution} px.")
     budget = _Budget(limit_s, passes=seeds * _PER_SIDE**2 * (1 if weights is None else 2))
     passed = _Sight(resolution)
     for seed in range(first_seed, first_seed + seeds):

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from longvis_bench.ops.inplace_layers import BatchNorm2d
 from longvis_bench.ops.to_meta import on_meta
+from longvis_bench.resolution import Resolution, sides
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
     norm: str
 
 
-def fold_batch_norms(model: nn.Module, resolution: int, in_chans: int = 3) -> list[Pair]:
+def fold_batch_norms(model: nn.Module, resolution: Resolution, in_chans: int = 3) -> list[Pair]:
     """Fold every batch norm that can be folded, in place.
 
     Arguments:
@@ -75,7 +76,7 @@ def _fold(convolution: Convolution, norm: Norm) -> None:
     convolution.weight, convolution.bias = weight, bias
 
 
-def find_pairs(model: nn.Module, resolution: int, in_chans: int = 3) -> list[Pair]:
+def find_pairs(model: nn.Module, resolution: Resolution, in_chans: int = 3) -> list[Pair]:
     """Convolutions called once whose output goes to a batch norm called once, and to no other operator."""
     shadow = on_meta(model).eval()
     watch = _Watch()
@@ -87,7 +88,7 @@ def find_pairs(model: nn.Module, resolution: int, in_chans: int = 3) -> list[Pai
             handles.append(module.register_forward_pre_hook(watch.normed(name)))
     try:
         with torch.enable_grad(), watch:  # without gradients some modules overwrite their input
-            shadow(torch.empty(1, in_chans, resolution, resolution, device="meta"))
+            shadow(torch.empty(1, in_chans, *sides(resolution), device="meta"))
     finally:
         for handle in handles:
             handle.remove()

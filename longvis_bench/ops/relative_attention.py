@@ -1,4 +1,4 @@
-"""Attention over a square grid with biases by relative position, without a table of all pairs."""
+"""Attention over a grid with biases by relative position, without a table of all pairs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def biased_attention(
     """Attention with a bias by relative position that is written out for some queries at a time.
 
     Arguments:
-        q, k, v: (batch, heads, carriers + side squared, channels per head).
-        table: (heads, 2 side - 1, 2 side - 1), bias by query's minus key's row and column.
+        q, k, v: (batch, heads, carriers + rows x columns, channels per head).
+        table: (heads, 2 rows - 1, 2 columns - 1), bias by query's minus key's row and column.
         carriers: tokens before those of the grid; pairs with one of them have no bias.
         most: biases that are written out at once, but for one query's.
 
     Returns:
-        (batch, heads, carriers + side squared, channels per head).
+        (batch, heads, carriers + rows x columns, channels per head).
     """
     tokens = q.shape[2]
     queries = max(1, most // (table.shape[0] * tokens))
@@ -46,13 +46,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, carriers: int, start
 
 
 def relative_biases(table: Tensor, carriers: int, start: int, stop: int) -> Tensor:
-    """Biases of the queries from `start` to `stop`: (heads, queries, carriers + side squared)."""
-    side = (table.shape[-1] + 1) // 2
+    """Biases of the queries from `start` to `stop`: (heads, queries, carriers + rows x columns)."""
+    rows, columns = ((distances + 1) // 2 for distances in table.shape[1:])
     first, last = max(start - carriers, 0), max(stop - carriers, 0)
     query = torch.arange(first, last, device=table.device)[:, None]
-    key = torch.arange(side * side, device=table.device)[None, :]
-    down = query // side - key // side + side - 1
-    right = query % side - key % side + side - 1
-    bias = table.flatten(1)[:, down * (2 * side - 1) + right]
+    key = torch.arange(rows * columns, device=table.device)[None, :]
+    down = query // columns - key // columns + rows - 1
+    right = query % columns - key % columns + columns - 1
+    bias = table.flatten(1)[:, down * (2 * columns - 1) + right]
     unbiased = stop - start - (last - first)
     return F.pad(bias, (carriers, 0, unbiased, 0)) if carriers else bias

@@ -7,6 +7,7 @@ second block, and gives each window to its mixer; names are those of Swin's chec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from longvis_bench.ops.grad_checkpointing import Blocks
 from longvis_bench.ops.inplace_layers import GELU
 from longvis_bench.ops.windows import window_partition, window_reverse
+from longvis_bench.resolution import sides
 
 MASKED = -100.0
 """Added to the scores of tokens that only the cyclic shift made neighbours, as in Swin."""
@@ -27,18 +29,29 @@ MASKED = -100.0
 class Frame(NamedTuple):
     """How a block cuts its map."""
 
-    side: int
-    """Tokens per side of the map."""
-    window: int
-    """Tokens per side of a window."""
-    shift: int
-    """Tokens by which the map is rolled before it is cut."""
+    grid: tuple[int, int]
+    """Rows and columns of tokens of the map."""
+    window: tuple[int, int]
+    """Rows and columns of a window."""
+    shift: tuple[int, int]
+    """Tokens by which the map is rolled before it is cut, up and to the left."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Rows and columns of windows."""
+        return self.grid[0] // self.window[0], self.grid[1] // self.window[1]
 
 
-def frames(side: int, window: int, depth: int) -> list[Frame]:
-    """Of a stage's blocks: windows no larger than the map, or as large (0), shifted in turns if several."""
-    inside = min(window, side) or side
-    return [Frame(side, inside, inside // 2 if i % 2 and inside < side else 0) for i in range(depth)]
+def frames(grid: tuple[int, int], window: int, depth: int) -> list[Frame]:
+    """Of a stage's blocks: windows no larger than the map, or as large (0), shifted in turns if several.
+
+    Along a side with one window nothing is shifted.
+    """
+    rows, columns = (min(window, side) or side for side in grid)
+    down, across = (
+        inside // 2 if inside < side else 0 for inside, side in zip((rows, columns), grid, strict=True)
+    )
+    return [Frame(grid, (rows, columns), (down, across) if i % 2 else (0, 0)) for i in range(depth)]
 
 
 class Embedding(nn.Module):
@@ -123,24 +136,29 @@ def mix_windows(x: Tensor, mixer: nn.Module, frame: Frame) -> Tensor:
     Returns:
         The shape of `x`.
     """
-    side, window, shift = frame
-    counts = (side // window, side // window)
-    rolled = x.roll((-shift, -shift), (1, 2)) if shift else x
-    windows = torch.unflatten(window_partition(rolled, counts), 0, (len(x), -1))
-    mixed = mixer(windows, shift_mask(frame, x) if shift else None).flatten(0, 1)
-    grid = window_reverse(mixed, counts, (window, window))
-    return grid.roll((shift, shift), (1, 2)) if shift else grid
+    down, across = frame.shift
+    is_shifted = any(frame.shift)
+    rolled = x.roll((-down, -across), (1, 2)) if is_shifted else x
+    windows = torch.unflatten(window_partition(rolled, frame.counts), 0, (len(x), -1))
+    mixed = mixer(windows, shift_mask(frame, x) if is_shifted else None).flatten(0, 1)
+    grid = window_reverse(mixed, frame.counts, frame.window)
+    return grid.roll((down, across), (1, 2)) if is_shifted else grid
 
 
 def shift_mask(frame: Frame, like: Tensor) -> Tensor:
     """What is added to scores within shifted windows (windows, 1, tokens, tokens): 0 or `MASKED`."""
-    side, window, shift = frame
-    position = torch.arange(side, device=like.device)
-    part = (position >= side - window).long() + (position >= side - shift).long()
-    parts = (3 * part[:, None] + part[None, :])[None, ..., None]
-    inside = window_partition(parts, (side // window, side // window))
+    rows, columns = (
+        _parts(*axis, like.device) for axis in zip(frame.grid, frame.window, frame.shift, strict=True)
+    )
+    inside = window_partition((3 * rows[:, None] + columns[None, :])[None, ..., None], frame.counts)
     apart = inside != inside.mT
     return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill(apart, MASKED)[:, None]
+
+
+def _parts(side: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Of each row or column of a rolled map, a number that neighbours share (side)."""
+    position = torch.arange(side, device=device)
+    return (position >= side - window).long() + (position >= side - shift).long()
 
 
 class WindowAttention(nn.Module):
@@ -149,13 +167,14 @@ class WindowAttention(nn.Module):
     Arguments:
         width: channels of the tokens.
         heads: of the attention.
-        window: tokens per side of a window.
+        window: tokens of a window, (rows, columns), or of each side.
     """
 
-    def __init__(self, width: int, heads: int, window: int) -> None:
+    def __init__(self, width: int, heads: int, window: int | tuple[int, int]) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.heads, self.window = heads, sides(window)
+        distances = math.prod(2 * side - 1 for side in self.window)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(distances, heads))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -178,11 +197,16 @@ class WindowAttention(nn.Module):
     def _bias(self) -> Tensor:
         """(1, heads, tokens, tokens)."""
         table = self.relative_position_bias_table
-        position = torch.arange(self.window, device=table.device)
-        apart = position[:, None] - position[None, :] + self.window - 1
-        index = apart[:, None, :, None] * (2 * self.window - 1) + apart[None, :, None, :]
-        tokens = self.window * self.window
+        rows, columns = (_apart(side, table.device) for side in self.window)
+        index = rows[:, None, :, None] * (2 * self.window[1] - 1) + columns[None, :, None, :]
+        tokens = math.prod(self.window)
         return table[index.reshape(tokens, tokens)].permute(2, 0, 1)[None]
+
+
+def _apart(side: int, device: torch.device) -> Tensor:
+    """Distances of positions i and j, from 0: (side, side)."""
+    position = torch.arange(side, device=device)
+    return position[:, None] - position[None, :] + side - 1
 
 
 def heads_of(tokens: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:

@@ -72,6 +72,9 @@ class ResolutionRule(_Strict):
     maximum: int | None = None
     plan: FactoryReference | None = None
     """`module:function` with the signature that `sizes/plan.py` describes; replaces the numbers above."""
+    rectangles: str | None = Field(None, min_length=1)
+    """Which rectangles it takes, e.g. "each side a multiple of 32 px"; factory and plan function then get
+    `(height, width)`.  Absent: squares only, and they get the whole number of pixels per side."""
     note: str = ""
     """One paragraph for the user: how the model is adapted to sizes other than the published ones."""
 
@@ -95,6 +98,8 @@ class ImplementationEntry(_Strict):
 
     factory: FactoryReference
     requires: tuple[Dependency, ...] = ()
+    rectangles: bool = False
+    """Whether this factory takes the rectangles of `ResolutionRule.rectangles`."""
 
 
 class Counted(NamedTuple):

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from longvis_bench.errors import CardError, UnknownName
+from longvis_bench.errors import CardError, IllegalSize, UnknownName
 from longvis_bench.files import PACKAGE
 from longvis_bench.registry.card import FactoryReference, Name
 from longvis_bench.registry.discovery import BUILT_IN, find_files
 from longvis_bench.registry.registry import MIXER, Variant
+from longvis_bench.resolution import AnyResolution, Rectangle, resolution_of, sides
 from longvis_bench.sizes.mixers import NETWORK, frame_macs, side_of
 from longvis_bench.sizes.plan import SizePlan
 from longvis_bench.text import has_controls
@@ -82,10 +83,13 @@ class MixerVariant(Variant):
 
     entry: MixerEntry
 
-    def plan(self, resolution: int) -> SizePlan:
+    def plan(self, resolution: AnyResolution) -> SizePlan:
         """The grid of an image of this size, and what of the mixer follows from it; see `Variant.plan`."""
-        side_of(resolution, self.arguments["patch"])
-        return self._call_plan(self.entry.plan, resolution)
+        size = resolution_of(resolution)
+        if isinstance(size, Rectangle):
+            raise IllegalSize(size, "the network around a mixer takes squares only", sorted(size))
+        side_of(size, self.arguments["patch"])
+        return self._call_plan(self.entry.plan, size)
 
     def check_factory(self) -> None:
         """See `Variant.check_factory`; the user's arguments may be the mixer's or the network's."""
@@ -102,7 +106,7 @@ class MixerVariant(Variant):
 
         return network_of(Variant.load_factory(self), whole=self.entry.whole)
 
-    def mixer_macs(self, macs: int, resolution: int, classes: int) -> float:
+    def mixer_macs(self, macs: int, resolution: AnyResolution, classes: int) -> float:
         """MACs per image of one block's mixer, from those of the model.
 
         Arguments:
@@ -110,7 +114,8 @@ class MixerVariant(Variant):
             resolution: pixels per side.
             classes: logits.
         """
-        rest = frame_macs(resolution, classes, whole=self.entry.whole, **self.arguments)
+        side = min(sides(resolution))
+        rest = frame_macs(side, classes, whole=self.entry.whole, **self.arguments)
         return (macs - rest) / int(self.arguments["blocks"])
 
 

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 from longvis_bench.records import Output
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import AnyResolution
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def build_output(
-    variant: Variant, output: Output, *, resolution: int, num_classes: int, in_chans: int = 3
+    variant: Variant, output: Output, *, resolution: AnyResolution, num_classes: int, in_chans: int = 3
 ) -> nn.Module:
     """Build a model on the current default device, with random initial weights.
 
     Arguments:
         variant: from the registry.
         output: "logits" for the model itself, "features" for its backbone without the head.
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         num_classes: width of the logits.
         in_chans: channels of the image.
 

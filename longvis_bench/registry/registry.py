@@ -17,18 +17,33 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvis_bench.errors import CardError, LongvisError, MissingDependency, UnknownName
-from longvis_bench.registry.card import Card, Dependency, Implementation, WeightsEntry
+from longvis_bench.errors import (
+    CardError,
+    IllegalSize,
+    LongvisError,
+    MissingDependency,
+    UnknownName,
+)
+from longvis_bench.registry.card import (
+    Card,
+    Dependency,
+    Implementation,
+    ImplementationEntry,
+    WeightsEntry,
+)
 from longvis_bench.registry.discovery import BUILT_IN, FoundCard, built_in_cards, find_cards
+from longvis_bench.registry.factory_source import NO_FACTORY, check_source, declares_a_pair
 from longvis_bench.registry.global_state import preserved
+from longvis_bench.registry.legal import legal_near, require_rule, require_same
 from longvis_bench.registry.names import expand, respelled, split_names, unknown_model
-from longvis_bench.sizes.plan import SizePlan, require_multiple
+from longvis_bench.resolution import AnyResolution, Rectangle, Resolution, resolution_of, sides
+from longvis_bench.sizes.plan import SizePlan
 from longvis_bench.sizes.timm import named as timm_plan
 
 if TYPE_CHECKING:
@@ -38,7 +53,7 @@ if TYPE_CHECKING:
 
 MIXER = "mixer:"
 """What the name of a model around a token mixer begins with."""
-NO_FACTORY = "{name} is a {kind}, not a factory; name a function or class that builds the model."
+PACKAGE_NAME = __name__.partition(".")[0]
 _NAME = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<arguments>.*)\])?$")
 
 
@@ -70,14 +85,30 @@ class Variant:
         inside = ",".join(f"{key}={value!r}" for key, value in sorted(self.overrides.items()))
         return f"{self.name}[{inside}]" if inside else self.name
 
-    def plan(self, resolution: int) -> SizePlan:
-        """The adaptation of the model to `resolution`, in pixels.
+    @property
+    def rectangles(self) -> str | None:
+        """Which rectangles it takes besides squares, in words; None: none."""
+        if self.card is not None:
+            others: Mapping[str, ImplementationEntry] = {
+                str(k): v for k, v in self.card.implementations.items()
+            }
+            other = others.get(self.implementation)
+            return self.card.resolution.rectangles if other is None or other.rectangles else None
+        if self.origin == "timm":
+            return "where timm's model takes them"
+        source = self.source_file()
+        return "any" if source and declares_a_pair(source, self.factory.rpartition(":")[2]) else None
+
+    def plan(self, resolution: AnyResolution) -> SizePlan:
+        """The adaptation of the model to a resolution: pixels per side, or (height, width).
 
         Raises:
             IllegalSize: the model cannot take the resolution; the message lists legal ones near it.
             IllegalArgument: the arguments do not fit together.
             CardError: the card's plan function failed or returned another type.
         """
+        resolution = resolution_of(resolution)
+        self._require_shape(resolution)
         if self.card is None and self.origin == "timm":
             return timm_plan(self.variant, resolution, self.arguments)
         if self.card is None:
@@ -85,14 +116,27 @@ class Variant:
         rule = self.card.resolution
         if rule.plan is not None:
             return self._call_plan(rule.plan, resolution)
-        _require_rule(resolution, self)
+        require_rule(resolution, self)
         return SizePlan(reach="built for the size")
 
-    def _call_plan(self, reference: str, resolution: int) -> SizePlan:
+    def _require_shape(self, resolution: Resolution) -> None:
+        """Raise for a rectangle that the adapter does not take, and for another size in brackets."""
+        own = self.overrides.get("img_size")
+        if own is not None and self.factory.startswith(f"{PACKAGE_NAME}."):
+            require_same(own, resolution, self)
+        if isinstance(resolution, Rectangle) and self.rectangles is None:
+            squares = sorted({size for side in resolution for size in legal_near(self, side)})
+            raise IllegalSize(resolution, f"{self.name} takes squares only", squares)
+
+    def _given(self, resolution: Resolution) -> Resolution | tuple[int, int]:
+        """The resolution as factory and plan function take it."""
+        return resolution if self.rectangles is None else sides(resolution)
+
+    def _call_plan(self, reference: str, resolution: Resolution) -> SizePlan:
         foreign = self.origin != BUILT_IN
         try:
             with preserved() if foreign else nullcontext():
-                plan = _load(reference, self.folder)(resolution, **self.arguments)
+                plan = _load(reference, self.folder)(self._given(resolution), **self.arguments)
         except LongvisError:
             raise
         except Exception as error:
@@ -115,7 +159,7 @@ class Variant:
             return
         source = self.source_file()
         if source is not None:
-            _check_source(source, self.factory.rpartition(":")[2], self)
+            check_source(source, self)
 
     def source_files(self) -> list[Path]:
         """The source files of the model, as far as `source_file` knows them."""
@@ -139,14 +183,14 @@ class Variant:
             raise CardError(f"the factory's module {target} cannot be found.")
         return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
-    def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
+    def build(self, *, resolution: AnyResolution, num_classes: int, in_chans: int = 3) -> nn.Module:
         """Build the model on the current default device, with random initial weights.
 
         Global settings that the factory changes (threads, default dtype, working directory, ...) are
         restored, except the states of random number generators.
 
         Returns:
-            A module from (batch, in_chans, resolution, resolution) to logits (batch, num_classes).
+            A module from (batch, in_chans, height, width) to logits (batch, num_classes).
 
         Raises:
             MissingDependency: a package that the model needs is not installed.
@@ -157,11 +201,12 @@ class Variant:
         from torch import nn
 
         self.require_packages()
+        given = self._given(resolution_of(resolution))
         arguments = {**self.arguments, **self.plan(resolution).arguments}
         factory = self.load_factory()
         _check_call(factory, self, arguments)
         with preserved():
-            model = factory(resolution=resolution, num_classes=num_classes, in_chans=in_chans, **arguments)
+            model = factory(resolution=given, num_classes=num_classes, in_chans=in_chans, **arguments)
         if not isinstance(model, nn.Module):
             kind = _kind_of(model)
             raise CardError(
@@ -187,7 +232,7 @@ class Variant:
             if importlib.util.find_spec(need.module) is None:
                 raise MissingDependency(need.module, self.name, need.install)
 
-    def shipped_weights(self, dataset: str, resolution: int) -> WeightsEntry | None:
+    def shipped_weights(self, dataset: str, resolution: Resolution) -> WeightsEntry | None:
         """The weight file that ships for this dataset and resolution, if any."""
         if self.card is None or self.overrides:
             return None
@@ -196,17 +241,6 @@ class Variant:
             if entry.file and (entry.variant, entry.dataset, entry.resolution) == wanted:
                 return entry
         return None
-
-
-def _require_rule(resolution: int, variant: Variant) -> None:
-    from longvis_bench.errors import IllegalSize
-
-    assert variant.card is not None
-    rule = variant.card.resolution
-    require_multiple(resolution, rule.multiple_of, variant.family, rule.minimum)
-    if rule.maximum is not None and resolution > rule.maximum:
-        largest = rule.maximum // rule.multiple_of * rule.multiple_of
-        raise IllegalSize(resolution, f"{variant.family} takes at most {largest} px", [largest])
 
 
 def _require_factory(found: object, variant: Variant) -> None:
@@ -243,45 +277,6 @@ def _check_call(factory: Callable[..., Any], variant: Variant, arguments: dict[s
             f"the factory {variant.factory} of {variant.name} cannot be called: {error}; it takes {takes}."
         )
         raise CardError(message) from error
-
-
-def _check_source(file: Path, name: str, variant: Variant) -> None:
-    """Parse a file to find the callable, and compare its parameters with the user's arguments."""
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CardError(f"the factory's file {file} does not exist.") from error
-    except (SyntaxError, ValueError) as error:
-        raise CardError(f"the factory's file {file.name} is not valid Python: {error}.") from error
-    if name in _imported_modules(tree):
-        raise CardError(NO_FACTORY.format(name=variant.factory, kind="module"))
-    signature = _signature(tree, name)
-    if signature is None:
-        if not any(name in ast.dump(node) or "'*'" in ast.dump(node) for node in tree.body):
-            raise CardError(f"{file.name} has no callable named {name!r}.")
-        return
-    takes = [argument.arg for argument in (*signature.args, *signature.kwonlyargs)]
-    unknown = [] if signature.kwarg else [key for key in variant.overrides if key not in takes]
-    if unknown:
-        own = [key for key in takes if key not in ("self", "resolution", "num_classes", "in_chans")]
-        raise UnknownName(f"argument of {variant.name}", unknown[0], own)
-
-
-def _imported_modules(tree: ast.Module) -> set[str]:
-    """Names that a file's `import ...` statements give to modules."""
-    aliases = [alias for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-    return {alias.asname or alias.name.partition(".")[0] for alias in aliases}
-
-
-def _signature(tree: ast.Module, name: str) -> ast.arguments | None:
-    """Parameters of a function of the module, or of a class's constructor; None if there is neither."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return node.args
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            own = (inner for inner in node.body if isinstance(inner, ast.FunctionDef))
-            return next((inner.args for inner in own if inner.name == "__init__"), None)
-    return None
 
 
 def _load(reference: str, folder: Path) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from longvis_bench.devices import kind_of
 from longvis_bench.phases import BUILD, HARNESS, IMPORT, OTHER, START, TEARDOWN, measuring, spent
 from longvis_bench.records import AccuracyRecord, Metric, ReachRecord, Row, TimingRecord
 from longvis_bench.report.peak_flops import mfu
+from longvis_bench.resolution import Rectangle
 
 T = TypeVar("T")
 Value = str | int | float | None
@@ -126,6 +127,16 @@ def _at(path: str) -> Callable[[Row], Value]:
         return result
 
     return value
+
+
+def _trained_at(row: Row) -> int | None:
+    trained = row.accuracy.trained_resolution if row.accuracy else None
+    return None if isinstance(trained, Rectangle) else trained
+
+
+def _trained_otherwise(row: Row) -> str:
+    trained = row.accuracy.trained_resolution if row.accuracy else None
+    return f"the weights were trained at {trained}" if trained else "the weights do not say"
 
 
 def _params(row: Row) -> int | None:
@@ -404,7 +415,13 @@ _WHAT = (
         "Code that ran: `native` (longvis's own), `timm`, or `upstream` (the authors').",
         _at("cell.implementation"),
     ),
-    _int("resolution", "Pixels per side of the square input.", _at("cell.resolution"), unit="px"),
+    _int(
+        "resolution",
+        "Pixels per side of a square input; tables show rectangles as width x height, like 2560x1920.",
+        lambda row: None if isinstance(row.cell.resolution, Rectangle) else row.cell.resolution,
+        unit="px",
+        why="the input is a rectangle of `width` x `height`",
+    ),
     _int("batch_size", "Images in one iteration of one device.", _at("cell.batch_size"), unit="images"),
     _text("mode", "`infer`: one forward; `train`: forward, backward and optimizer step.", _at("cell.mode")),
     _text("dtype", "Number format of the computation.", _at("cell.dtype")),
@@ -1020,9 +1037,9 @@ _MORE_MODEL = (
     _int(
         "trained_resolution",
         "Resolution the weights were trained at.",
-        _at("accuracy.trained_resolution"),
+        _trained_at,
         metric="accuracy",
-        why="the weights do not say",
+        why=_trained_otherwise,
         unit="px",
     ),
     _text(
@@ -1091,6 +1108,8 @@ _REACH = (
 )
 
 _CONDITIONS = (
+    _int("height", "Pixels from top to bottom of the input.", _at("cell.height"), unit="px"),
+    _int("width", "Pixels from left to right of the input.", _at("cell.width"), unit="px"),
     _text(
         "arguments",
         "Arguments given in brackets, as JSON.",

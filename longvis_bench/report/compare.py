@@ -18,6 +18,7 @@ from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME
 from longvis_bench.report.grouping import CONDITIONS, Grouped, in_words, is_disturbed
 from longvis_bench.report.significance import SEPARATES
+from longvis_bench.resolution import columns
 from longvis_bench.runs.directory import current, read_rows
 from longvis_bench.runs.predictions import read_predictions
 from longvis_bench.stats import mcnemar, process_spread
@@ -276,10 +277,14 @@ def _difference(before: Side, after: Side) -> str:
     """The conditions of which the sides share no value, e.g. "threads 2 and 4"."""
     differing = []
     for name in ("model", "resolution", *(c for c in CONDITIONS if c not in ("round", "machine"))):
-        one, other = ({BY_NAME[name].value(rows[0]) for rows in s.cells.values()} for s in (before, after))
+        one, other = ({_condition(name, rows[0]) for rows in s.cells.values()} for s in (before, after))
         if one and other and not one & other and (name != "model" or before.path != after.path):
             differing.append(f"{name} {_values(one)} and {_values(other)}")
     return "; ".join(differing) or "no combination of model, size and conditions is in both"
+
+
+def _condition(name: str, row: Row) -> object:
+    return str(row.cell.resolution) if name == "resolution" else BY_NAME[name].value(row)
 
 
 def _values(values: set[Any]) -> str:
@@ -445,7 +450,7 @@ def _record(pair: Pair, holm_significant: bool | None) -> dict[str, Any]:
     return {
         "model_before": pair.before.cell.model,
         "model_after": pair.after.cell.model,
-        "resolution": pair.before.cell.resolution,
+        **columns(pair.before.cell.resolution),
         **{name: BY_NAME[name].value(pair.before) for name in CONDITIONS if name not in ("round", "machine")},
         "status_before": pair.before.status,
         "status_after": pair.after.status,

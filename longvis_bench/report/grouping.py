@@ -13,6 +13,7 @@ from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.columns import BY_NAME, COLUMNS, Value, reasons_text
 from longvis_bench.report.repeats import once, with_repeats
+from longvis_bench.resolution import Resolution, side
 from longvis_bench.stats import Growth, growth_exponent, median
 
 CONDITIONS = (
@@ -59,7 +60,7 @@ class Grouped:
     def __init__(self, rows: Sequence[Row]) -> None:
         self._conditions = {id(row): tuple(BY_NAME[name].value(row) for name in CONDITIONS) for row in rows}
         self.rows = sorted(rows, key=self._place)
-        self._by_size: dict[tuple[str, str], dict[int, float]] = {}
+        self._by_size: dict[tuple[str, str], dict[Resolution, float]] = {}
         self._values: dict[str, list[Value]] = {}
         self._numbers: dict[str, dict[int, float | None]] = {}
 
@@ -95,7 +96,7 @@ class Grouped:
         ]
 
     @cached_property
-    def sizes(self) -> list[int]:
+    def sizes(self) -> list[Resolution]:
         """Resolutions, smallest first."""
         return sorted({row.cell.resolution for row in self.rows})
 
@@ -139,11 +140,11 @@ class Grouped:
         """Key of a row -> the name of its series."""
         return {row.key: label for label, of_one in self.series.items() for row in of_one}
 
-    def by_size(self, label: str, column: str) -> dict[int, float]:
+    def by_size(self, label: str, column: str) -> dict[Resolution, float]:
         """Resolution -> median over a series' rows with a positive value that counts; others are left out."""
         if (label, column) not in self._by_size:
             known = self.numbers(column)
-            found: dict[int, list[float]] = {}
+            found: dict[Resolution, list[float]] = {}
             for row in self.series[label]:
                 value = known[id(row)]
                 if value is not None and value > 0:
@@ -161,7 +162,7 @@ class Grouped:
     def growth(self, label: str, column: str) -> Growth | None:
         """Exponent with which a column of a series grows with the resolution."""
         values = self.by_size(label, column)
-        return growth_exponent(list(values), list(values.values()))
+        return growth_exponent([side(size) for size in values], list(values.values()))
 
 
 def _differ(name: str, values: set[Value]) -> bool:

@@ -12,6 +12,7 @@ from longvis_bench import units
 from longvis_bench.report.best import best_keys
 from longvis_bench.report.grouping import Grouped
 from longvis_bench.report.shown import MODEL, NUMBERS, Body, Shown, legend
+from longvis_bench.resolution import Resolution
 from longvis_bench.text import clean
 
 PRINTED = ("top-1 [95 %]", "img/s", "latency [95 %]", "memory", "MACs", "params")
@@ -66,7 +67,8 @@ def tex(text: str) -> str:
 
 def _blocks(columns: Sequence[Shown], body: Body, failed: Sequence[int]) -> list[str]:
     """The rows, with a heading for each size."""
-    bold, lines, size = best_keys(body.shown), [], 0
+    bold, lines = best_keys(body.shown), []
+    size: Resolution | None = None
     for index, row in enumerate(body.rows):
         if row.cell.resolution != size:
             size = row.cell.resolution

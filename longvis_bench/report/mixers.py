@@ -42,7 +42,7 @@ class MixerRow:
     @property
     def side(self) -> int:
         """Tokens per side."""
-        return self.row.cell.resolution // int(self.row.cell.arguments["patch"])
+        return self.row.cell.height // int(self.row.cell.arguments["patch"])
 
     @property
     def latency_s(self) -> float | None:

@@ -331,6 +331,8 @@ def _needs_reason(shown: Shown, row: Row) -> bool:
 
 
 def _text(shown: Shown, row: Row, scale: units.Scale | None) -> str:
+    if shown == SIZE:
+        return str(row.cell.resolution)
     value = _in_scale(shown.declared, row, scale)
     if shown.interval is None or value == units.UNKNOWN:
         return value

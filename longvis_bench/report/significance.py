@@ -15,6 +15,7 @@ from typing import NamedTuple
 from longvis_bench import units
 from longvis_bench.records import Row
 from longvis_bench.report.grouping import Grouped, grouped
+from longvis_bench.resolution import Resolution
 from longvis_bench.runs.predictions import Answers
 from longvis_bench.stats import mcnemar
 
@@ -48,9 +49,9 @@ def compare(every: Sequence[Answers]) -> list[Comparison]:
     ]
 
 
-def _alike(every: Sequence[Answers]) -> dict[tuple[str, int], list[Answers]]:
+def _alike(every: Sequence[Answers]) -> dict[tuple[str, Resolution], list[Answers]]:
     """Data and size -> their answers, at most the best of each, in the order given."""
-    found: dict[tuple[str, int], list[Answers]] = {}
+    found: dict[tuple[str, Resolution], list[Answers]] = {}
     for answers in every:
         found.setdefault((answers.row.cell.data, answers.row.cell.resolution), []).append(answers)
     for key, group in found.items():

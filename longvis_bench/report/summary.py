@@ -42,6 +42,7 @@ from longvis_bench.report.shown import (
     legend,
     tally,
 )
+from longvis_bench.resolution import Resolution
 from longvis_bench.text import clean, in_ascii, spreadsheet_safe
 
 MOST_ROWS = 1000
@@ -130,7 +131,7 @@ def _fastest(rows: Grouped) -> Grouped:
     """
     if len(rows.rows) <= MOST_ROWS:
         return rows
-    by_size: dict[int, list[Row]] = {}
+    by_size: dict[Resolution, list[Row]] = {}
     for row in rows.rows:
         by_size.setdefault(row.cell.resolution, []).append(row)
     ranked = {
@@ -276,11 +277,11 @@ def _listed(heading: str, lines: Sequence[str]) -> list[str]:
     return [heading, "", *(f"- {escape(line)}" for line in lines), ""] if lines else []
 
 
-def _markdown_tables(columns: Sequence[Shown], body: Body, marks: Marks) -> dict[int, list[str]]:
+def _markdown_tables(columns: Sequence[Shown], body: Body, marks: Marks) -> dict[Resolution, list[str]]:
     """Size -> the lines of its table, in units shared with all other sizes."""
     headings = [" (".join(body.heading(shown)) + ")" * (len(body.heading(shown)) - 1) for shown in columns]
     header = [_bar(headings), _bar(["---" if s.declared.kind == "text" else "---:" for s in columns])]
-    tables: dict[int, list[str]] = {size: list(header) for size in body.shown.sizes}
+    tables: dict[Resolution, list[str]] = {size: list(header) for size in body.shown.sizes}
     texts = [(body.texts(shown), marks.get(shown, {})) for shown in columns]
     for index, row in enumerate(body.rows):
         cells = [escape(column[index]) + _sup(found.get(index, ())) for column, found in texts]
@@ -299,7 +300,9 @@ def _growth_table(rows: Grouped) -> list[str]:
     ]
     if not lines:
         return []
-    intro = "Exponent n of value = a x size^n, by least squares over the sizes that ran."
+    square = all(isinstance(size, int) for size in rows.sizes)
+    size = "" if square else " The size of a rectangle is the square root of its pixels."
+    intro = f"Exponent n of value = a x size^n, by least squares over the sizes that ran.{size}"
     header = [_bar(["model", *names]), _bar(["---", *("---:" for _ in names)])]
     return ["## Growth with the resolution", "", intro, "", *header, *lines, ""]
 

@@ -36,9 +36,9 @@ def _with_invocations(run: Document) -> Document:
     return {**rest, "invocations": [first]}
 
 
-ROW_STEPS: Mapping[int, Step] = {1: _unchanged}
-"""Version -> step to the next one, for lines of cells.jsonl."""
-RUN_STEPS: Mapping[int, Step] = {1: _with_invocations}
+ROW_STEPS: Mapping[int, Step] = {1: _unchanged, 2: _unchanged}
+"""Version -> step to the next one, for lines of cells.jsonl; a cell with `resolution` alone is a square."""
+RUN_STEPS: Mapping[int, Step] = {1: _with_invocations, 2: _unchanged}
 """Version -> step to the next one, for run.json."""
 HIDDEN = "the version that measured this row could not detect the attention kernel; measure it again"
 """Why older inference rows have no `attention`: they stored `math` although torch ran a fused kernel."""

@@ -7,12 +7,13 @@ from math import isqrt
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.plan import SizePlan, require_whole_numbers
 from longvis_bench.sizes.windowed import STAGES, check_windowed, described, windows_of
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     attn_type: str = "AAAB",
     window_size: int | Sequence[int] | None = None,

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.resolution import AnyResolution, canonical, sides
 from longvis_bench.sizes.plan import (
     SizePlan,
     divisors,
@@ -80,8 +81,7 @@ def require_atlas(height: int, width: int, *, window: int, stride: int) -> list[
     """Scales of an image of `height` x `width` pixels, finest first.
 
     Raises:
-        IllegalSize: the windows do not divide a square image; the message lists legal sizes near it.
-        IllegalArgument: the same for a rectangular image.
+        IllegalSize: the windows do not divide the image; the message lists legal sizes near it.
     """
     if _is_legal_atlas(height, width, window, stride):
         return atlas_scales(height // ATLAS_PATCH, width // ATLAS_PATCH, window=window, stride=stride)
@@ -92,10 +92,8 @@ def require_atlas(height: int, width: int, *, window: int, stride: int) -> list[
         below = [size for size in legal if size < height][-2:]
         above = [size for size in legal if size > height][:2]
         raise IllegalSize(height, why, below + above)
-    near = " and ".join(f"{h} x {w}" for h, w in _near_rectangles(height, width, window, stride))
-    raise IllegalArgument(
-        f"{height} x {width} px (height x width) is not a legal size: {why}; legal near it: {near}."
-    )
+    near = [canonical(pair) for pair in _near_rectangles(height, width, window, stride)]
+    raise IllegalSize(canonical((height, width)), why, near)
 
 
 def _near_rectangles(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
@@ -115,7 +113,7 @@ def _near_rectangles(height: int, width: int, window: int, stride: int) -> list[
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     window: int = 16,
     stride: int = 4,
@@ -124,10 +122,10 @@ def plan(
 ) -> SizePlan:
     """Atlas: rebuilt with the number of scales that the size needs."""
     check_atlas(window=window, stride=stride, **others)
-    scales = require_atlas(resolution, resolution, window=window, stride=stride)
+    scales = require_atlas(*sides(resolution), window=window, stride=stride)
     if depths is None:
         depths = atlas_depths(len(scales))
-    check_atlas_depths(depths, len(scales), f"{resolution} px")
+    check_atlas_depths(depths, len(scales), f"{canonical(resolution)} px")
     grids = ", ".join(f"{scale.grid[0]}x{scale.grid[1]}" for scale in scales)
     return SizePlan(
         reach=f"rebuilt with {several(len(scales), 'scale')} of {grids} tokens",

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.plan import (
     SizePlan,
     is_whole,
+    padding_of,
     require_divisor,
     require_fraction,
+    require_least,
     require_multiple,
     require_true_or_false,
     require_whole,
     require_whole_numbers,
+    tokens_of,
 )
 
 FULL = -2
@@ -25,7 +29,7 @@ FULL_HEADS = 8
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     n_win: int = 7,
     topks: Sequence[int] = (1, 4, 16, FULL),
@@ -35,16 +39,15 @@ def plan(
     """BiFormer: each routed stage's side must be a multiple of the regions per side, or is padded to one."""
     check_biformer(n_win=n_win, topks=topks, auto_pad=auto_pad, **others)
     routed = [stage for stage, topk in enumerate(topks) if topk != FULL]
-    tokens = (resolution // 32) ** 2
+    tokens = tokens_of(resolution, 32)
     reach = f"{n_win} x {n_win} regions; the last stage attends over all {tokens:,} tokens"
     if not auto_pad:
         stride = max([4 * 2**stage for stage in routed], default=4)
         require_multiple(resolution, _least_multiple(n_win * stride), "biformer")
         return SizePlan(reach=reach)
-    if resolution < 32:
-        raise IllegalSize(resolution, "biformer needs at least 32 px", [32])
-    grids = [ceil(resolution / (4 * 2**stage)) for stage in routed]
-    ratio = max([(ceil(grid / n_win) * n_win) ** 2 / grid**2 - 1 for grid in grids], default=0.0)
+    require_least(resolution, 32, "biformer")
+    grids = [[ceil(side / (4 * 2**stage)) for side in sides(resolution)] for stage in routed]
+    ratio = max([padding_of(grid, (n_win, n_win)) for grid in grids], default=0.0)
     return SizePlan(reach=reach, padding_ratio=ratio or None)
 
 

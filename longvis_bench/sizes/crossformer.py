@@ -7,8 +7,11 @@ from math import ceil
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution, Rectangle, canonical
 from longvis_bench.sizes.plan import (
     SizePlan,
+    grids_of,
+    padding_of,
     require_divisor,
     require_fraction,
     require_multiple,
@@ -21,7 +24,7 @@ STAGES = 4
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     group_size: Sequence[int] = (7, 7, 7, 7),
     crs_interval: Sequence[int] = (8, 4, 2, 1),
@@ -33,14 +36,17 @@ def plan(
         group_size=group_size, crs_interval=crs_interval, adaptive_interval=adaptive_interval, **others
     )
     require_multiple(resolution, 32, "crossformer")
-    sides = [resolution // (4 * 2**stage) for stage in range(STAGES)]
+    grids = grids_of(resolution, [4 * 2**stage for stage in range(STAGES)])
+    if adaptive_interval and isinstance(canonical(resolution), Rectangle):
+        raise IllegalArgument("adaptive_interval of crossformer is for squares; leave it out.")
     depths = others.get("depths", (2,) * STAGES)
     ratios, intervals = [], []
-    for side, group, interval, depth in zip(sides, group_size, crs_interval, depths, strict=True):
+    for grid, group, interval, depth in zip(grids, group_size, crs_interval, depths, strict=True):
+        side = min(grid)
         step = stride_of(side, group, interval, adaptive_interval)
         intervals.append(step)
-        blocks = [group, group * step][: min(depth, 2)] if side > group else []
-        ratios += [(ceil(side / block) * block) ** 2 / side**2 - 1 for block in blocks]
+        blocks = [group, group * step][: min(depth, 2)] if side > group else [side]
+        ratios += [padding_of(grid, (block, block)) for block in blocks]
     groups, steps = ", ".join(map(str, group_size)), ", ".join(map(str, intervals))
     reach = f"groups of {groups} tokens per side, every second block at intervals of {steps}"
     return SizePlan(reach=reach, padding_ratio=max(ratios, default=0.0) or None)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.plan import (
     SizePlan,
     is_number,
     require_divisor,
     require_fraction,
+    require_least,
     require_whole,
     require_whole_numbers,
 )
@@ -20,21 +22,21 @@ Dilations = Sequence[Sequence[int]] | str
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     depths: Sequence[int],
     kernel_size: int = 7,
     dilations: Dilations | None = None,
     **others: Any,
 ) -> SizePlan:
-    """DiNAT: a stage's side must hold its largest dilated window; "global" dilations follow from the size."""
+    """DiNAT: a stage's shorter side must hold its largest dilated window; "global" ones span it."""
     check_dinat(depths=depths, kernel_size=kernel_size, dilations=dilations, **others)
-    sides = sides_of(resolution, len(depths))
+    tokens = sides_of(min(sides(resolution)), len(depths))
     if dilations == "global":
-        require_least(resolution, kernel_size * 32)
+        require_least(resolution, kernel_size * 32, "dinat")
         chosen = [
             [max(side // kernel_size, 1) if j % 2 else 1 for j in range(depth)]
-            for side, depth in zip(sides, depths, strict=True)
+            for side, depth in zip(tokens, depths, strict=True)
         ]
     else:
         chosen = [list(stage) for stage in given(dilations, depths)]
@@ -43,17 +45,11 @@ def plan(
             for size in range(kernel_size * 4, 2**20, 4)
             if _fits(sides_of(size, len(depths)), kernel_size, chosen)
         )
-        require_least(resolution, least)
+        require_least(resolution, least, "dinat")
     widest = ", ".join(str(max(stage)) for stage in chosen)
     how = "dilations that span the map" if dilations == "global" else "dilations as published for 224 px"
     reach = f"neighbourhoods of {kernel_size} x {kernel_size}; largest dilations {widest} ({how})"
     return SizePlan(reach=reach, arguments={"dilations": chosen})
-
-
-def require_least(resolution: int, least: int) -> None:
-    """Raise IllegalSize below the smallest size."""
-    if resolution < least:
-        raise IllegalSize(resolution, f"dinat needs at least {least} px", [least])
 
 
 def given(dilations: Dilations | None, depths: Sequence[int]) -> Sequence[Sequence[int]]:

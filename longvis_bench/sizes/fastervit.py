@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, gcd
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.plan import (
     SizePlan,
+    grids_of,
+    padding_of,
     require_attention_stages,
     require_fraction,
     require_multiple,
@@ -18,15 +21,28 @@ from longvis_bench.sizes.plan import (
 )
 
 STAGES = 4
+SMALLEST, MOST = 7, 8
+"""Least tokens per side of a window, and most windows per side."""
 
 
-def whole_windows(grid: int, *, smallest: int = 7, most: int = 8) -> int:
+def whole_windows(grid: int, *, smallest: int = SMALLEST, most: int = MOST) -> int:
     """Smallest window of at least `smallest` tokens that divides `grid` into at most `most` per side."""
     fits = (w for w in range(min(smallest, grid), grid + 1) if grid % w == 0 and grid // w <= most)
     return next(fits)
 
 
-def plan(resolution: int, *, window_size: Sequence[int] | None = None, **others: Any) -> SizePlan:
+def _window(grid: Sequence[int]) -> int:
+    """The window of a stage: whole ones where they fill both sides, at most 8 along the longer one."""
+    rows, columns = grid
+    if rows == columns:
+        return whole_windows(rows)
+    longest, common = max(grid), gcd(rows, columns)
+    fits = (w for w in range(2, common + 1) if common % w == 0 and w >= min(SMALLEST, common))
+    padded = max(ceil(longest / MOST), min(SMALLEST, longest))
+    return next((w for w in fits if longest // w <= MOST), padded)
+
+
+def plan(resolution: AnyResolution, *, window_size: Sequence[int] | None = None, **others: Any) -> SizePlan:
     """FasterViT in its any-resolution form: windows grow with the image, which limits the carrier tokens.
 
     The published window of 7 is legal at any size.  Its carrier tokens then grow with the image, and their
@@ -35,11 +51,10 @@ def plan(resolution: int, *, window_size: Sequence[int] | None = None, **others:
     """
     check_fastervit(window_size=(7, 7, 7, 7) if window_size is None else window_size, **others)
     require_multiple(resolution, 32, "fastervit", 64)
-    third, fourth = resolution // 16, resolution // 32
+    grids = grids_of(resolution, (16, 32))
     if window_size is None:
-        window_size = (7, 7, whole_windows(third), whole_windows(fourth))
-    grids = ((third, window_size[2]), (fourth, window_size[3]))
-    worst = max((ceil(grid / w) * w) ** 2 / grid**2 - 1 for grid, w in grids)
+        window_size = (7, 7, *map(_window, grids))
+    worst = max(padding_of(grid, (w, w)) for grid, w in zip(grids, window_size[2:], strict=True))
     return SizePlan(
         reach=f"windows of {window_size[2]} and {window_size[3]} in stages 3 and 4 (published: 7 at 224 px)",
         padding_ratio=worst or None,

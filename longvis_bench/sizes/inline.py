@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.plan import SizePlan
 from longvis_bench.sizes.windowed import check_windowed, described, windows_of
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     attn_type: str = "IIII",
     window_size: int | Sequence[int] | None = None,

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution, Resolution, canonical
 from longvis_bench.sizes.plan import (
     SizePlan,
     require_divisor,
@@ -15,9 +16,10 @@ from longvis_bench.sizes.plan import (
     require_true_or_false,
     require_whole,
     require_whole_numbers,
+    tokens_of,
 )
 
-LONGVIT_SEGMENTS = {
+LONGVIT_SEGMENTS: dict[Resolution, tuple[int, ...]] = {
     4096: (1024, 2048, 4096, 8192, 16384),
     8192: (1024, 4096, 8192, 16384, 65536),
     16384: (1024, 4096, 16384, 65536, 262144),
@@ -34,13 +36,13 @@ LONGVIT_RATIOS = (1, 2, 4, 8, 16)
 """Published dilation ratios, one per segment length."""
 
 
-def longvit_segments(resolution: int) -> tuple[int, ...]:
-    """Published segment lengths in tokens, for an image size in pixels."""
-    return LONGVIT_SEGMENTS.get(resolution, LONGVIT_DEFAULT_SEGMENTS)
+def longvit_segments(resolution: AnyResolution) -> tuple[int, ...]:
+    """Published segment lengths in tokens, for an image size in pixels; rectangles are among the others."""
+    return LONGVIT_SEGMENTS.get(canonical(resolution), LONGVIT_DEFAULT_SEGMENTS)
 
 
 def plan(
-    resolution: int,
+    resolution: AnyResolution,
     *,
     patch_size: int = 32,
     segment_length: Sequence[int] | None = None,
@@ -51,7 +53,7 @@ def plan(
     segments = longvit_segments(resolution) if segment_length is None else segment_length
     check_longvit(segment_length=segments, dilated_ratio=dilated_ratio, patch_size=patch_size, **others)
     require_multiple(resolution, patch_size, "longvit")
-    tokens = (resolution // patch_size) ** 2
+    tokens = tokens_of(resolution, patch_size)
     branches = [(min(s, tokens), r) for s, r in zip(segments, dilated_ratio, strict=True)]
     padded = max(ceil(tokens / s) * ceil(s / r) * r for s, r in branches)
     span = "spans" if max(segments) >= tokens else "does not span"

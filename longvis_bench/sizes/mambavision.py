@@ -6,25 +6,27 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.plan import (
     SizePlan,
+    padding_of,
     require_attention_stages,
     require_fraction,
+    require_least,
     require_whole,
     require_whole_numbers,
 )
 
 
-def plan(resolution: int, *, window_size: Sequence[int] = (8, 8, 14, 7), **others: Any) -> SizePlan:
+def plan(resolution: AnyResolution, *, window_size: Sequence[int] = (8, 8, 14, 7), **others: Any) -> SizePlan:
     """MambaVision: any size from 32 px; stages 3 and 4 pad their grids to whole windows."""
     check_mambavision(window_size=window_size, **others)
-    if resolution < 32:
-        raise IllegalSize(resolution, "mambavision needs at least 32 px", [32])
+    require_least(resolution, 32, "mambavision")
     ratios = []
     for stride, window in ((16, window_size[2]), (32, window_size[3])):
-        grid = ceil(resolution / stride)
-        ratios.append((ceil(grid / window) * window) ** 2 / grid**2 - 1)
+        grid = [ceil(side / stride) for side in sides(resolution)]
+        ratios.append(padding_of(grid, (window, window)))
     worst = max(ratios)
     windows = f"windows of {window_size[2]} and {window_size[3]} that neither overlap nor shift"
     pads = f", padded by {worst:.0%}" if worst else ""

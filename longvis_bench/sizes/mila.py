@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.plan import (
     SizePlan,
     is_number,
@@ -17,7 +18,7 @@ from longvis_bench.sizes.plan import (
 )
 
 
-def plan(resolution: int, **arguments: Any) -> SizePlan:
+def plan(resolution: AnyResolution, **arguments: Any) -> SizePlan:
     """MILA: multiples of 32; rotary positions follow from the size, nothing else does."""
     check_mila(**arguments)
     require_multiple(resolution, 32, "mila")

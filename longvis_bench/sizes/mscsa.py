@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution, sides
 from longvis_bench.sizes.plan import (
     SizePlan,
     is_number,
@@ -23,16 +24,17 @@ STAGES = 4
 TOTAL_STRIDE = 32
 
 
-def plan(resolution: int, *, grid_stage: int = -1, attach: bool = True, **others: Any) -> SizePlan:
+def plan(resolution: AnyResolution, *, grid_stage: int = -1, attach: bool = True, **others: Any) -> SizePlan:
     """MSCSA: multiples of the host's total stride; the grid's tokens attend to it at three scales."""
     require_multiple(resolution, TOTAL_STRIDE, "mscsa")
     known = {key: others[key] for key in others if key in _CHECKED}
     check_mscsa(channels=(1,) * STAGES, grid_stage=grid_stage, **known)
     if not attach:
         return SizePlan(reach="the host alone, with the same head")
-    side = resolution // (TOTAL_STRIDE * 2 ** (grid_stage % STAGES) // 2 ** (STAGES - 1))
-    keys = sum(ceil(side / step) ** 2 for step in (1, 2, 3))
-    return SizePlan(reach=f"{side * side:,} tokens attend to {keys:,} of three scales")
+    stride = TOTAL_STRIDE * 2 ** (grid_stage % STAGES) // 2 ** (STAGES - 1)
+    grid = [side // stride for side in sides(resolution)]
+    keys = sum(prod(ceil(side / step) for side in grid) for step in (1, 2, 3))
+    return SizePlan(reach=f"{prod(grid):,} tokens attend to {keys:,} of three scales")
 
 
 _CHECKED = ("depth", "channel_ratio", "heads", "head_dim", "attn_ratio", "mlp_ratio", "shared", "drop_path")

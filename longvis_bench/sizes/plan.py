@@ -4,18 +4,21 @@ This is pure Python without torch.  The sweep planner, the cards and the models 
 planned size can be built.  A card names its function in `resolution.plan`; a card whose rule is a multiple
 of some number of pixels gives `resolution.multiple_of` instead.
 
-A plan function takes the resolution and the variant's arguments and returns a `SizePlan`, or raises
-`IllegalSize` with the legal sizes near it, or `IllegalArgument` if the arguments do not fit together.
+A plan function takes the resolution and the variant's arguments.  The resolution is pixels per side, or for a
+card that states `rectangles` always (height, width).  It returns a `SizePlan`, or raises `IllegalSize` with
+the legal sizes near it, or `IllegalArgument` if the arguments do not fit together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from itertools import product
+from math import ceil, prod
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.resolution import AnyResolution, Resolution, canonical, sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +39,76 @@ def near_multiples(resolution: int, multiple: int, minimum: int = 1) -> list[int
     return [size for size in (below, below + multiple) if size >= max(minimum, multiple)]
 
 
-def require_multiple(resolution: int, multiple: int, family: str, minimum: int = 1) -> None:
-    """Raise IllegalSize unless `resolution` is a multiple of `multiple` and at least `minimum`."""
+def require_multiple(resolution: AnyResolution, multiple: int, family: str, minimum: int = 1) -> None:
+    """Raise IllegalSize unless each side is a multiple of `multiple` and at least `minimum`."""
     smallest = max(ceil(minimum / multiple) * multiple, multiple)
-    if resolution < smallest:
-        raise IllegalSize(resolution, f"{family} needs at least {smallest} px", [smallest])
-    if resolution % multiple:
-        legal = near_multiples(resolution, multiple, minimum)
-        raise IllegalSize(resolution, f"{family} needs a multiple of {multiple} px", legal)
+    is_small = min(sides(resolution)) < smallest
+    if is_small or any(side % multiple for side in sides(resolution)):
+        rule = f"at least {smallest} px" if is_small else f"a multiple of {multiple} px"
+        legal = near_filled(resolution, multiple, minimum)
+        raise IllegalSize(canonical(resolution), f"{family} needs {rule}{each(resolution)}", legal)
+
+
+def require_least(resolution: AnyResolution, least: int, family: str) -> None:
+    """Raise IllegalSize unless each side is at least `least`."""
+    if min(sides(resolution)) < least:
+        legal = near(resolution, lambda side: [least] if side < least else [])
+        raise IllegalSize(
+            canonical(resolution), f"{family} needs at least {least} px{each(resolution)}", legal
+        )
+
+
+def near(resolution: AnyResolution, legal: Callable[[int], Sequence[int]]) -> list[Resolution]:
+    """Legal resolutions near an illegal one, smallest first.
+
+    Arguments:
+        resolution: the illegal one.
+        legal: sides near a side; none where the side itself is legal.
+    """
+    if isinstance(canonical(resolution), int):
+        return list(legal(sides(resolution)[0]))
+    choices = [list(legal(side)) or [side] for side in sides(resolution)]
+    return sorted({canonical(pair) for pair in product(choices[0], choices[1])})
+
+
+def near_filled(resolution: AnyResolution, multiple: int, minimum: int = 1) -> list[Resolution]:
+    """Resolutions near one, each side a multiple of `multiple` and at least `minimum`."""
+    smallest = max(ceil(minimum / multiple) * multiple, multiple)
+
+    def legal(side: int) -> list[int]:
+        if side < smallest:
+            return [smallest]
+        return near_multiples(side, multiple, minimum) if side % multiple else []
+
+    return near(resolution, legal)
+
+
+def grids_of(resolution: AnyResolution, strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Rows and columns of tokens at each stride; pixels that fill no token are left out."""
+    height, width = sides(resolution)
+    return [(height // stride, width // stride) for stride in strides]
+
+
+def tokens_of(resolution: AnyResolution, stride: int) -> int:
+    """Number of tokens at a stride."""
+    return prod(side // stride for side in sides(resolution))
+
+
+def grid_in_words(resolution: AnyResolution, stride: int) -> str:
+    """Tokens at a stride: "16" per side of a square, "20x15" for a rectangle, width first; at least 1."""
+    rows, columns = (max(side // stride, 1) for side in sides(resolution))
+    return str(canonical((rows, columns)))
+
+
+def padding_of(grid: Sequence[int], window: Sequence[int]) -> float:
+    """Padding tokens per token of a grid (rows, columns) that is padded to whole windows."""
+    padded = prod(ceil(side / step) * step for side, step in zip(grid, window, strict=True))
+    return padded / prod(grid) - 1
+
+
+def each(resolution: AnyResolution) -> str:
+    """Says of a rectangle that a rule holds for both sides; nothing for a square."""
+    return "" if isinstance(canonical(resolution), int) else " per side"
 
 
 MOST_LISTED = 12

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+from functools import partial
+from math import prod
 from typing import Any
 
 from longvis_bench.errors import IllegalArgument, IllegalSize
-from longvis_bench.sizes.plan import SizePlan, near_multiples, require_fraction, require_whole
+from longvis_bench.resolution import AnyResolution, canonical, sides
+from longvis_bench.sizes.plan import SizePlan, near, near_multiples, require_fraction, require_whole
 
 
-def plan(resolution: int, *, patch_size: int = 16, stride: int | None = None, **others: Any) -> SizePlan:
+def plan(
+    resolution: AnyResolution, *, patch_size: int = 16, stride: int | None = None, **others: Any
+) -> SizePlan:
     """Vim: sizes that whole patches fill; the position table is built for the size."""
     check_vim(patch_size=patch_size, stride=stride, **others)
     step = stride or patch_size
-    if resolution < patch_size:
-        raise IllegalSize(resolution, f"vim needs at least one patch of {patch_size} px", [patch_size])
-    if (resolution - patch_size) % step:
-        legal = [patch_size, *(n + patch_size for n in near_multiples(resolution - patch_size, step))]
-        near = [size for size in legal if abs(size - resolution) < step]
-        raise IllegalSize(
-            resolution, f"vim needs patches of {patch_size} px every {step} px that fill the image", near
+    if min(sides(resolution)) < patch_size or any((side - patch_size) % step for side in sides(resolution)):
+        least = min(sides(resolution)) < patch_size
+        why = (
+            f"at least one patch of {patch_size} px"
+            if least
+            else (f"patches of {patch_size} px every {step} px that fill the image")
         )
-    side = (resolution - patch_size) // step + 1
-    return SizePlan(reach=f"one sequence of {side * side:,} tokens, both ways; position table built for it")
+        legal = near(resolution, partial(_near_sides, patch_size, step))
+        raise IllegalSize(canonical(resolution), f"vim needs {why}", legal)
+    tokens = prod(grid_of(resolution, patch_size, step))
+    return SizePlan(reach=f"one sequence of {tokens:,} tokens, both ways; position table built for it")
+
+
+def grid_of(resolution: AnyResolution, patch_size: int, step: int) -> tuple[int, int]:
+    """Rows and columns of patches of an image."""
+    rows, columns = ((side - patch_size) // step + 1 for side in sides(resolution))
+    return rows, columns
+
+
+def _near_sides(patch_size: int, step: int, side: int) -> list[int]:
+    """Legal sides near an illegal one; none if it is legal."""
+    if side < patch_size:
+        return [patch_size]
+    if (side - patch_size) % step == 0:
+        return []
+    legal = [patch_size, *(n + patch_size for n in near_multiples(side - patch_size, step))]
+    return [size for size in legal if abs(size - side) < step]
 
 
 def check_vim(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.errors import IllegalArgument
+from longvis_bench.resolution import AnyResolution
 from longvis_bench.sizes.plan import (
     SizePlan,
     is_number,
     require_fraction,
+    require_least,
     require_whole,
     require_whole_numbers,
 )
@@ -19,11 +21,10 @@ LEAST = 32
 FORMS = ("v05_noz", "v05", "v0")
 
 
-def plan(resolution: int, **arguments: Any) -> SizePlan:
+def plan(resolution: AnyResolution, **arguments: Any) -> SizePlan:
     """VMamba: any size from 32 px; where a stage's side is odd, its half is rounded up."""
     check_vmamba(**arguments)
-    if resolution < LEAST:
-        raise IllegalSize(resolution, f"vmamba needs at least {LEAST} px", [LEAST])
+    require_least(resolution, LEAST, "vmamba")
     return SizePlan(reach="scans of the whole map in four directions; nothing changes with the size")
 
 

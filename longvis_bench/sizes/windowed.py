@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longvis_bench.errors import IllegalArgument, IllegalSize
+from longvis_bench.resolution import AnyResolution, canonical
 from longvis_bench.sizes.plan import (
+    grids_of,
     is_number,
     is_whole,
-    near_multiples,
+    near_filled,
     require_divisor,
     require_fraction,
     require_multiple,
@@ -23,18 +25,22 @@ SOFTMAX_WINDOWS = (7, 8, 6, 9, 10, 5, 11, 12, 13, 14)
 """Windows tried for stages of softmax attention, which is quadratic in them."""
 
 
-def sides_of(resolution: int) -> list[int]:
-    """Tokens per side of each stage."""
-    return [resolution // (4 * 2**stage) for stage in range(STAGES)]
+def maps_of(resolution: AnyResolution) -> list[tuple[int, int]]:
+    """Rows and columns of tokens of each stage's map."""
+    return grids_of(resolution, [4 * 2**stage for stage in range(STAGES)])
 
 
 def windows_of(
-    resolution: int, family: str, attn_type: str, window_size: int | Sequence[int] | None, whole: str
+    resolution: AnyResolution,
+    family: str,
+    attn_type: str,
+    window_size: int | Sequence[int] | None,
+    whole: str,
 ) -> list[int]:
     """Tokens per side of each stage's windows; `WHOLE` where they are to be the map.
 
     Arguments:
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         family: for messages.
         attn_type: a letter per stage.
         window_size: asked for, of all stages or of each; None: the map in stages of linear attention, and 7
@@ -45,32 +51,35 @@ def windows_of(
         IllegalSize: windows do not fill the map of a stage.
     """
     require_multiple(resolution, 32, family)
-    sides = sides_of(resolution)
+    maps = maps_of(resolution)
     if window_size is None:
-        pairs = zip(sides, attn_type, strict=True)
-        return [WHOLE if kind == whole else _softmax_window(side) for side, kind in pairs]
+        pairs = zip(maps, attn_type, strict=True)
+        return [WHOLE if kind == whole else _softmax_window(grid) for grid, kind in pairs]
     asked = [window_size] * STAGES if isinstance(window_size, int) else list(window_size)
-    for side, window in zip(sides, asked, strict=True):
-        if window != WHOLE and side > window and side % window:
-            stride = resolution // side
-            legal = near_multiples(resolution, window * 32)
-            raise IllegalSize(
-                resolution, f"{family}'s windows of {window} do not fill the map at stride {stride}", legal
-            )
-    return [min(side, window) for side, window in zip(sides, asked, strict=True)]
+    for stage, (grid, window) in enumerate(zip(maps, asked, strict=True)):
+        if window != WHOLE and not _fills(grid, window):
+            why = f"{family}'s windows of {window} do not fill the map at stride {4 * 2**stage}"
+            raise IllegalSize(canonical(resolution), why, near_filled(resolution, window * 32))
+    return [min(max(grid), window) for grid, window in zip(maps, asked, strict=True)]
 
 
-def described(resolution: int, windows: Sequence[int]) -> str:
-    """Windows of all stages in words."""
-    pairs = zip(sides_of(resolution), windows, strict=True)
-    sides = ", ".join(str(side if window == WHOLE else window) for side, window in pairs)
-    return f"windows of {sides} tokens per side"
+def described(resolution: AnyResolution, windows: Sequence[int]) -> str:
+    """Windows of all stages in words; of a rectangle, a window that is the map has its shape."""
+    pairs = zip(maps_of(resolution), windows, strict=True)
+    inside = ", ".join(str(canonical(grid)) if window == WHOLE else str(window) for grid, window in pairs)
+    return f"windows of {inside} tokens per side"
 
 
-def _softmax_window(side: int) -> int:
-    if side <= max(SOFTMAX_WINDOWS[:2]):
-        return side
-    return next((window for window in SOFTMAX_WINDOWS if side % window == 0), side)
+def _fills(grid: tuple[int, int], window: int) -> bool:
+    """Whether windows fill the map; along a side within one, the window is cut to the side."""
+    return all(side <= window or side % window == 0 for side in grid)
+
+
+def _softmax_window(grid: tuple[int, int]) -> int:
+    longest = max(grid)
+    if longest <= max(SOFTMAX_WINDOWS[:2]):
+        return longest
+    return next((window for window in SOFTMAX_WINDOWS if _fills(grid, window)), longest)
 
 
 def check_windowed(

@@ -15,6 +15,7 @@ from longvis_bench.registry.registry import Variant
 _MEASURING = (
     "devices.py",
     "records.py",
+    "resolution.py",
     "row_warnings.py",
     "stats",
     "sizes",
@@ -61,7 +62,7 @@ def cell_key(cell: Cell, code: str, environment: str) -> str:
     Returns:
         Sixteen hexadecimal characters.
     """
-    content = {"cell": cell.model_dump(mode="json"), "code": code, "environment": environment}
+    content = {"cell": cell.conditions(), "code": code, "environment": environment}
     return digest(content)[:16]
 
 

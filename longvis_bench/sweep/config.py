@@ -33,6 +33,7 @@ from longvis_bench.records import (
 from longvis_bench.registry.names import expand
 from longvis_bench.registry.presets import Preset, find_preset
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import Fit, StoredResolution
 from longvis_bench.sweep.devices import Chosen, choose_devices
 
 _NOT_IN_THE_NAME = {
@@ -71,6 +72,7 @@ FLAGS = {
     "class_order": "--class-order",
     "window": "--window",
     "bands": "--bands",
+    "fit": "--fit",
     "images": "--images",
     "weights": "--weights",
     "pretrained": "--pretrained",
@@ -116,7 +118,7 @@ def _one_or_three(bands: tuple[int, ...]) -> tuple[int, ...]:
 
 BOTH: tuple[Mode, ...] = ("infer", "train")
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Pixels = Annotated[Positive, _text(units.read_pixels)]
+Pixels = Annotated[StoredResolution, _text(units.read_pixels)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), _text(units.read_seconds)]
 Share = Annotated[float, Field(gt=0, lt=1), _text(units.read_share)]
 Bytes = Annotated[int, Field(ge=LEAST_MEMORY_LIMIT, lt=2**63), _text(units.read_size)]
@@ -140,7 +142,7 @@ class SweepConfig(BaseModel):
     models: tuple[str, ...] = ()
     """Names, patterns such as `*-s`, or `all`; empty for the quick tour of all families."""
     resolutions: tuple[Pixels, ...] = ()
-    """Pixels per side."""
+    """Pixels per side; of rectangles width x height, like "2560x1920", or in Python (height, width)."""
     modes: Annotated[tuple[Mode, ...], BeforeValidator(_modes)] = ("infer",)
     """Any of "infer" and "train"; "both" means both."""
     output: Output = "logits"
@@ -183,6 +185,9 @@ class SweepConfig(BaseModel):
     """For folder:PATH with more than 8 bits per pixel: the pixel values that become black and white."""
     bands: Annotated[tuple[Positive, ...], AfterValidator(_one_or_three)] | None = None
     """For folder:PATH with images of several bands: the numbers of one or three to take, from 1."""
+    fit: Fit = "crop"
+    """For folder:PATH, how images get the shape of the input: "crop" the centre, "pad" by the mean, or
+    "stretch"."""
     images: Positive | None = None
     """Held-out images to measure accuracy on; by default 128 on the CPU, else all."""
     weights: Path | None = None
@@ -212,10 +217,10 @@ class SweepConfig(BaseModel):
     def source(self) -> DataSpec:
         """The data set, in the form that `open_data` takes."""
         order: ClassOrder = self.class_order or "sorted"
-        if not self.data.startswith(FOLDER):
-            return DataSpec(self.data, self.classes, self.window, class_order=order, bands=self.bands)
-        path = Path(self.data.removeprefix(FOLDER)).expanduser().absolute()
-        return DataSpec(f"{FOLDER}{path}", self.classes, self.window, class_order=order, bands=self.bands)
+        data = self.data
+        if data.startswith(FOLDER):
+            data = f"{FOLDER}{Path(data.removeprefix(FOLDER)).expanduser().absolute()}"
+        return DataSpec(data, self.classes, self.window, class_order=order, bands=self.bands, fit=self.fit)
 
     @property
     def is_quick(self) -> bool:
@@ -312,7 +317,7 @@ class SweepConfig(BaseModel):
         numbers = self.model_dump(mode="json", exclude=_NOT_IN_THE_NAME) | {"device": kind_of(self.device)}
         unsaid = {None: "sorted", "sorted": "sorted, as asked"}  # None has the name that 0.2 gave to sorted
         numbers["class_order"] = unsaid.get(self.class_order, self.class_order)
-        unchanged = {"bands": None, "preset": None, "output": "logits", "world": 1}
+        unchanged = {"bands": None, "preset": None, "output": "logits", "world": 1, "fit": "crop"}
         for name, usual in unchanged.items():
             if numbers[name] == usual:
                 del numbers[name]  # runs of versions without this option keep their names

@@ -6,6 +6,7 @@ from longvis_bench.measure.latency.processes import ITERATIONS
 from longvis_bench.records import Cell, Request
 from longvis_bench.registry.card import COUNTED_AT
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import side
 
 CPU_MACS_S = 25e9
 """MACs per second and CPU thread.  The committed runs on two threads have 3e9 to 16e9 for small models at 256
@@ -67,4 +68,4 @@ def _card_macs(cell: Cell, variant: Variant) -> float | None:
     if entry is None or entry.macs is None or variant.card is None:
         return None
     power = 4 if variant.card.growth == "quadratic" else 2
-    return float(entry.macs * (cell.resolution / COUNTED_AT.resolution) ** power)
+    return float(entry.macs * (side(cell.resolution) / COUNTED_AT.resolution) ** power)

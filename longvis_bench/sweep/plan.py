@@ -36,6 +36,7 @@ from longvis_bench.records import (
 )
 from longvis_bench.registry.presets import find_preset
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.runs.progress import PlannedCell, PlannedSweep, name_of
 from longvis_bench.sweep.code_hash import cell_key, code_hash
 from longvis_bench.sweep.config import CPU_IMAGES, QUICK_BUDGET_S, SweepConfig
@@ -68,7 +69,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What a user should know of the data; see `LoadableData.notes`."""
 
-    macs: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    macs: Mapping[tuple[str, Resolution], int] = field(default_factory=dict)
     """(model, resolution) -> counted multiply-adds per image, for models whose cards have none."""
 
     part: PlannedSweep | None = None
@@ -194,7 +195,7 @@ def _refuse_empty_evaluation(config: SweepConfig, cells: list[Cell]) -> None:
         )
 
 
-def _cost(planned: Planned) -> tuple[int, int]:
+def _cost(planned: Planned) -> tuple[Resolution, int]:
     """Sort key that puts cheap cells first."""
     return planned.cell.resolution, planned.cell.batch_size
 

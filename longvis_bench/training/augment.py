@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longvis_bench.errors import LongvisError
+from longvis_bench.resolution import Resolution, sides
 from longvis_bench.training.recipe import Recipe
 
 Seed = tuple[int, ...]
@@ -27,13 +28,13 @@ class PictureAugment:
 
     Arguments:
         recipe: selects the transforms.
-        resolution: pixels per side of the result.
+        resolution: of the result.
 
     Raises:
         LongvisError: timm has no such policy.
     """
 
-    def __init__(self, recipe: Recipe, resolution: int) -> None:
+    def __init__(self, recipe: Recipe, resolution: Resolution) -> None:
         self._recipe, self._resolution = recipe, resolution
         self._steps = self._make()
 
@@ -47,13 +48,16 @@ class PictureAugment:
         from timm.data.transforms_factory import create_transform
 
         recipe = self._recipe
+        height, width = sides(self._resolution)
+        shape = width / height  # of a crop, too
+        narrowest, widest = (3 / 4, 4 / 3) if recipe.crop_scale else (1.0, 1.0)
         try:
             crop_and_flip, policy, _ = create_transform(
-                self._resolution,
+                (height, width),
                 is_training=True,
                 separate=True,
                 scale=recipe.crop_scale or (1.0, 1.0),
-                ratio=(3 / 4, 4 / 3) if recipe.crop_scale else (1.0, 1.0),
+                ratio=(shape * narrowest, shape * widest),
                 hflip=recipe.flip,
                 color_jitter=None,  # type: ignore[arg-type]
                 auto_augment=recipe.auto_augment,
@@ -91,7 +95,7 @@ def _operations(policy: Any) -> Iterator[Any]:
             yield from group
 
 
-def picture_augment(recipe: Recipe, resolution: int) -> PictureAugment | None:
+def picture_augment(recipe: Recipe, resolution: Resolution) -> PictureAugment | None:
     """The transform that the loader applies to each image; None if the recipe has no crop, flip or policy."""
     wanted = recipe.crop_scale is not None or recipe.flip > 0 or recipe.auto_augment is not None
     return PictureAugment(recipe, resolution) if wanted else None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from longvis_bench.data.protocol import ImageData, Split
 from longvis_bench.errors import LongvisError
 from longvis_bench.measure.accuracy import Accuracy, measure_accuracy
+from longvis_bench.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class HeldOutShare:
         self,
         split: Split,
         indices: Sequence[int],
-        resolution: int,
+        resolution: Resolution,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -71,7 +72,7 @@ def shared_accuracy(
     data: ImageData,
     accelerator: Accelerator,
     *,
-    resolution: int,
+    resolution: Resolution,
     images: int,
     batch_size: int,
     device: torch.device,

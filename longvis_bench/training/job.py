@@ -11,6 +11,7 @@ from torch import nn
 from longvis_bench.data.protocol import LoadableData
 from longvis_bench.measure.accuracy import Accuracy
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.training.recipe import Recipe
 
 
@@ -20,7 +21,7 @@ class Job:
 
     variant: Variant
     data: LoadableData
-    resolution: int
+    resolution: Resolution
     recipe: Recipe
     seed: int = 0
     device: str = "cpu"

@@ -21,6 +21,7 @@ from longvis_bench.files import absence
 from longvis_bench.hashing import digest
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution, to_json
 from longvis_bench.training.curves import write_curves
 from longvis_bench.training.job import Job, TrainReport
 from longvis_bench.training.recipe import Recipe
@@ -50,7 +51,11 @@ class Options:
 
 
 def start_training(
-    variants: Sequence[Variant], data: str | DataSpec, resolution: int, recipe: Recipe, options: Options
+    variants: Sequence[Variant],
+    data: str | DataSpec,
+    resolution: Resolution,
+    recipe: Recipe,
+    options: Options,
 ) -> list[Job]:
     """Check all options and make the jobs.
 
@@ -114,7 +119,7 @@ def _checkpoint(job: Job, store: Path | None) -> Path:
     identity = {
         "model": job.variant.full_name,
         "data": job.data.name,
-        "resolution": job.resolution,
+        "resolution": to_json(job.resolution),
         "recipe": job.recipe.model_dump(mode="json"),
         "seed": job.seed,
         "initial": _identity_of(job.initial) if job.initial is not None else None,
@@ -159,7 +164,7 @@ def keep(report: TrainReport, store: Path | None) -> Path:
     return weights
 
 
-def _initial(variant: Variant, data: ImageData, resolution: int, spec: str | None) -> Path | None:
+def _initial(variant: Variant, data: ImageData, resolution: Resolution, spec: str | None) -> Path | None:
     """The file that training starts from, with the key of its parts where the model needs several."""
     path = initial_weights(variant, data.name, spec)
     return None if path is None else chosen_set(variant, path, [resolution], data.num_classes)

@@ -33,6 +33,7 @@ from longvis_bench.files import absence
 from longvis_bench.measure.accuracy import batch_for
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.weights.classifier import classifier_dims
 from longvis_bench.weights.files import find_file, split_key
 from longvis_bench.weights.matching import check_fit, load_weights
@@ -86,7 +87,7 @@ class ProbeResult:
     """Accuracy of one probe on the held-out images."""
 
     model: str
-    resolution: int
+    resolution: Resolution
     dataset: str
     weights: str
     """Name of the file or of timm's weights, or `RANDOM`; never a path."""
@@ -116,7 +117,7 @@ def require_scikit_learn() -> None:
 
 
 def find_source(
-    variant: Variant, spec: DataSpec, resolution: int, weights: Path | None, pretrained: bool
+    variant: Variant, spec: DataSpec, resolution: Resolution, weights: Path | None, pretrained: bool
 ) -> Source:
     """The weights for a model: the user's, timm's, or those that ship for the data and size, else none.
 
@@ -151,7 +152,7 @@ def find_source(
     return Source() if shipped is None else Source(name=shipped.name, path=shipped.path)
 
 
-def _checked(variant: Variant, data: ImageData, resolution: int, source: Source) -> Source:
+def _checked(variant: Variant, data: ImageData, resolution: Resolution, source: Source) -> Source:
     assert source.path is not None
     check_fit(variant, source.path, [resolution], data.num_classes, whole=False)
     return source
@@ -160,7 +161,7 @@ def _checked(variant: Variant, data: ImageData, resolution: int, source: Source)
 def measure_probe(
     variant: Variant,
     spec: DataSpec,
-    resolution: int,
+    resolution: Resolution,
     kind: Kind,
     source: Source,
     *,
@@ -205,7 +206,7 @@ def measure_probe(
 
 
 def _model(
-    variant: Variant, resolution: int, num_classes: int, source: Source
+    variant: Variant, resolution: Resolution, num_classes: int, source: Source
 ) -> tuple[nn.Module, Mapping[str, int]]:
     """The model with its weights, and the tensors of its classifier."""
     heads = classifier_dims(variant, resolution, num_classes)
@@ -235,7 +236,7 @@ class Extractor:
     """
 
     def __init__(
-        self, model: nn.Module, heads: Mapping[str, int], data: ImageData, resolution: int, device: str
+        self, model: nn.Module, heads: Mapping[str, int], data: ImageData, resolution: Resolution, device: str
     ) -> None:
         modules = dict(model.named_modules())
         names = dict.fromkeys(name.rpartition(".")[0] for name in heads)

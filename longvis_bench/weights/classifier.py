@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from longvis_bench.errors import IllegalSize, MissingDependency
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.weights.classes import HEAD
 from longvis_bench.weights.naming import by_model_names
 
 
-def bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module | None:
+def bare_model(variant: Variant, resolution: Resolution, num_classes: int) -> nn.Module | None:
     """The model on the meta device; None if it cannot be built there."""
     try:
         with torch.device("meta"):
@@ -24,7 +25,7 @@ def bare_model(variant: Variant, resolution: int, num_classes: int) -> nn.Module
         return None
 
 
-def classifier_dims(variant: Variant, resolution: int, num_classes: int) -> dict[str, int]:
+def classifier_dims(variant: Variant, resolution: Resolution, num_classes: int) -> dict[str, int]:
     """Name of each tensor whose shape depends on the number of classes -> the dimension that does.
 
     Raises:
@@ -42,7 +43,11 @@ def classifier_dims(variant: Variant, resolution: int, num_classes: int) -> dict
 
 
 def file_classes(
-    variant: Variant, tensors: Mapping[str, Tensor], resolutions: Sequence[int], num_classes: int, name: str
+    variant: Variant,
+    tensors: Mapping[str, Tensor],
+    resolutions: Sequence[Resolution],
+    num_classes: int,
+    name: str,
 ) -> int | None:
     """Number of classes in a file, by the tensors of the model's classifier; None if unknown."""
     for resolution in resolutions:

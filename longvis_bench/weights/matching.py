@@ -10,6 +10,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from longvis_bench import backbones
 from longvis_bench.errors import CheckpointError, IllegalSize, LongvisError
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Rectangle, Resolution, resolution_of
 from longvis_bench.weights.classifier import bare_model, classifier_dims, classifier_names
+from longvis_bench.weights.header import read_header
 from longvis_bench.weights.naming import by_model_names, official
 from longvis_bench.weights.parts import with_parts
 from longvis_bench.weights.reading import plain_names, read_tensors
@@ -76,9 +79,17 @@ def load_weights(
         fitted, report = _match(model, source, "the mapping", strict, heads)
     else:
         tensors = read_tensors(with_parts(Path(source), model))
-        fitted, report = _match(model, tensors, Path(source).name, strict, heads)
+        of_square = not isinstance(_trained_at(Path(source)), Rectangle)
+        fitted, report = _match(model, tensors, Path(source).name, strict, heads, of_square)
     model.load_state_dict(fitted, strict=False)
     return report
+
+
+def _trained_at(path: Path) -> Resolution | None:
+    """The resolution that a weight file of `longvis train` was trained at; None if it does not say."""
+    with suppress(ValueError):
+        return resolution_of(read_header(path).metadata.get("resolution"))
+    return None
 
 
 def match_weights(
@@ -104,15 +115,22 @@ def match_weights(
 
 
 def _match(
-    model: nn.Module, source: Mapping[str, Tensor], name: str, strict: bool, heads: Collection[str] = ()
+    model: nn.Module,
+    source: Mapping[str, Tensor],
+    name: str,
+    strict: bool,
+    heads: Collection[str] = (),
+    of_square: bool = False,
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """The values for the model's tensors, and the report."""
+    """The values for the model's tensors, and the report; see `_fit`."""
     given = plain_names(dict(source))
     derived = derived_names(model)
     wanted = {key: value for key, value in model.state_dict().items() if key not in derived}
     tensors, unused = by_model_names(model, given, wanted, name)
     _refuse_other_types(name, tensors, wanted, given)
-    fitted, reshaped, fresh, misfits = _fit(tensors, wanted, heads or classifier_names(model))
+    fitted, reshaped, fresh, misfits = _fit(
+        tensors, wanted, heads or classifier_names(model), _grid_of(model), of_square
+    )
     absent = tuple(key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked"))
     unfit = absent and (strict or len(absent) == len(wanted))
     if (misfits or unfit) and (foreign := _foreign_family(model, given)):
@@ -158,11 +176,23 @@ def _backbone(name: str) -> ModuleType:
     return importlib.import_module(f"{backbones.__name__}.{name}")
 
 
+_POSITIONS = re.compile(r"(^|[._])(pos_embed|position_embeddings?|embed_positions)\b")
+Grid = tuple[int, int]
 _Fitted = tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]
 
 
-def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: Collection[str]) -> _Fitted:
-    """Fit each tensor of the file to the model: values, adaptations, random classifier tensors, misfits."""
+def _fit(
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    heads: Collection[str],
+    grid: Grid | None,
+    of_square: bool,
+) -> _Fitted:
+    """Fit each tensor of the file to the model: values, adaptations, random classifier tensors, misfits.
+
+    Position tables of a square (`of_square`) are interpolated to a rectangle's `grid` of as many tokens, too.
+    """
+    is_oblong = grid is not None and grid[0] != grid[1]
     fitted: dict[str, Tensor] = {}
     reshaped: dict[str, str] = {}
     fresh: list[str] = []
@@ -171,12 +201,13 @@ def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: Col
         if name not in tensors:
             continue
         value = tensors[name]
-        if value.shape == target.shape:
+        moves = of_square and is_oblong and _POSITIONS.search(name) is not None
+        if value.shape == target.shape and not moves:
             fitted[name] = value
         elif name in heads and value.ndim == target.ndim and value.shape[1:] == target.shape[1:]:
             fresh.append(name)
             reshaped[name] = f"left fresh: {len(value)} classes in the file, {len(target)} in the model"
-        elif (moved := _reshape_positions(name, value, target)) is not None:
+        elif (moved := _reshape_positions(name, value, target, grid)) is not None:
             fitted[name] = moved
             reshaped[name] = f"interpolated (bicubic) from {_shape(value)} to {_shape(target)}"
         else:
@@ -184,22 +215,34 @@ def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: Col
     return fitted, reshaped, fresh, misfits
 
 
-def _reshape_positions(name: str, value: Tensor, target: Tensor) -> Tensor | None:
+def _reshape_positions(name: str, value: Tensor, target: Tensor, grid: Grid | None) -> Tensor | None:
     """A position table interpolated to the model's grid; None if the tensor is none or does not fit."""
     if name.endswith("relative_position_bias_table"):
         return _reshape_relative(value, target)
-    if not re.search(r"(^|[._])(pos_embed|position_embeddings?|embed_positions)\b", name):
+    if not _POSITIONS.search(name):
         return None
     if value.ndim != target.ndim or value.shape[-1] != target.shape[-1]:
         return None
-    (old, prefix), (new, wanted_prefix) = _square(value.shape[-2]), _square(target.shape[-2])
+    (old, prefix), (side, wanted_prefix) = _square(value.shape[-2]), _square(target.shape[-2])
+    new = (side, side)
+    if grid is not None and grid[0] != grid[1]:
+        new, wanted_prefix = grid, target.shape[-2] - math.prod(grid)
     if prefix != wanted_prefix:
         return None
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     table = value.float().reshape(1, *value.shape[-2:])
-    moved: Tensor = resample_abs_pos_embed(table, [new, new], [old, old], num_prefix_tokens=prefix)
+    moved: Tensor = resample_abs_pos_embed(table, list(new), [old, old], num_prefix_tokens=prefix)
     return moved.reshape(target.shape)
+
+
+def _grid_of(model: nn.Module) -> Grid | None:
+    """Rows and columns of the model's position table, where it or its patch embedding says so."""
+    for holder in (model, getattr(model, "patch_embed", None)):
+        grid = getattr(holder, "grid_size", None)
+        if isinstance(grid, tuple) and len(grid) == 2:
+            return grid
+    return None
 
 
 def _reshape_relative(value: Tensor, target: Tensor) -> Tensor | None:
@@ -316,7 +359,7 @@ def _foreign_family(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | No
 
 
 def check_fit(
-    variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int, *, whole: bool
+    variant: Variant, path: Path, resolutions: Sequence[Resolution], num_classes: int, *, whole: bool
 ) -> None:
     """Check that a weight file fits the model at one of the resolutions at least.
 
@@ -338,7 +381,12 @@ def check_fit(
 
 
 def _fault(
-    variant: Variant, name: str, tensors: Mapping[str, Tensor], size: int, num_classes: int, whole: bool
+    variant: Variant,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    size: Resolution,
+    num_classes: int,
+    whole: bool,
 ) -> LongvisError | None:
     try:
         model = bare_model(variant, size, num_classes)

@@ -18,6 +18,7 @@ from longvis_bench.files import absence
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.weights.classes import HEAD, class_indices, head_classes, knows_classes
 from longvis_bench.weights.files import find_file, sha256_weights, split_key
 from longvis_bench.weights.header import read_header
@@ -37,7 +38,7 @@ class WeightFile:
     """Logit index of each dataset class; see `classes.class_indices`."""
     knows_classes: bool = False
     """Whether names assign the logits to the classes; see `classes.knows_classes`."""
-    resolution: int | None = None
+    resolution: Resolution | None = None
     """Resolution of the training in pixels per side, if a source other than the file states it."""
     normalisation: Normalisation | None = None
     """Normalisation for images of a folder; None for ImageNet's."""
@@ -52,7 +53,7 @@ def given_weights(
     data: ImageData,
     file: Path | None,
     pretrained: bool,
-    resolutions: Sequence[int] = (),
+    resolutions: Sequence[Resolution] = (),
 ) -> dict[str, WeightFile]:
     """The weights that the user chose: full name of the variant -> file; empty without a choice.
 
@@ -78,7 +79,7 @@ def given_weights(
     return {}
 
 
-def _of_user(variant: Variant, file: Path, data: ImageData, resolutions: Sequence[int]) -> WeightFile:
+def _of_user(variant: Variant, file: Path, data: ImageData, resolutions: Sequence[Resolution]) -> WeightFile:
     from longvis_bench.weights.reading import read_set
 
     file = chosen_set(variant, file, resolutions, data.num_classes)
@@ -97,7 +98,7 @@ def _of_user(variant: Variant, file: Path, data: ImageData, resolutions: Sequenc
     )
 
 
-def chosen_set(variant: Variant, path: Path, resolutions: Sequence[int], num_classes: int) -> Path:
+def chosen_set(variant: Variant, path: Path, resolutions: Sequence[Resolution], num_classes: int) -> Path:
     """The file with the key of its parts, where a model needs several of its sets together.
 
     Raises:
@@ -115,7 +116,9 @@ def chosen_set(variant: Variant, path: Path, resolutions: Sequence[int], num_cla
     return path
 
 
-def _of_timm(variant: Variant, data: ImageData, file: Path | None, resolutions: Sequence[int]) -> WeightFile:
+def _of_timm(
+    variant: Variant, data: ImageData, file: Path | None, resolutions: Sequence[Resolution]
+) -> WeightFile:
     from longvis_bench.weights.timm_cache import find_pretrained
 
     found = find_pretrained(variant, file)
@@ -134,7 +137,7 @@ def _of_timm(variant: Variant, data: ImageData, file: Path | None, resolutions: 
     )
 
 
-def _known(variant: Variant, path: Path, data: ImageData, resolutions: Sequence[int]) -> int | None:
+def _known(variant: Variant, path: Path, data: ImageData, resolutions: Sequence[Resolution]) -> int | None:
     """Number of classes of the file, by the tensors of the model's classifier, else by usual names."""
     from longvis_bench.weights.classifier import file_classes
     from longvis_bench.weights.reading import read_tensors
@@ -158,7 +161,7 @@ def known_classes(path: Path) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def shipped_weights(variant: Variant, dataset: str, resolution: int) -> WeightFile | None:
+def shipped_weights(variant: Variant, dataset: str, resolution: Resolution) -> WeightFile | None:
     """The file that ships for the variant, dataset and resolution; None if none does.
 
     Raises:
@@ -173,7 +176,7 @@ def shipped_weights(variant: Variant, dataset: str, resolution: int) -> WeightFi
     return WeightFile(path=path, name=path.name, sha256=entry.sha256)
 
 
-def no_weights(model: str, dataset: str, resolution: int) -> str:
+def no_weights(model: str, dataset: str, resolution: Resolution) -> str:
     """The reason for a missing accuracy if no file ships, with the command that trains one."""
     data = f"{FOLDER}PATH" if dataset.startswith(FOLDER) else dataset
     return (

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from longvis_bench.errors import CheckpointError
 from longvis_bench.files import write_whole
+from longvis_bench.resolution import Resolution, to_json
 from longvis_bench.weights.header import read_header
 from longvis_bench.weights.matching import derived_names
 
@@ -89,7 +90,7 @@ def store_weights(
     *,
     variant: str,
     dataset: str,
-    resolution: int,
+    resolution: Resolution,
     classes: Sequence[str] = (),
     facts: Mapping[str, Any],
     store: Path | None = None,
@@ -108,7 +109,7 @@ def store_weights(
     Returns:
         The weight file.
     """
-    identity: dict[str, Any] = {"variant": variant, "dataset": dataset, "resolution": resolution}
+    identity: dict[str, Any] = {"variant": variant, "dataset": dataset, "resolution": to_json(resolution)}
     if classes:
         identity["classes"] = list(classes)
     content = _serialised(model, identity)

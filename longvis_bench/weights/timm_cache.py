@@ -16,6 +16,7 @@ from typing import Any
 from longvis_bench.errors import CheckpointError
 from longvis_bench.records import Normalisation
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution, resolution_of
 
 HUB = "hf-hub:"
 
@@ -27,7 +28,7 @@ class Pretrained:
     name: str
     """timm's name with its tag, e.g. "convnext_base.fb_in1k"."""
     path: Path
-    resolution: int | None
+    resolution: Resolution | None
     """Pixels per side of the training images."""
     normalisation: Normalisation | None
     """Normalisation of the training images."""
@@ -53,7 +54,7 @@ def find_pretrained(variant: Variant, file: Path | None = None) -> Pretrained:
     return Pretrained(
         name=facts.get("name", name),
         path=found,
-        resolution=int(size[-1]) if size else None,
+        resolution=resolution_of(size[-2:]) if size else None,
         normalisation=_normalisation(facts),
     )
 

@@ -152,6 +152,14 @@ class Detaches(Honest):
         return super().forward(x).detach()
 
 
+class Square(Honest):
+    """Takes squares only and does not say so."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[2] == x.shape[3]
+        return super().forward(x)
+
+
 class Fixed(Honest):
     """Takes one size and does not say so."""
 
@@ -272,6 +280,7 @@ ON_FINITE = (
     "does not mix images",
     "trains",
     "gives maps",
+    "takes the rectangles it states",
     "refuses illegal sizes",
     "runs in its dtypes",
     "loads what it saves",
@@ -293,6 +302,7 @@ WRONG: dict[type[nn.Module], Wrong] = {
     ),
     MixesMaps: Wrong("gives maps", "an image's maps change by"),
     CutsMap: Wrong("gives maps", "no gradient reaches the map of stride 2"),
+    Square: Wrong("takes the rectangles it states", "a factory and a plan that take (height, width)"),
     Fixed: Wrong("refuses illegal sizes", "state the rule in the card: [resolution] multiple_of = ..."),
     Single: Wrong("runs in its dtypes", "make constants in the input's dtype, or remove it from the card"),
     Forgets: Wrong("loads what it saves", "is a tensor neither parameter nor buffer?"),

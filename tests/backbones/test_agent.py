@@ -14,6 +14,8 @@ from longvis_bench.backbones.agent import AgentAttention, AgentSwin
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution
+from longvis_bench.sizes.plan import tokens_of
 from tests.backbones.family_vectors import logits_error, paths
 
 
@@ -24,7 +26,7 @@ def test_logits_equal_the_authors(path: Path) -> None:
 
 def naive(attention: AgentAttention, windows: Tensor) -> Tensor:
     """Equations of the paper for one window of one image, head by head."""
-    side, heads = attention.window, attention.heads
+    side, heads = attention.window[0], attention.heads
     agents = attention.raster**2
 
     def resized(table: Tensor) -> Tensor:
@@ -62,11 +64,11 @@ def test_outputs_and_gradients_equal_those_of_the_equations() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def written_count(resolution: int, a: dict[str, Any], softmax_window: int) -> int:
+def written_count(resolution: AnyResolution, a: dict[str, Any], softmax_window: int) -> int:
     """MACs before the classifier; the last stage has softmax attention."""
-    macs = (resolution // 4) ** 2 * 48 * a["embed_dim"]
+    macs = tokens_of(resolution, 4) * 48 * a["embed_dim"]
     for i, depth in enumerate(a["depths"]):
-        w, tokens = a["embed_dim"] * 2**i, (resolution // (4 * 2**i)) ** 2
+        w, tokens = a["embed_dim"] * 2**i, tokens_of(resolution, 4 * 2**i)
         block = tokens * 12 * w * w
         block += tokens * w * (4 * a["agent_num"][i] + 9 if i < 3 else 2 * softmax_window**2)
         macs += depth * block
@@ -75,8 +77,10 @@ def written_count(resolution: int, a: dict[str, Any], softmax_window: int) -> in
     return int(macs)
 
 
-@pytest.mark.parametrize(("resolution", "window"), [(224, 7), (1024, 8), (4096, 8)])
-def test_macs_follow_the_written_formula(resolution: int, window: int) -> None:
+@pytest.mark.parametrize(
+    ("resolution", "window"), [(224, 7), (1024, 8), (4096, 8), ((512, 1024), 8), ((672, 448), 7)]
+)
+def test_macs_follow_the_written_formula(resolution: AnyResolution, window: int) -> None:
     variant = Registry().find("agent-t")
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from longvis_bench.backbones.crossformer import CrossFormer, GroupAttention
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution, sides
+from longvis_bench.sizes.plan import tokens_of
 from tests.backbones.family_vectors import logits_error, paths
 
 
@@ -63,35 +65,44 @@ def test_outputs_and_gradients_equal_those_of_naive_groups(side: int, group: int
         torch.testing.assert_close(ours, theirs)
 
 
-def written_count(resolution: int, a: dict[str, Any]) -> int:
+def written_count(resolution: AnyResolution, a: dict[str, Any]) -> int:
     """MACs before the classifier, padding included."""
     width, macs = a["embed_dim"], 0
-    tokens = (resolution // 4) ** 2
+    tokens = tokens_of(resolution, 4)
     parts = [width // 2, width // 4, width // 8, width // 8]
     macs += sum(tokens * 3 * size * size * part for size, part in zip((4, 8, 16, 32), parts, strict=True))
     for i, depth in enumerate(a["depths"]):
-        w, side = width * 2**i, resolution // (4 * 2**i)
+        w, grid = width * 2**i, [side // (4 * 2**i) for side in sides(resolution)]
+        side, tokens = min(grid), prod(grid)
         for j in range(depth):
             whole = side <= a["group_size"][i]
             group = side if whole else a["group_size"][i]
             interval = a["crs_interval"][i] if j % 2 and not whole else 1
-            padded = (ceil(side / (group * interval)) * group * interval) ** 2
+            padded = prod(ceil(side / (group * interval)) * group * interval for side in grid)
             p = w // 16
-            macs += padded * (4 * w * w + 2 * group * group * w) + side**2 * 8 * w * w
+            macs += padded * (4 * w * w + 2 * group * group * w) + tokens * 8 * w * w
             macs += (2 * group - 1) ** 2 * (2 * p + 2 * p * p + p * a["num_heads"][i])
             if a.get("use_acl") and (j + 1) % 3 == 0 and j + 1 < depth:
-                macs += side**2 * 9 * w
+                macs += tokens * 9 * w
         if i + 1 < len(a["depths"]):
-            macs += side**2 // 4 * (4 * w * w + 16 * w * w)
+            macs += tokens // 4 * (4 * w * w + 16 * w * w)
     return int(macs)
 
 
 @pytest.mark.parametrize(
     "resolution",
-    [224, pytest.param(1024, marks=pytest.mark.slow), 2048, pytest.param(4096, marks=pytest.mark.slow)],
+    [
+        224,
+        pytest.param(1024, marks=pytest.mark.slow),
+        2048,
+        pytest.param(4096, marks=pytest.mark.slow),
+        (512, 1024),
+        (1248, 224),
+        (128, 960),
+    ],
 )
 @pytest.mark.parametrize("name", ["crossformer-s", "crossformer-pp-s"])
-def test_macs_follow_the_written_formula(name: str, resolution: int) -> None:
+def test_macs_follow_the_written_formula(name: str, resolution: AnyResolution) -> None:
     variant = Registry().find(name)
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)

@@ -14,6 +14,8 @@ from longvis_bench.backbones.dinat import DiNAT, attend_neighbours
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution
+from longvis_bench.sizes.plan import tokens_of
 from tests.backbones.family_vectors import logits_error, paths
 
 
@@ -65,15 +67,15 @@ def test_outputs_and_gradients_equal_those_of_naive_attention(
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, pytest.param(4096, marks=pytest.mark.slow)])
-def test_macs_follow_the_written_formula(resolution: int) -> None:
+@pytest.mark.parametrize("resolution", [224, 1024, pytest.param(4096, marks=pytest.mark.slow), (640, 224)])
+def test_macs_follow_the_written_formula(resolution: AnyResolution) -> None:
     variant = Registry().find("dinat-mini")
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)
     width, macs = 64, 0
-    macs += (resolution // 2) ** 2 * 27 * 32 + (resolution // 4) ** 2 * 9 * 32 * 64
+    macs += tokens_of(resolution, 2) * 27 * 32 + tokens_of(resolution, 4) * 9 * 32 * 64
     for i, depth in enumerate(variant.arguments["depths"]):
-        tokens, w = (resolution // (4 * 2**i)) ** 2, width * 2**i
+        tokens, w = tokens_of(resolution, 4 * 2**i), width * 2**i
         macs += depth * tokens * (4 * w * w + 2 * 49 * w + 2 * 3 * w * w)
         if i < 3:
             macs += tokens // 4 * 9 * w * 2 * w

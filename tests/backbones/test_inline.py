@@ -14,6 +14,8 @@ from longvis_bench.backbones.inline import InLineAttention, InLineSwin
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution
+from longvis_bench.sizes.plan import tokens_of
 from tests.backbones.family_vectors import logits_error, paths
 
 
@@ -24,7 +26,7 @@ def test_logits_equal_the_authors(path: Path) -> None:
 
 def naive(attention: InLineAttention, windows: Tensor) -> Tensor:
     """Weights of every pair of tokens, shifted to sum to one, window by window and head by head."""
-    side, heads = attention.window, attention.heads
+    side, heads = attention.window[0], attention.heads
     rows = []
     for tokens in windows.flatten(0, 1):
         q, k, v = attention.qkv(tokens).chunk(3, dim=-1)
@@ -54,15 +56,15 @@ def test_outputs_and_gradients_equal_those_of_the_definition() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, 4096])
-def test_macs_follow_the_written_formula(resolution: int) -> None:
+@pytest.mark.parametrize("resolution", [224, 1024, 4096, (512, 1024), (672, 224)])
+def test_macs_follow_the_written_formula(resolution: AnyResolution) -> None:
     variant = Registry().find("inline-t")
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)
     counted, a = count(model, resolution=resolution), variant.arguments
-    macs = (resolution // 4) ** 2 * 48 * a["embed_dim"]
+    macs = tokens_of(resolution, 4) * 48 * a["embed_dim"]
     for i, (depth, heads) in enumerate(zip(a["depths"], a["num_heads"], strict=True)):
-        w, tokens = a["embed_dim"] * 2**i, (resolution // (4 * 2**i)) ** 2
+        w, tokens = a["embed_dim"] * 2**i, tokens_of(resolution, 4 * 2**i)
         head = w // heads
         block = tokens * (12 * w * w + 2 * w * head + w + 9 * w)  # linear layers, k v, q (k v), q mean(k)
         macs += depth * (block + 10 * w * head)  # and the network of the convolution's weights

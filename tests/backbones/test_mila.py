@@ -14,6 +14,8 @@ from longvis_bench.backbones.mila import MILA, LinearAttention, turn
 from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution
+from longvis_bench.sizes.plan import tokens_of
 from tests.backbones.family_vectors import logits_error, paths
 
 
@@ -75,13 +77,15 @@ def test_rotations_keep_lengths_and_leave_the_first_token() -> None:
     assert not torch.allclose(turned[:, 1, 0], turned[:, 0, 1])
 
 
-def written_count(resolution: int, width: int, depths: list[int], heads: list[int], ratio: float) -> int:
+def written_count(
+    resolution: AnyResolution, width: int, depths: list[int], heads: list[int], ratio: float
+) -> int:
     """MACs before the classifier."""
-    half, quarter = (resolution // 2) ** 2, (resolution // 4) ** 2
+    half, quarter = tokens_of(resolution, 2), tokens_of(resolution, 4)
     h = width // 2
     macs = half * (27 * h + 2 * 9 * h * h) + quarter * (9 * h * 4 * width + 4 * width * width)
     for i, (depth, n) in enumerate(zip(depths, heads, strict=True)):
-        tokens, w = (resolution // (4 * 2**i)) ** 2, width * 2**i
+        tokens, w = tokens_of(resolution, 4 * 2**i), width * 2**i
         linear = 3 * w * w + 2 * w * w + 2 * int(ratio * w) * w
         attention = 2 * w * w // n + w  # k v, q (k v), and the normaliser
         macs += depth * tokens * (linear + attention + 4 * 9 * w)
@@ -90,9 +94,9 @@ def written_count(resolution: int, width: int, depths: list[int], heads: list[in
     return macs
 
 
-@pytest.mark.parametrize("resolution", [224, pytest.param(1024, marks=pytest.mark.slow), 4096])
+@pytest.mark.parametrize("resolution", [224, pytest.param(1024, marks=pytest.mark.slow), 4096, (672, 224)])
 @pytest.mark.parametrize("name", ["mila-t", "mila-b"])
-def test_macs_follow_the_written_formula(name: str, resolution: int) -> None:
+def test_macs_follow_the_written_formula(name: str, resolution: AnyResolution) -> None:
     variant = Registry().find(name)
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)

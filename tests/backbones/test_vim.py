@@ -16,6 +16,8 @@ from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.ops.selective_scan.operator import reference
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution
+from longvis_bench.sizes.plan import tokens_of
 from longvis_bench.weights.matching import load_weights
 from tests.backbones.family_vectors import FORMULA, load, logits_error, paths, read, shapes, watch, weight_as
 
@@ -81,15 +83,15 @@ def test_outputs_and_gradients_equal_those_of_a_naive_scan(halve: bool) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("resolution", [224, 1024, 4096])
+@pytest.mark.parametrize("resolution", [224, 1024, 4096, (512, 1024), (672, 224)])
 @pytest.mark.parametrize("name", ["vim-t", "vim-s"])
-def test_macs_and_scans_follow_the_written_formula(name: str, resolution: int) -> None:
+def test_macs_and_scans_follow_the_written_formula(name: str, resolution: AnyResolution) -> None:
     variant = Registry().find(name)
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)
     counted = count(model, resolution=resolution)
     width, depth, states = variant.arguments["embed_dim"], variant.arguments["depth"], 16
-    patches, inner, rank = (resolution // 16) ** 2, 2 * width, ceil(width / 16)
+    patches, inner, rank = tokens_of(resolution, 16), 2 * width, ceil(width / 16)
     tokens = patches + 1
     block = 2 * width * inner + 2 * (4 * inner + inner * (rank + 2 * states) + rank * inner) + inner * width
     assert counted.macs == 768 * width * patches + depth * tokens * block + 1000 * width

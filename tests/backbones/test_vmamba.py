@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil
+from collections.abc import Sequence
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from longvis_bench.errors import IllegalArgument, IllegalSize
 from longvis_bench.measure.flops.counter import count
 from longvis_bench.ops.selective_scan.operator import reference
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution, sides
 from tests.backbones.family_vectors import FORMULA, load, logits_error, paths, read, shapes, watch, weight_as
 
 FORMS = ("v05_noz", "v05", "v0")
@@ -85,29 +87,39 @@ def test_outputs_and_gradients_equal_those_of_a_naive_scan(form: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
+def half_of(grid: Sequence[int]) -> list[int]:
+    return [ceil(side / 2) for side in grid]
+
+
 def written_count(
-    resolution: int, *, dims: list[int], depths: list[int], states: int, ratio: float, mlp_ratio: float
+    resolution: AnyResolution,
+    *,
+    dims: list[int],
+    depths: list[int],
+    states: int,
+    ratio: float,
+    mlp_ratio: float,
 ) -> tuple[int, int]:
     """MACs and scan FLOPs of the published form, before the classifier."""
-    side = ceil(resolution / 2)
-    macs, scans = side**2 * 27 * dims[0] // 2, 0
-    side = ceil(side / 2)
-    macs += side**2 * 9 * dims[0] // 2 * dims[0]
+    grid = half_of(sides(resolution))
+    macs, scans = prod(grid) * 27 * dims[0] // 2, 0
+    grid = half_of(grid)
+    macs += prod(grid) * 9 * dims[0] // 2 * dims[0]
     for i, (width, depth) in enumerate(zip(dims, depths, strict=True)):
-        tokens, inner, rank = side**2, int(ratio * width), ceil(width / 16)
+        tokens, inner, rank = prod(grid), int(ratio * width), ceil(width / 16)
         block = width * inner + 9 * inner + 4 * inner * (rank + 2 * states) + 4 * rank * inner + inner * width
         block += 2 * width * int(mlp_ratio * width)
         macs += depth * tokens * block
         scans += depth * 9 * 4 * tokens * inner * states
         if i + 1 < len(dims):
-            side = ceil(side / 2)
-            macs += side**2 * 9 * width * dims[i + 1]
+            grid = half_of(grid)
+            macs += prod(grid) * 9 * width * dims[i + 1]
     return macs, scans
 
 
-@pytest.mark.parametrize("resolution", [224, 1000, 1024, 4096])
+@pytest.mark.parametrize("resolution", [224, 1000, 1024, 4096, (512, 1024), (1000, 250)])
 @pytest.mark.parametrize("name", ["vmamba-t", "vmamba-b"])
-def test_macs_and_scans_follow_the_written_formula(name: str, resolution: int) -> None:
+def test_macs_and_scans_follow_the_written_formula(name: str, resolution: AnyResolution) -> None:
     variant = Registry().find(name)
     with torch.device("meta"):
         model = variant.build(resolution=resolution, num_classes=1000)

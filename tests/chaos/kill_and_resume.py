@@ -30,6 +30,7 @@ from pathlib import Path
 import psutil
 
 import longvis_bench as lv
+from longvis_bench.resolution import Resolution
 from longvis_bench.runs.directory import ROWS, TORN, read_rows
 
 ROOT = Path(lv.__file__).parent.parent
@@ -89,7 +90,7 @@ class Sweep:
         assert not again, f"cells with rows were run again: {again}"
         return not killed
 
-    def rows(self) -> set[int]:
+    def rows(self) -> set[Resolution]:
         """Sizes of the cells that have their row."""
         if not (self.run / ROWS).exists():
             return set()

@@ -20,6 +20,7 @@ from longvis_bench.data.loader import Batch, Loader
 from longvis_bench.data.pairs import Pairs
 from longvis_bench.data.protocol import LoadableData, Split, open_data
 from longvis_bench.errors import DataError
+from longvis_bench.resolution import Resolution
 
 Pictures = Callable[..., Path]
 
@@ -184,7 +185,7 @@ def test_too_many_broken_files_stop_the_epoch(workers: int, pictures: Pictures) 
 
 
 class _Slow(Digits):
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         time.sleep(0.02)
         return super().load(split, index, resolution)
 

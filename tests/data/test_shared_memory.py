@@ -29,6 +29,7 @@ from longvis_bench.data.shared_memory import (
     shared_memory_fault,
 )
 from longvis_bench.errors import LongvisError
+from longvis_bench.resolution import Resolution
 
 Pictures = Callable[..., Path]
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
@@ -144,7 +145,7 @@ class _Deadly(Digits):
     def __init__(self) -> None:
         self._parent = os.getpid()
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         if os.getpid() != self._parent:
             os.kill(os.getpid(), signal.SIGBUS)
         return super().load(split, index, resolution)

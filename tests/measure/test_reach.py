@@ -17,6 +17,7 @@ from longvis_bench.errors import IllegalSize, Unsupported
 from longvis_bench.measure.last_map import find_map
 from longvis_bench.measure.reach import Reach, measure_reach
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import AnyResolution
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 Span = tuple[int, int]
@@ -27,7 +28,8 @@ def variant_of(build: Callable[[int], nn.Module]) -> Variant:
     """A variant whose model is what a function of the resolution builds."""
 
     class _Built(Variant):
-        def build(self, *, resolution: int, num_classes: int, in_chans: int = 3) -> nn.Module:
+        def build(self, *, resolution: AnyResolution, num_classes: int, in_chans: int = 3) -> nn.Module:
+            assert isinstance(resolution, int)
             return build(resolution)
 
     known = Registry().find("vit-n")

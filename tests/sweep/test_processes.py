@@ -37,7 +37,7 @@ def processes(row: Row) -> int:
 
 
 def test_every_cell_is_timed_in_three_processes_and_stays_one_row() -> None:
-    order: list[tuple[int, int]] = []
+    order: list[tuple[object, int]] = []
 
     class Watch(Silent):
         def refine(self, row: Row) -> None:

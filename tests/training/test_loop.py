@@ -23,6 +23,7 @@ from longvis_bench.data.protocol import Split
 from longvis_bench.errors import CheckpointError, LongvisError, UnknownName, Unsupported
 from longvis_bench.measure.accuracy import measure_accuracy
 from longvis_bench.registry.registry import Registry, Variant
+from longvis_bench.resolution import Resolution
 from longvis_bench.training.augment import BatchAugment, shifted
 from longvis_bench.training.checkpoint import read_checkpoint, save_checkpoint
 from longvis_bench.training.job import Job, TrainProgress, TrainReport
@@ -63,7 +64,7 @@ class Few(Digits):
     def size(self, split: Split) -> int:
         return self._sizes[split]
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         self.asked.add(split)
         return super().load(split, index, resolution)
 
@@ -187,7 +188,7 @@ def test_divergence_stops_with_the_step_and_what_to_change(tiny: Variant, change
 
 def test_nan_stops_at_its_step(tiny: Variant) -> None:
     class Spoilt(Few):
-        def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+        def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
             image, label = super().load(split, index, resolution)
             return (image * float("nan") if index in order[32:64] else image), label
 
@@ -242,7 +243,7 @@ class Scenes(Lookup):
         super().__init__(train_images=40, val_images=12)
         self.drawn = drawn
 
-    def load(self, split: Split, index: int, resolution: int) -> tuple[Tensor, int]:
+    def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         if split == "train":
             self.drawn.append(index)
         return super().load(split, index, resolution)

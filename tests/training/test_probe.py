@@ -22,6 +22,7 @@ from longvis_bench.data.protocol import Split
 from longvis_bench.errors import CheckpointError, DataError, Unsupported
 from longvis_bench.records import DataSpec
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import Resolution
 from longvis_bench.training import probe
 from longvis_bench.training.probe import (
     FOLDS,
@@ -127,7 +128,7 @@ class Watched(Digits):
         return {"train": 300, "val": 100}[split]
 
     def batch(
-        self, split: Split, indices: Sequence[int], resolution: int, **more: Any
+        self, split: Split, indices: Sequence[int], resolution: Resolution, **more: Any
     ) -> tuple[Tensor, Tensor]:
         self.asked.append(split)
         images, labels = super().batch(split, indices, resolution, **more)

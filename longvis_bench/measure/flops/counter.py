@@ -50,6 +50,7 @@ from longvis_bench.ops.to_meta import on_meta
 from longvis_bench.records import CountRecord, FeaturesRecord, Output
 from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import AnyResolution, Resolution, canonical, sides
 
 
 @dataclass(frozen=True)
@@ -151,21 +152,21 @@ class Ledger:
         return sum(call.density is None for call in self.flex)
 
 
-def count(model: nn.Module, resolution: int, *, in_chans: int = 3) -> Count:
+def count(model: nn.Module, resolution: AnyResolution, *, in_chans: int = 3) -> Count:
     """Count one image through a model in eval mode.
 
     Arguments:
         model: on any device; a copy on the meta device is counted.
-        resolution: pixels per side.
+        resolution: pixels per side, or (height, width).
         in_chans: channels of the input.
 
     Raises:
         Unsupported: the model does not run on the meta device.
     """
-    return _count(to_dtype(on_meta(model), torch.float32), resolution, in_chans)
+    return _count(to_dtype(on_meta(model), torch.float32), canonical(resolution), in_chans)
 
 
-def _count(shadow: nn.Module, resolution: int, in_chans: int) -> Count:
+def _count(shadow: nn.Module, resolution: Resolution, in_chans: int) -> Count:
     """Count a model on the meta device; the model is changed to eval mode.
 
     Tensors that the forward makes without a device are on the CPU at first, so that the model can read their
@@ -182,10 +183,10 @@ def _count(shadow: nn.Module, resolution: int, in_chans: int) -> Count:
 
 
 def _count_once(
-    shadow: nn.Module, resolution: int, in_chans: int, device: AbstractContextManager[Any]
+    shadow: nn.Module, resolution: Resolution, in_chans: int, device: AbstractContextManager[Any]
 ) -> Count:
     counter = _Counter()
-    image = torch.empty(1, in_chans, resolution, resolution, device="meta")
+    image = torch.empty(1, in_chans, *sides(resolution), device="meta")
     try:
         with (
             torch.no_grad(),
@@ -217,7 +218,12 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def variant_parameters(
-    variant: Variant, resolution: int, num_classes: int, *, allocate: bool, output: Output = "logits"
+    variant: Variant,
+    resolution: Resolution,
+    num_classes: int,
+    *,
+    allocate: bool,
+    output: Output = "logits",
 ) -> int | None:
     """Number of parameters of a model whose operations cannot be counted.
 
@@ -254,7 +260,9 @@ def _as_written(counter: _Counter) -> Iterator[None]:
         yield
 
 
-def count_variant(variant: Variant, resolution: int, num_classes: int, output: Output = "logits") -> Count:
+def count_variant(
+    variant: Variant, resolution: Resolution, num_classes: int, output: Output = "logits"
+) -> Count:
     """Count a registered model, built on the meta device, so that nothing is allocated.
 
     Arguments:

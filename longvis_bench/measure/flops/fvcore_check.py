@@ -23,6 +23,7 @@ from longvis_bench.measure.flops.formulas import formula_for, is_free
 from longvis_bench.records import Output
 from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution, resolution_of, sides
 from longvis_bench.text import message_of
 
 MOST_MACS = 200e9
@@ -46,7 +47,7 @@ class FvcoreCount(NamedTuple):
     """Operators that fvcore did not count -> calls."""
 
 
-def compare(variant: Variant, resolution: int, num_classes: int, output: Output = "logits") -> str:
+def compare(variant: Variant, resolution: Resolution, num_classes: int, output: Output = "logits") -> str:
     """A paragraph with both counts at one size, and the cause of a difference.
 
     Arguments:
@@ -68,14 +69,14 @@ def compare(variant: Variant, resolution: int, num_classes: int, output: Output 
     return "fvcore check: no legal size is small enough for fvcore."
 
 
-def _sizes(resolution: int) -> Iterator[int]:
-    size = resolution
-    while size >= 32:
-        yield size
-        size //= 2
+def _sizes(resolution: Resolution) -> Iterator[Resolution]:
+    height, width = sides(resolution)
+    while min(height, width) >= 32:
+        yield resolution_of((height, width))
+        height, width = height // 2, width // 2
 
 
-def _count(variant: Variant, size: int, num_classes: int, output: Output) -> Count | None:
+def _count(variant: Variant, size: Resolution, num_classes: int, output: Output) -> Count | None:
     try:
         return count_variant(variant, size, num_classes, output)
     except IllegalSize:
@@ -83,16 +84,16 @@ def _count(variant: Variant, size: int, num_classes: int, output: Output) -> Cou
 
 
 def fvcore_count(
-    variant: Variant, resolution: int, num_classes: int, output: Output = "logits"
+    variant: Variant, resolution: Resolution, num_classes: int, output: Output = "logits"
 ) -> FvcoreCount:
     """The count of fvcore for one image through a registered model."""
     model = build_output(variant, output, resolution=resolution, num_classes=num_classes)
     return fvcore_trace(model, resolution)
 
 
-def fvcore_trace(model: nn.Module, resolution: int) -> FvcoreCount:
+def fvcore_trace(model: nn.Module, resolution: Resolution) -> FvcoreCount:
     """The count of fvcore for one image in eval mode on the CPU."""
-    image = torch.zeros(1, 3, resolution, resolution)
+    image = torch.zeros(1, 3, *sides(resolution))
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # fvcore is unmaintained and uses deprecated functions of torch
@@ -107,7 +108,7 @@ def fvcore_trace(model: nn.Module, resolution: int) -> FvcoreCount:
     return FvcoreCount(sum(products.values()), others, skipped)
 
 
-def _sentence(size: int, ours: Count, fvcore: FvcoreCount) -> str:
+def _sentence(size: Resolution, ours: Count, fvcore: FvcoreCount) -> str:
     """Both counts, and whether they agree on every operator that multiplies."""
     told = (
         f"fvcore check at {size} px: fvcore counts {units.count(fvcore.macs)} MACs, "

@@ -47,6 +47,7 @@ from longvis_bench.ops.selective_scan.operator import ScanSize, grouped
 from longvis_bench.records import Cell, Output, TensorRecord
 from longvis_bench.registry.output import build_output
 from longvis_bench.registry.registry import Variant
+from longvis_bench.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def tensor_peak(variant: Variant, cell: Cell, in_chans: int = 3) -> TensorPeak:
     return _execute(_built(variant, cell), cell, in_chans, _train).peak()
 
 
-def meta_model(variant: Variant, output: Output, resolution: int, num_classes: int) -> nn.Module:
+def meta_model(variant: Variant, output: Output, resolution: Resolution, num_classes: int) -> nn.Module:
     """A model, or its backbone, without memory, for `planned_trace`."""
     with torch.device("meta"):
         return build_output(variant, output, resolution=resolution, num_classes=num_classes)
@@ -147,7 +148,7 @@ def _execute(
         checkpoint_gradients(model, cell.model)
     with FakeTensorMode(allow_non_fake_inputs=True), on():
         shadow = _on_device(model, cell)
-        shape = (cell.batch_size, in_chans, cell.resolution, cell.resolution)
+        shape = (cell.batch_size, in_chans, cell.height, cell.width)
         images = _like(torch.empty(shape, device="meta"), cell)
         storages = _Storages(shadow, images)
         if cell.mode == "train":

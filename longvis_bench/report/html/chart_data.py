@@ -13,6 +13,7 @@ from longvis_bench.report.grouping import Grouped, is_disturbed, number
 from longvis_bench.report.html.markup import shown
 from longvis_bench.report.plots.cost import COSTS, Cost
 from longvis_bench.report.plots.style import Cast, Look
+from longvis_bench.resolution import side
 
 SHAPES = {
     "o": "M-.9,0A.9,.9,0,1,1,.9,0A.9,.9,0,1,1,-.9,0Z",
@@ -78,7 +79,7 @@ def chart_rows(cast: Cast, known: dict[str, Measure]) -> list[dict[str, Any]]:
 def _row(row: Row, cast: Cast, label: str, known: dict[str, Measure]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "series": shown(label),
-        "size": row.cell.resolution,
+        "size": round(side(row.cell.resolution)),
         "status": row.status,
         "disturbed": is_disturbed(row),
         **_look(cast.looks[label]),

@@ -18,6 +18,7 @@ from longvis_bench.report.plots.choice import Point, front, points_by_size
 from longvis_bench.report.plots.cost import COSTS
 from longvis_bench.report.shown import legend, tally
 from longvis_bench.report.significance import SEPARATES, compared
+from longvis_bench.resolution import Resolution
 from longvis_bench.runs.predictions import Answers
 from longvis_bench.stats import wilson
 
@@ -63,7 +64,7 @@ def result(rows: Grouped) -> Markup:
     return element("ul", joined(found), class_="result")
 
 
-def _fronts(rows: Grouped) -> dict[int, str]:
+def _fronts(rows: Grouped) -> dict[Resolution, str]:
     """Size -> the front of accuracy against throughput in words, the fastest first."""
     cost = COSTS["throughput"]
     return {

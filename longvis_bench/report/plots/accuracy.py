@@ -18,6 +18,7 @@ from longvis_bench.report.plots.choice import Point, front, points
 from longvis_bench.report.plots.cost import BACKED, Cost, cost_axis, cross, inches, word
 from longvis_bench.report.plots.layout import Box, best_place
 from longvis_bench.report.plots.style import GREY, MOST, WIDTH, Cast, Look, note, printable, short
+from longvis_bench.resolution import Resolution
 
 PANEL_MARGIN = 1.0
 """Inches of a panel outside its axes."""
@@ -33,7 +34,7 @@ COVERED = 0.15
 class Panel:
     """What one panel shows: the series with an accuracy at a size."""
 
-    size: int
+    size: Resolution
     points: dict[str, Point]
     front: list[str]
     """Labels on the Pareto front, by rising cost."""
@@ -77,8 +78,8 @@ def _left_out(cast: Cast, every: Sequence[Panel], shown: Sequence[Panel], unname
 
 def _panels(cast: Cast, cost: Cost) -> list[Panel]:
     """A panel for each size at which some series has an accuracy, the smallest first."""
-    found: dict[int, dict[str, Point]] = {}
-    without: dict[int, dict[str, Row]] = {}
+    found: dict[Resolution, dict[str, Point]] = {}
+    without: dict[Resolution, dict[str, Row]] = {}
     for label, rows in cast.rows.series.items():
         known = points(cast.rows, label, cost.column)
         for size, point in known.items():
@@ -89,7 +90,7 @@ def _panels(cast: Cast, cost: Cost) -> list[Panel]:
     return [_panel(size, found[size], without.get(size, {}), cost) for size in sorted(found)]
 
 
-def _panel(size: int, at_size: dict[str, Point], lost: dict[str, Row], cost: Cost) -> Panel:
+def _panel(size: Resolution, at_size: dict[str, Point], lost: dict[str, Row], cost: Cost) -> Panel:
     best = front(at_size, better_up=cost.better_up)
     named = set(at_size) if len(at_size) <= MOST else set(_evenly(best, MOST_OF_FRONT))
     return Panel(size, at_size, best, named, lost)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from longvis_bench import stats, units
 from longvis_bench.report.grouping import RANKED_BY, Grouped, is_disturbed
 from longvis_bench.report.plots.style import MOST
+from longvis_bench.resolution import Resolution
 
 
 class Point(NamedTuple):
@@ -30,7 +31,7 @@ class Choice(NamedTuple):
     """What was left out and why; empty if nothing was."""
 
 
-def points(rows: Grouped, label: str, column: str) -> dict[int, Point]:
+def points(rows: Grouped, label: str, column: str) -> dict[Resolution, Point]:
     """Size -> point, of the rows of a series that are ok and have both a cost and an accuracy."""
     columns = [rows.numbers(name) for name in (column, "top1", "top1_low", "top1_high")]
     found = {}
@@ -43,9 +44,9 @@ def points(rows: Grouped, label: str, column: str) -> dict[int, Point]:
     return found
 
 
-def points_by_size(rows: Grouped, column: str) -> dict[int, dict[str, Point]]:
+def points_by_size(rows: Grouped, column: str) -> dict[Resolution, dict[str, Point]]:
     """Size -> label of each series with a point there -> the point."""
-    at_size: dict[int, dict[str, Point]] = {}
+    at_size: dict[Resolution, dict[str, Point]] = {}
     for label in rows.series:
         for size, point in points(rows, label, column).items():
             at_size.setdefault(size, {})[label] = point
@@ -90,10 +91,10 @@ def _fronts(rows: Grouped, column: str, *, better_up: bool) -> set[str]:
     return {label for found in at_size for label in front(found, better_up=better_up)}
 
 
-def _ranked(rows: Grouped, column: str, *, better_up: bool) -> tuple[int | None, list[str]]:
+def _ranked(rows: Grouped, column: str, *, better_up: bool) -> tuple[Resolution | None, list[str]]:
     """The largest size at which as many series as possible have a value, and those series, the best first."""
     values = {label: rows.by_size(label, column) for label in rows.series}
-    counts: dict[int, int] = {}
+    counts: dict[Resolution, int] = {}
     for found in values.values():
         for size in found:
             counts[size] = counts.get(size, 0) + 1

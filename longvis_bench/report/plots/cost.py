@@ -21,6 +21,7 @@ from longvis_bench.records import Row
 from longvis_bench.report.plots.choice import choose
 from longvis_bench.report.plots.layout import pack, round_numbers, spread
 from longvis_bench.report.plots.style import GREY, PALE, WIDTH, Cast, Look, fit, note, printable, short
+from longvis_bench.resolution import Resolution, axis_in_words, side
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Failure(NamedTuple):
     """A size at which a series has no value."""
 
     label: str
-    size: int
+    size: Resolution
     word: str
 
 
@@ -110,7 +111,7 @@ def cost_figure(cast: Cast, cost: Cost) -> Figure | None:
     return _lines(cast, cost, values, left_out)
 
 
-def _lines(cast: Cast, cost: Cost, values: dict[str, dict[int, float]], left_out: str) -> Figure:
+def _lines(cast: Cast, cost: Cost, values: dict[str, dict[Resolution, float]], left_out: str) -> Figure:
     """One line per series, its name and exponent at its end, failures above."""
     sizes = cast.rows.sizes
     left, right, bottom = 0.95, 1.85, 0.5 + (LINE_HEIGHT if left_out else 0)
@@ -140,9 +141,9 @@ def _lines(cast: Cast, cost: Cost, values: dict[str, dict[int, float]], left_out
     return figure
 
 
-def _draw_line(axes: Axes, values: dict[int, float], look: Look) -> None:
+def _draw_line(axes: Axes, values: dict[Resolution, float], look: Look) -> None:
     axes.plot(
-        list(values),
+        [side(size) for size in values],
         list(values.values()),
         linestyle=look.line,
         marker=look.marker,
@@ -155,7 +156,7 @@ def _draw_line(axes: Axes, values: dict[int, float], look: Look) -> None:
     )
 
 
-def _intervals(cast: Cast, label: str, cost: Cost) -> dict[int, tuple[float, float]]:
+def _intervals(cast: Cast, label: str, cost: Cost) -> dict[Resolution, tuple[float, float]]:
     """Resolution -> both ends of the interval, where the cost has one there."""
     if cost.interval is None:
         return {}
@@ -163,11 +164,11 @@ def _intervals(cast: Cast, label: str, cost: Cost) -> dict[int, tuple[float, flo
     return {size: (low[size], high[size]) for size in low if size in high}
 
 
-def _draw_intervals(axes: Axes, intervals: dict[int, tuple[float, float]], look: Look) -> None:
+def _draw_intervals(axes: Axes, intervals: dict[Resolution, tuple[float, float]], look: Look) -> None:
     """A bar with caps at each size, which shows where it is taller than the marker."""
     for size, (low, high) in intervals.items():
         axes.plot(
-            [size, size],
+            [side(size), side(size)],
             [low, high],
             color=look.colour,
             linewidth=1.1,
@@ -187,9 +188,9 @@ def _exponent(cast: Cast, label: str, cost: Cost) -> str:
     return "" if grows is None else " R" + f"{grows.exponent:.1f}".translate(_RAISED)
 
 
-def _failures(cast: Cast, column: str, values: dict[str, dict[int, float]]) -> list[Failure]:
+def _failures(cast: Cast, column: str, values: dict[str, dict[Resolution, float]]) -> list[Failure]:
     """Sizes without a value, each with one word for why."""
-    found: dict[tuple[str, int], Failure] = {}
+    found: dict[tuple[str, Resolution], Failure] = {}
     for label in values:
         for row in cast.rows.series[label]:
             size = row.cell.resolution
@@ -203,21 +204,23 @@ def word(row: Row) -> str:
     return "no value" if row.status == "ok" else row.status.replace("_", " ")
 
 
-def _right_half(sizes: Sequence[int]) -> list[int]:
+def _right_half(sizes: Sequence[Resolution]) -> list[Resolution]:
     """Sizes whose failure labels stand on the left, where there is room."""
-    return [size for size in sizes if size**2 > sizes[0] * sizes[-1]]
+    return [size for size in sizes if side(size) ** 2 > side(sizes[0]) * side(sizes[-1])]
 
 
 def _failed(cast: Cast, failure: Failure) -> str:
     return f"{short(cast.name(failure.label))}: {failure.word}"
 
 
-def _failure_rows(cast: Cast, failures: Sequence[Failure], sizes: Sequence[int], width: float) -> list[int]:
+def _failure_rows(
+    cast: Cast, failures: Sequence[Failure], sizes: Sequence[Resolution], width: float
+) -> list[int]:
     """A row above the axes for each failure, so that no labels overlap; `width` of the axes in inches."""
     spans = []
     right = set(_right_half(sizes))
     for failure in failures:
-        x = width * math.log(failure.size / sizes[0]) / math.log(sizes[-1] / sizes[0])
+        x = width * math.log(side(failure.size) / side(sizes[0])) / math.log(side(sizes[-1]) / side(sizes[0]))
         words = 0.2 + 0.078 * len(_failed(cast, failure))
         spans.append((x - words, x + 0.1) if failure.size in right else (x - 0.1, x + words))
     return pack(spans)
@@ -226,10 +229,10 @@ def _failure_rows(cast: Cast, failures: Sequence[Failure], sizes: Sequence[int],
 def _draw_failure(axes: Axes, cast: Cast, failure: Failure, position: int, *, to_the_left: bool) -> None:
     """A cross above the axes, at its size, and its label."""
     y = 1.02 + (position + 0.5) * LINE_HEIGHT / inches(axes)[1]
-    cross(axes, failure.size, y, cast.looks[failure.label], axes.get_xaxis_transform())
+    cross(axes, side(failure.size), y, cast.looks[failure.label], axes.get_xaxis_transform())
     axes.annotate(
         printable(_failed(cast, failure)),
-        (failure.size, y),
+        (side(failure.size), y),
         xycoords=axes.get_xaxis_transform(),
         xytext=(-6 if to_the_left else 6, 0),
         textcoords="offset points",
@@ -254,20 +257,21 @@ def cross(axes: Axes, x: float, y: float, look: Look, transform: Transform) -> N
     )
 
 
-def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+def _size_axis(axes: Axes, sizes: Sequence[Resolution]) -> None:
     axes.set_xscale("log", base=2)
-    axes.set_xlim(sizes[0] / 1.1, sizes[-1] * 1.1)
+    axes.set_xlim(side(sizes[0]) / 1.1, side(sizes[-1]) * 1.1)
     shown = _apart(sizes)
-    axes.set_xticks(shown, [f"{size} px" for size in shown])
+    axes.set_xticks([side(size) for size in shown], [f"{size} px" for size in shown])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("image size R, pixels per side, log scale")
+    axes.set_xlabel(f"image size R, {axis_in_words(sizes)}, log scale")
 
 
-def _apart(sizes: Sequence[int]) -> list[int]:
+def _apart(sizes: Sequence[Resolution]) -> list[Resolution]:
     """The sizes whose labels have room, always with the largest."""
     kept = [sizes[-1]]
     for size in reversed(sizes[:-1]):
-        if math.log(kept[-1] / size) > 0.22 * math.log(sizes[-1] / sizes[0]):
+        apart = math.log(side(kept[-1]) / side(size))
+        if apart > 0.22 * math.log(side(sizes[-1]) / side(sizes[0])):
             kept.append(size)
     return kept[::-1]
 
@@ -303,10 +307,11 @@ def _tick(text: str) -> str:
 
 
 def _end_labels(
-    axes: Axes, cast: Cast, values: dict[str, dict[int, float]], exponents: dict[str, str]
+    axes: Axes, cast: Cast, values: dict[str, dict[Resolution, float]], exponents: dict[str, str]
 ) -> None:
     """Names beside the axes, each with its marker and a thin line to where its series ends."""
-    ends = {label: list(found.items())[-1] for label, found in values.items() if found}
+    last = {label: list(found.items())[-1] for label, found in values.items() if found}
+    ends = {label: (side(size), value) for label, (size, value) in last.items()}
     to_axes = axes.transData + axes.transAxes.inverted()
     starts = {label: to_axes.transform(end) for label, end in ends.items()}
     width, height = inches(axes)

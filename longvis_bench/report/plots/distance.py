@@ -30,6 +30,7 @@ from longvis_bench.report.plots.style import (
     short,
     style,
 )
+from longvis_bench.resolution import Resolution, sides
 from longvis_bench.stats import wilson
 
 COLUMNS = 3
@@ -83,13 +84,13 @@ def distance_figures(rows: Sequence[Row] | Grouped, curves: Sequence[DistanceCur
         }
 
 
-def _group(curve: DistanceCurve) -> tuple[str, int]:
+def _group(curve: DistanceCurve) -> tuple[str, Resolution]:
     """Data set and size of a curve."""
     assert curve.row.accuracy is not None
     return curve.row.accuracy.dataset, curve.row.cell.resolution
 
 
-def _file(dataset: str, size: int) -> str:
+def _file(dataset: str, size: Resolution) -> str:
     """Name of a figure; that of `pairs` is from the time when it was the only such data set."""
     named = "" if dataset == "pairs" else re.sub(r"[^\w.=]+", "-", f"{dataset}-")
     return f"accuracy-distance-{named}{size}"
@@ -110,7 +111,7 @@ def _figure(cast: Cast, dataset: str, every: Sequence[DistanceCurve]) -> Figure:
         line, column = divmod(position, COLUMNS)
         left, bottom = LEFT + column * (width + ACROSS), height - TOP - PANEL - line * (PANEL + DOWN)
         axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, PANEL / height))
-        _axes(axes, size, low, first=column == 0, last=position + COLUMNS >= len(curves))
+        _axes(axes, max(sides(size)), low, first=column == 0, last=position + COLUMNS >= len(curves))
         for level, dashes in guide.lines:
             axes.axhline(level, color=GREY, linewidth=0.9, linestyle=dashes, zorder=1)
         for other in curves:

@@ -23,6 +23,7 @@ from longvis_bench.report.plots import layout
 from longvis_bench.report.plots import style as canvas
 from longvis_bench.report.plots import write as plots
 from longvis_bench.report.plots.choice import front, points
+from longvis_bench.resolution import Rectangle
 from longvis_bench.runs.directory import read_rows
 
 GOLDEN = Path(__file__).parents[2] / "golden_tables" / "rows.jsonl"
@@ -49,6 +50,10 @@ RUNS = {
     "long names": [changed(row, model=LONG, family="x") if row.cell.family == "vit" else row for row in ROWS],
     "two batch sizes": [*ROWS, *(changed(row, batch_size=8) for row in ROWS)],
     "rounds": [*ROWS, *(changed(row, round=1) for row in ROWS)],
+    "rectangles": [
+        *ROWS,
+        *(changed(row, resolution=Rectangle(320, 512)) for row in ROWS if row.cell.resolution == 256),
+    ],
 }
 
 
