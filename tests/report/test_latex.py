@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,40 @@ def parsed(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in cells]
 
 
+DOCUMENT = r"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{}\end{{document}}"
+
+
+def compiled(table: str, folder: Path) -> str:
+    """What pdflatex says of a document with the table, after it wrote the PDF."""
+    (folder / "paper.tex").write_text(DOCUMENT.format(table), encoding="ascii")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (folder / "paper.pdf").read_bytes().startswith(b"%PDF")
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_makes_a_page_of_the_table(row: Row, tmp_path: Path) -> None:
+    """With bold leaders, a failure, two sizes, and names of every sign that LaTeX reads as something else."""
+    hostile = [made(row, name, 0.02, 3 << 20) for name in HOSTILE]
+    failed = made(row, "lost", 1.0, 1).model_copy(
+        update={
+            "status": "oom",
+            "reason": "needs 100 % of 8_GiB & more {\\x} ~^#",
+            "timing": None,
+            "memory": None,
+        }
+    )
+    rows = [made(row, "a", 0.010, 9 << 20), made(row, "b", 0.020, 3 << 20), made(row, "a", 0.1, 1 << 30, 128)]
+    said = compiled(summary_tex(Grouped([*rows, *hostile, failed])), tmp_path)
+    assert "LaTeX Error" not in said
+    assert "Undefined" not in said
+
+
+HOSTILE = ["a_b", "50%", "a&b", "{x", "\\input{/etc/passwd}", "$$", "~^#", "é漢", "x]", "[x"]
+
+
 def made(row: Row, model: str, latency: float, memory: int, resolution: int = 64) -> Row:
     samples = tuple(latency * (1 + shift / 1000) for shift in range(-10, 11))
     return row.model_copy(
@@ -88,9 +125,7 @@ def test_sizes_are_blocks(row: Row) -> None:
     assert text.index("64 px}") < text.index("128 px}")
 
 
-@pytest.mark.parametrize(
-    "name", ["a_b", "50%", "a&b", "{x", "\\input{/etc/passwd}", "$$", "~^#", "é漢", "x]"]
-)
+@pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_text(row: Row, name: str) -> None:
     _, cells = parsed(summary_tex(Grouped([made(row, name, 1.0, 1)])))
     assert cells[0] == tex(name)

@@ -32,6 +32,10 @@ const begin = Date.now();
 await page.goto(address);
 await page.waitForSelector("html[data-ready=yes]", { timeout: 60000 }).catch((error) => found.messages.push(`error: ${error.message}`));
 found.seconds = (Date.now() - begin) / 1000;
+found.metrics = { ...(await page.metrics()), ...(await page.evaluate(() => {
+  const { responseEnd, domInteractive, domComplete } = performance.getEntriesByType("navigation")[0];
+  return { responseEnd, domInteractive, domComplete };
+})) };
 
 const look = () => page.evaluate(() => ({
   rows: [...document.querySelectorAll("#rows tbody tr:not([hidden])")].map((line) => line.dataset.row),

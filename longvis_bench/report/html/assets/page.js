@@ -8,7 +8,7 @@
   const table = document.getElementById("rows");
   const body = table.tBodies[0];
   const lines = new Map([...body.rows].map((line) => [Number(line.dataset.row), line]));
-  const words = new Map([...lines].map(([row, line]) => [row, line.textContent.toLowerCase()]));
+  const words = new Map();
   const sizes = [...new Set(rows.map((row) => row.size))].sort((a, b) => a - b);
   const state = { column: null, down: false, picked: new Set(), hovered: null, order: rows };
   const views = new Map();
@@ -29,11 +29,16 @@
     return (state.down ? b - a : a - b) || one.row - other.row;
   }
 
+  function wordsOf(row) {
+    if (!words.has(row)) words.set(row, lines.get(row).textContent.toLowerCase());
+    return words.get(row);
+  }
+
   // What the controls ask for, as a test of a row.
   function wanted() {
     const asked = find("#words").value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = [...document.querySelectorAll("select[data-filter]")].filter((choice) => choice.value);
-    return (row) => asked.every((word) => words.get(row.row).includes(word)) &&
+    return (row) => asked.every((word) => wordsOf(row.row).includes(word)) &&
       chosen.every((choice) => row.chosen[choice.dataset.filter] === choice.value);
   }
 
@@ -73,7 +78,8 @@
     state.order = rows.filter(wanted()).sort(compare);
     const shown = new Set(state.order.map((row) => row.row));
     lines.forEach((line, row) => { line.hidden = !shown.has(row); });
-    body.append(...state.order.map((row) => lines.get(row.row)));
+    const ordered = [...state.order, ...rows.filter((row) => !shown.has(row.row))].map((row) => lines.get(row.row));
+    if (ordered.some((line, index) => body.rows[index] !== line)) body.append(...ordered);
     find("#count").textContent = `${state.order.length} of ${rows.length} rows`;
     drawLegend();
     views.forEach(feed);
