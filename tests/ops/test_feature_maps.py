@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longvis_bench.errors import NoMaps
+from longvis_bench.errors import IllegalSize, NoMaps
 from longvis_bench.measure.flops.counter import Count, count_variant
 from longvis_bench.ops.feature_maps import Backbone, last_of_each, offers_maps, stage_maps, without_head
 from longvis_bench.registry.output import build_output
@@ -41,6 +41,19 @@ def test_maps_have_the_sides_that_their_strides_say(name: str, resolution: int) 
     ]
     claimed = CARDS[name].features
     assert claimed == ("one map" if len(maps) == 1 else "pyramid")
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_maps_of_rectangles_have_the_sides_of_their_strides(name: str) -> None:
+    variant = REGISTRY.find(name)
+    if variant.rectangles is None:
+        with pytest.raises(IllegalSize):
+            build_output(variant, "features", resolution=(512, 1024), num_classes=CLASSES)
+        return
+    with torch.device("meta"):
+        backbone: Any = build_output(variant, "features", resolution=(512, 1024), num_classes=CLASSES)
+        maps = backbone.eval()(torch.empty(1, 3, 512, 1024))
+    assert [tuple(one.shape[2:]) for one in maps] == [(512 // s, 1024 // s) for s in backbone.strides]
 
 
 def width_of(count: Count) -> int:
