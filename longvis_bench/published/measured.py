@@ -18,7 +18,7 @@ from longvis_bench import units
 from longvis_bench.data.protocol import FOLDER
 from longvis_bench.errors import LongvisError
 from longvis_bench.published.numbers import Claim
-from longvis_bench.published.verdicts import Checked, Verdict
+from longvis_bench.published.verdicts import COUNTED, Checked, Verdict
 from longvis_bench.records import Mode, Row
 from longvis_bench.registry.card import Published
 from longvis_bench.report.baseline import ratios
@@ -160,7 +160,7 @@ def _rows_of(claim: Claim, rows: Sequence[Row]) -> list[Row]:
 
 def _measured(one: Checked, rows: Sequence[Row]) -> Checked:
     """A number with the first measurement that is comparable, else with what differs from the first one."""
-    if one.claim.quantity in ("params", "MACs", "runtime"):
+    if one.claim.quantity in (*COUNTED, "runtime"):
         return one
     compare = _throughput if one.claim.quantity == "throughput" else _accuracy
     found = [compare(one, row) for row in rows]

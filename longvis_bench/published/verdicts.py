@@ -21,6 +21,8 @@ from longvis_bench.registry.registry import Registry
 
 Verdict = Literal["reproduced", "contradicted", "not comparable"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "contradicted", "not comparable")
+COUNTED = ("params", "MACs")
+"""Quantities that need no run."""
 UNKNOWN_REASON = "not known"
 WITHOUT_ATTENTION = "without the products of attention"
 NEAR = 0.25
@@ -96,18 +98,20 @@ def check(
         UnknownName: no model has a name.
         LongvisError: none of the models has a published number.
     """
-    counts = Counts(cache=cache)
     there = None if rows is None else {(row.cell.model, row.cell.resolution) for row in rows}
-    found = [
-        _check(claim, counts)
+    claims = [
+        claim
         for claim in claims_of(registry, models)
         if there is None or (claim.model, claim.entry.resolution) in there
     ]
+    counted = [claim for claim in claims if claim.quantity in COUNTED]
+    with Counts(cache=cache, ahead=counted, models_dirs=registry.models_dirs) as counts:
+        found = [_check(claim, counts) for claim in claims]
     return [_with_other_source(one, found) for one in found]
 
 
 def _check(claim: Claim, counts: Counts) -> Checked:
-    if claim.quantity not in ("params", "MACs"):
+    if claim.quantity not in COUNTED:
         return Checked(claim, "not comparable", why=needs(claim))
     count = counts.of(claim)
     if isinstance(count, str):
