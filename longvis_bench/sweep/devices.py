@@ -144,7 +144,7 @@ def slots(chosen: Chosen) -> list[Slot]:
     number = len(chosen.names)
     if number == 1 and chosen.names[0] != "cpu":
         return [Slot(chosen.names[0], chosen.names[0], chosen.names[0])]
-    shares = share_processors(_usable(), number, chosen.cores)
+    shares = share_processors(usable_processors(), number, chosen.cores)
     return [
         _slot(name, position, number, share)
         for position, (name, share) in enumerate(zip(chosen.names, shares, strict=True), start=1)
@@ -160,7 +160,7 @@ def _slot(name: str, position: int, number: int, share: tuple[int, ...]) -> Slot
     return Slot(name, "cuda", name, hidden, share, gpu.index)
 
 
-def _usable() -> list[int]:
+def usable_processors() -> list[int]:
     """Numbers of the processors that this process may use; empty where the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 

@@ -67,7 +67,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
     """Eight cores, and devices that measure nothing."""
     monkeypatch.setattr(sweep_module, "Runner", Stub)
     monkeypatch.setattr(devices_module, "usable_cores", lambda: 8)
-    monkeypatch.setattr(devices_module, "_usable", lambda: list(range(8)))
+    monkeypatch.setattr(devices_module, "usable_processors", lambda: list(range(8)))
     monkeypatch.setattr(Stub, "asked", [])
     monkeypatch.setattr(Stub, "made", [])
     monkeypatch.setattr(Stub, "spans", defaultdict(list))

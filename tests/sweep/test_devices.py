@@ -23,7 +23,7 @@ TWO_KINDS = {
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight cores and no GPU."""
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
-    monkeypatch.setattr(module, "_usable", lambda: list(range(8)))
+    monkeypatch.setattr(module, "usable_processors", lambda: list(range(8)))
     monkeypatch.setattr(module, "default_threads", lambda: 8)
 
 
