@@ -261,6 +261,34 @@ Device = Annotated[
         "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps or xpu.", rich_help_panel=HOW
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="NAMES",
+        help="Several devices at once: all, cuda:0,cuda:3, or cpu:2x8 for two of eight cores each.",
+        rich_help_panel=HOW,
+    ),
+]
+Overlap = Annotated[
+    bool | None,
+    typer.Option(
+        "--overlap",
+        help="With several CPU devices, time cells side by side, too, which disturbs their latencies.",
+        rich_help_panel=HOW,
+    ),
+]
+World = Annotated[
+    int | None,
+    typer.Option(
+        "--world",
+        metavar="N",
+        help="Measure a training step on N devices of this machine together (with --mode train).",
+        show_default="1",
+        parser=reader("--world", units.read_whole),
+        rich_help_panel=HOW,
+    ),
+]
 Threads = Annotated[
     Any,
     typer.Option(
