@@ -27,7 +27,7 @@ from longvis_bench.cli.options import (
     several,
 )
 from longvis_bench.cli.running import run_session, show_ending
-from longvis_bench.errors import LongvisError
+from longvis_bench.errors import IllegalSize, LongvisError
 from longvis_bench.records import Dtype, Metric, Mode
 from longvis_bench.registry.names import split_names
 from longvis_bench.registry.registry import Registry
@@ -326,12 +326,22 @@ def _run(
 
     options = {name: value for name, value in given.items() if value not in (None, ())}
     command = " ".join(["longvis", *sys.argv[1:]])
-    session = start(options, out=out, fresh=fresh, command=command)
+    try:
+        session = start(options, out=out, fresh=fresh, command=command)
+    except IllegalSize as error:
+        raise LongvisError(_in_tokens(error)) from error
     if dry_run:
         show_plan(session, as_json=as_json)
         return
     show = partial(_show, known=registry.mixers(), plot=plot, as_json=as_json)
     run_session(session, Progress(quiet_output=as_json), show, retry=retry)
+
+
+def _in_tokens(error: IllegalSize) -> str:
+    """The sentence on an illegal size of an image, with grids instead of pixels."""
+    asked, *legal = (size / NETWORK["patch"] for size in (error.resolution, *error.legal))
+    near = " and ".join(f"{side**2:.0f} ({side:g} x {side:g})" for side in legal)
+    return f"{asked**2:.0f} tokens cannot be taken; legal numbers near it: {near}. As an image, {error}"
 
 
 def _models(wanted: tuple[str, ...], registry: Registry, network: dict[str, Any]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from longvis_bench.records import Cell, CountRecord, MemoryRecord, Mode, Row, St
 from longvis_bench.registry.registry import Registry
 from longvis_bench.report.mixers import MixerRow, by_condition, mixer_rows, mixer_table, remarks
 from longvis_bench.report.plots.mixers import mixers_figure
+from longvis_bench.report.plots.style import style
 from longvis_bench.sizes.mixers import NETWORK, frame_macs
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -155,6 +157,26 @@ def test_a_panel_per_mode_and_quantity_that_is_known() -> None:
     assert {text.get_text() for text in figure.axes[0].texts} == {"full", "window"}
 
 
+def test_the_names_of_all_mixers_stand_apart(tmp_path: Path) -> None:
+    variants = Registry(()).mixers()
+    rows = known(
+        *(
+            row(each.variant, (place + 9) * side**1.8 / 1e6, side=side, **each.entry.arguments)
+            for place, each in enumerate(variants)
+            for side in (64, 96, 128, 256, 512)
+        )
+    )
+    with style():
+        figure = mixers_figure(rows)
+        figure.savefig(tmp_path / "all.png")
+    assert len(figure.axes) == 3
+    for axes in figure.axes:
+        boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+        assert len(boxes) == len(variants)
+        assert max(box.x1 for box in boxes) < figure.bbox.width
+        assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))
+
+
 def test_the_list_has_every_mixer_and_its_paper() -> None:
     text = run("--list", columns=120)
     assert max(map(len, text.splitlines())) <= 120
@@ -217,10 +239,22 @@ def test_a_users_mixer_is_measured_beside_ours() -> None:
         (("-m", "windw"), "unknown mixer 'windw': did you mean window"),
         (("--heads", "7", "-m", "full"), "heads must divide the width of 768"),
         (("--plot", "x.gif"), "--plot takes a file that ends in .png, .svg or .pdf"),
-        (("-m", "window", "--tokens", "36"), "needs at least 64 px"),
+        (
+            ("-m", "window", "--tokens", "36"),
+            "36 tokens cannot be taken; legal numbers near it: 256 (16 x 16).",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(words: tuple[str, ...], message: str) -> None:
     text = " ".join(run(*words, code=2, columns=200).split())
     assert message in text
     assert "Traceback" not in text
+
+
+def test_other_commands_take_a_mixer_as_a_model() -> None:
+    model = "mixer:window[dim=16,heads=2,window=4,blocks=2]"
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["check", model, "--res", "64"])
+    assert result.exit_code == 0, result.output
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["fit", "--models", model, "--res", "64"])
+    assert result.exit_code == 0, result.output
+    assert "mixer:window" in result.output
