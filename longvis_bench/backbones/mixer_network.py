@@ -59,6 +59,17 @@ class MixerNetwork(MapClassifier):
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
+        self.patch = patch
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps, in pixels: of the one map."""
+        return (self.patch,)
+
+    def forward_maps(self, image: Tensor) -> list[Tensor]:
+        """Image (batch, in_chans, height, width) -> the map (batch, dim, rows, columns) of the last block."""
+        grid: Tensor = self.layers[0](self.patch_embed(image))
+        return [grid.permute(0, 3, 1, 2)]
 
 
 class PatchEmbed(nn.Module):

@@ -427,6 +427,15 @@ def test_the_network_alone_counts_as_written() -> None:
     assert count_variant(variant, 64, 3).macs == 64 * (3 * 64 * 8 + 2 * 2 * 2 * 8 * 8) + 8 * 3
 
 
+def test_the_map_is_what_the_head_reads() -> None:
+    model = network("window")
+    image = torch.randn(1, 3, SIDE * PATCH, SIDE * PATCH, dtype=torch.float64)
+    (found,) = model.forward_maps(image)
+    assert model.map_strides == (PATCH,)
+    assert found.shape == (1, DIM, SIDE, SIDE)
+    torch.testing.assert_close(model.norm(found.permute(0, 2, 3, 1)), model.forward_features(image))
+
+
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     model = network("atlas")
     images = torch.randn(1, 3, SIDE * PATCH, SIDE * PATCH, dtype=torch.float64)

@@ -161,7 +161,12 @@ def test_the_names_of_all_mixers_stand_apart(tmp_path: Path) -> None:
     variants = Registry(()).mixers()
     rows = known(
         *(
-            row(each.variant, (place + 9) * side**1.8 / 1e6, side=side, **each.entry.arguments)
+            row(
+                *(each.variant, (place + 9) * side**1.8 / 1e6),
+                side=side,
+                macs=(place + 300) * 10**6 * side**2,
+                **each.entry.arguments,
+            )
             for place, each in enumerate(variants)
             for side in (64, 96, 128, 256, 512)
         )
@@ -175,6 +180,7 @@ def test_the_names_of_all_mixers_stand_apart(tmp_path: Path) -> None:
         assert len(boxes) == len(variants)
         assert max(box.x1 for box in boxes) < figure.bbox.width
         assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))
+        assert not [label for label in axes.get_yticklabels() if "$" in label.get_text()]
 
 
 def test_the_list_has_every_mixer_and_its_paper() -> None:

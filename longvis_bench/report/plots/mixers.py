@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from longvis_bench import units
 from longvis_bench.errors import LongvisError
 from longvis_bench.report.mixers import MixerRow
-from longvis_bench.report.plots.layout import spread
+from longvis_bench.report.plots.layout import round_numbers, spread
 from longvis_bench.report.plots.style import (
     DPI,
     GREY,
@@ -26,7 +27,7 @@ from longvis_bench.report.plots.style import (
     printable,
 )
 
-_PANEL, _TOP, _BOTTOM, _LEFT, _RIGHT = 3.9, 0.62, 0.5, 0.75, 1.65
+_PANEL, _TOP, _BOTTOM, _LEFT, _RIGHT = 4.0, 0.62, 0.6, 0.75, 1.65
 _GIB = 1 << 30
 
 
@@ -118,7 +119,10 @@ def _draw(axes: Axes, curves: Curves, looks: dict[str, Look], title: str, unit: 
     axes.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.xaxis.minorticks_off()
-    axes.tick_params(axis="x", labelsize=8.5, rotation=30 if len(sizes) > 4 else 0)
+    axes.tick_params(labelsize=7.5)
+    ticks = round_numbers(*axes.get_ylim())
+    axes.set_yticks(ticks, [units.significant(tick) if tick < 1 else f"{tick:g}" for tick in ticks])
+    axes.yaxis.minorticks_off()
     axes.set_xlabel("tokens")
     axes.set_ylabel(unit)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
@@ -127,8 +131,7 @@ def _draw(axes: Axes, curves: Curves, looks: dict[str, Look], title: str, unit: 
 
 def _end_labels(axes: Axes, curves: Curves, looks: dict[str, Look]) -> None:
     """The name of each curve beside its end, with a line to it."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
+    axes.set_ylim(axes.get_ylim())
     transform = axes.transData + axes.transAxes.inverted()
     ends = [transform.transform((max(curve), curve[max(curve)])) for curve in curves.values()]
     places = spread([float(y) for _, y in ends], 0.047, 0, 1)
