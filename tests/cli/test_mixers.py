@@ -261,6 +261,8 @@ def test_other_commands_take_a_mixer_as_a_model() -> None:
     model = "mixer:window[dim=16,heads=2,window=4,blocks=2]"
     result = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["check", model, "--res", "64"])
     assert result.exit_code == 0, result.output
-    result = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["fit", "--models", model, "--res", "64"])
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(
+        app, ["fit", "--models", model, "--res", "64", "--memory", "8GiB"]
+    )
     assert result.exit_code == 0, result.output
     assert "mixer:window" in result.output
