@@ -413,9 +413,7 @@ def bench(
     options = _given(ctx.params) | ({"skip_after_oom": False} if no_skip else {})
     options |= {"cache": False} if no_cache else {}
     if quick and repeats not in (None, 1):
-        raise LongvisError(
-            f"--quick times each cell in one process, but --repeats is {repeats}; leave one of them out."
-        )
+        raise LongvisError(f"--quick is --repeats 1, but --repeats is {repeats}; leave one of them out.")
     options |= {"repeats": 1} if quick else {}
     if config is not None:
         options = read_config_file(config, options) | options
