@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from longvis_bench import stats
 from longvis_bench.devices import kind_of
-from longvis_bench.records import Row
+from longvis_bench.records import Cell, Row
 from longvis_bench.row_warnings import of_repeats
 
 
@@ -87,6 +87,16 @@ def _latency(row: Row) -> float:
     return stats.median(_samples(row)) or 0.0
 
 
+MOST_KEPT = 1 << 14
+"""Cells whose identities are kept at a time."""
+_identities: dict[int, tuple[Cell, str]] = {}
+
+
 def _cell(row: Row) -> tuple[str, str]:
-    """Identity of a cell, equal for all its repeats."""
-    return row.machine, row.cell.identity(without=("round",))
+    """Identity of a cell, equal for all its repeats; kept, as copies of a row share their cell."""
+    kept = _identities.get(id(row.cell))
+    if kept is None or kept[0] is not row.cell:
+        if len(_identities) >= MOST_KEPT:
+            _identities.clear()
+        kept = _identities[id(row.cell)] = row.cell, row.cell.identity(without=("round",))
+    return row.machine, kept[1]

@@ -82,6 +82,8 @@ def side_by_side(runs: Sequence[RunRows]) -> list[Row]:
     If two runs of one machine have rows of the same cell, from another environment or other code, the run's
     name is appended to the machine's name.
     """
+    if len(runs) == 1:
+        return list(runs[0].rows)
     counts = Counter(_condition(row) for run in runs for row in run.rows)
     ambiguous = {row.machine for run in runs for row in run.rows if counts[_condition(row)] > 1}
     names = _short_names([run.path for run in runs])

@@ -95,7 +95,7 @@ def read_answers(rows: Iterable[Row], runs: Iterable[Path]) -> list[Answers]:
         rows: rows of one or several runs.
         runs: run directories that may have their predictions.
     """
-    folders = list(runs)
+    folders = [run for run in runs if (run / PREDICTIONS).is_dir()]
     first = (row for row in rows if row.accuracy is not None and row.cell.round == 0)
     found = ((row, read_predictions(row, folders)) for row in first)
     return [Answers(row, images) for row, images in found if images is not None]

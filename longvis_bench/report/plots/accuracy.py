@@ -17,7 +17,7 @@ from longvis_bench.report.grouping import number
 from longvis_bench.report.plots.choice import Point, front, points
 from longvis_bench.report.plots.cost import BACKED, Cost, cost_axis, cross, inches, word
 from longvis_bench.report.plots.layout import Box, best_place
-from longvis_bench.report.plots.style import GREY, MOST, WIDTH, Cast, Look, note, printable, short
+from longvis_bench.report.plots.style import GREY, MOST, WIDTH, Cast, Look, fit, note, printable, short
 from longvis_bench.resolution import Resolution
 
 PANEL_MARGIN = 1.0
@@ -27,7 +27,7 @@ MOST_PANELS = 8
 MOST_OF_FRONT = 12
 """Points of the front with a style and name in a panel of more models than readers can tell apart."""
 COVERED = 0.15
-"""Share of a name that another name, or a point, may cover."""
+"""Share of a name that a point may cover, or the figure's edge cut off."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def _draw_panel(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
         if mark:
             cross(axes, mark, 0.0, cast.looks[label], axes.get_xaxis_transform())
     axes.set_title(f"{panel.size} px", loc="left", fontsize=10, fontweight="bold", pad=5)
-    axes.set_title(_how_to_read(panel, cost), loc="right", fontsize=8.5, color=GREY, pad=5)
+    how = axes.set_title(_how_to_read(panel, cost), loc="right", fontsize=8.5, color=GREY, pad=5)
+    fit(how, inches(axes)[0] - 0.8)  # the size stands on the left
     if panel.lost:
         _name_lost(axes, cast, panel.lost)
     return _point_labels(axes, cast, cost, panel)
@@ -239,7 +240,9 @@ def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
 
 def _is_free(box: Box, whole: Box, labels: Sequence[Box], dots: Sequence[Box]) -> bool:
     """Whether a label can be read there: inside of the figure, and on no other one nor on a point."""
-    covered = [box.area - box.overlap(whole), *(box.overlap(other) for other in [*labels, *dots])]
+    if any(box.overlap(other) for other in labels):
+        return False
+    covered = [box.area - box.overlap(whole), *(box.overlap(other) for other in dots)]
     return max(covered) <= COVERED * box.area
 
 
