@@ -175,6 +175,7 @@ def test_folding_is_recorded() -> None:
     assert row.backends["folded"] == "0"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on a CPU")
 def test_compiling_takes_its_time_apart() -> None:
     row = measure_cell(request(compile=True, metrics=("time",)))

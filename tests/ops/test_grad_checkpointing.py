@@ -44,10 +44,11 @@ def test_outputs_gradients_and_statistics_are_the_same(name: str) -> None:
         torch.testing.assert_close(got[key], value, msg=f"{key} differs")
 
 
-BY_TIMM = [pytest.param(name, marks=pytest.mark.slow) for name in ("vit-n", "swin-n", "convnext-n")]
+OTHERS = ("fastervit-n", "longvit-n", "vit-n", "swin-n", "convnext-n")
+BY_SHAPE = ["atlas-n", "mambavision-n", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 
 
-@pytest.mark.parametrize("name", [*NATIVE, *BY_TIMM])
+@pytest.mark.parametrize("name", BY_SHAPE)
 def test_less_is_kept_for_the_backward(name: str) -> None:
     variant = Registry().find(name)
     cell = Cell(

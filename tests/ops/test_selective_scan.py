@@ -224,6 +224,7 @@ def test_numba_survives_a_fork() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_numba_runs_where_nothing_can_be_written() -> None:
     """No directory for machine code: it is compiled anew and runs."""
     pytest.importorskip("numba")

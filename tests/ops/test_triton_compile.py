@@ -64,7 +64,7 @@ def usage(code: bytes, folder: Path) -> dict[str, int]:
     return dict(zip(("registers", "stack", "local"), map(int, found.groups()), strict=True))
 
 
-@pytest.mark.parametrize("states", [8, 16])
+@pytest.mark.parametrize("states", [pytest.param(8, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_kernels_compile_without_spills(
     direction: str, states: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,8 @@ PANEL_MARGIN = 1.0
 """Inches of a panel outside its axes."""
 MOST_PANELS = 8
 """Sizes of a figure, the largest ones."""
+MOST_CROWDED = 4
+"""The same where there are more models than readers can tell apart."""
 MOST_OF_FRONT = 12
 """Points of the front with a style and name in a panel of more models than readers can tell apart."""
 COVERED = 0.15
@@ -50,7 +52,7 @@ def accuracy_figure(cast: Cast, cost: Cost) -> Figure | None:
     every = _panels(cast, cost)
     if not every:
         return None
-    panels = every[-MOST_PANELS:]
+    panels = every[-(MOST_PANELS if len(cast.rows.series) <= MOST else MOST_CROWDED) :]
     inner = 2.3 + 0.08 * max(0, max(len(panel.named) for panel in panels) - 7)
     height = 0.65 + (inner + PANEL_MARGIN) * len(panels)
     figure = cast.figure(height, title)
