@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from longvis_bench.text import clean
 
 if TYPE_CHECKING:
     from longvis_bench.published.measured import Relative
+    from longvis_bench.published.numbers import Claim
     from longvis_bench.published.verdicts import Checked
 
 
@@ -110,6 +112,10 @@ class Sources:
         found = (self.numbers.setdefault(one, len(self.numbers) + 1) for one in where)
         return " ".join(f"[{number}]" for number in found)
 
+    def marked(self, why: str) -> str:
+        """A reason with the number of another source that prints our count, instead of its name."""
+        return re.sub(r"(?:^|(?<=; ))([^;]+) prints ", lambda found: f"{self.mark(found[1])} prints ", why)
+
 
 def _list(console: Console, title: str, lines: dict[str, str]) -> None:
     if not lines:
@@ -148,7 +154,7 @@ def _numbers(found: Sequence[Checked], sources: Sources) -> Table:
             f"{claim.text} {'params' if claim.quantity == 'params' else claim.quantity}",
             _here(one),
             ratio_text(one),
-            "; ".join(filter(None, [one.why, one.conditions])) or one.verdict,
+            "; ".join(filter(None, [sources.marked(one.why), one.conditions])) or one.verdict,
             sources.mark(*where),
         )
         table.add_row(*(Text(clean(cell)) for cell in cells))
@@ -159,9 +165,13 @@ def _here(one: Checked) -> str:
     """Our value, with its interval if it was measured."""
     if one.ours is None:
         return units.UNKNOWN
-    ends = [one.claim.write(end) for end in (one.low, one.high) if end is not None]
-    interval = f" [{', '.join(ends)}]" if len(ends) == 2 else ""
-    return f"{one.claim.write(one.ours)}{interval}"
+    shown = [_short(one.claim, value) for value in (one.ours, one.low, one.high) if value is not None]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if len(shown) == 3 else shown[0]
+
+
+def _short(claim: Claim, value: float) -> str:
+    """As in other forms, but with at most six digits: some sources print ten."""
+    return min(claim.write(value), units.significant(value, 6), key=len)
 
 
 def _ratios(found: Sequence[Relative], sources: Sources) -> Table:
