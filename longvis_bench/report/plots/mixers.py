@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from longvis_bench import units
 from longvis_bench.errors import LongvisError
 from longvis_bench.report.mixers import MixerRow
 from longvis_bench.report.plots.layout import round_numbers, spread
@@ -121,7 +120,7 @@ def _draw(axes: Axes, curves: Curves, looks: dict[str, Look], title: str, unit: 
     axes.xaxis.minorticks_off()
     axes.tick_params(labelsize=7.5)
     ticks = round_numbers(*axes.get_ylim())
-    axes.set_yticks(ticks, [units.significant(tick) if tick < 1 else f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:,g}" for tick in ticks])
     axes.yaxis.minorticks_off()
     axes.set_xlabel("tokens")
     axes.set_ylabel(unit)
