@@ -1,7 +1,8 @@
 """The figures of a page as Vega-Lite specifications, which are plain JSON without any text of a row.
 
 `page.js` gives them their rows, and marks in these what follows from the choice of rows: `front_<cost>`, the
-Pareto front of accuracy against a cost, and `lost_<cost>`, the place of a row without a value.
+Pareto front of accuracy against a cost, and `lost_<cost>`, the place of a row without a value.  It sets
+`picked`, the series that stand out, and `top`, the upper end of a cost's axis.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def _over_size(measure: Measure, sizes: Sequence[int]) -> Chart:
         f"{cost.title} against the image size, one mark per row and one line per model.",
         320,
         layers,
-        {"x": _sizes(sizes), "y": _log(measure)},
+        {"x": _sizes(sizes), "y": _with_room(_log(measure))},
     )
     reading = "Lower is better. " + ("Vertical bars: 95 % intervals. " if cost.interval else "")
     reading += "× at the upper edge: a cell without a value, with its status."
@@ -200,7 +201,7 @@ def _spec(description: str, height: Any, layers: list[Spec], encoding: Spec, kee
         "width": "container",
         "height": height,
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "params": [{"name": "picked", "value": []}],
+        "params": [{"name": "picked", "value": []}, {"name": "top", "value": 1}],
         "transform": [{"filter": keep}] if keep else [],
         "encoding": encoding,
         "layer": layers,
@@ -261,6 +262,11 @@ def _log(measure: Measure, field: str = "") -> Spec:
         "scale": {"type": "log", "nice": False, "padding": 30},
         "axis": {"format": ".3~r", "tickCount": 6},
     }
+
+
+def _with_room(axis: Spec) -> Spec:
+    """The axis with room above its values for the crosses of rows without one."""
+    return {**axis, "scale": {**axis["scale"], "domainMax": {"expr": "top"}}}
 
 
 def _sizes(sizes: Sequence[int]) -> Spec:

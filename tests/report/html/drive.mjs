@@ -64,9 +64,15 @@ async function tabTo(selector, most = 400) {
   return false;
 }
 
+// Sections are laid out as they come into view; pictures and axe look at all of them.
+if (found.messages.length === 0) await page.evaluate(() => {
+  if (document.querySelectorAll("#rows tbody tr").length > 100) return;
+  document.querySelectorAll("section").forEach((section) => { section.style.contentVisibility = "visible"; });
+});
+
 if (only === "open") {
   found.first = await look();
-  await page.screenshot({ path: join(folder, "top.png") });
+  await page.screenshot({ path: join(folder, "wide.png"), fullPage: found.first.rows.length < 100 });
   await browser.close();
   console.log(JSON.stringify(found));
   process.exit(0);

@@ -163,6 +163,14 @@ def test_without_scripts_there_are_static_figures(used: Found) -> None:
     assert used["images"] == 5
 
 
+def test_failures_are_marks_with_their_status(drive: Drive) -> None:
+    found = figures(drive("golden", page(ROWS, [None]), "open"), "first")
+    lost = {"vit-n: oom", "longvit-n: timeout", "swin-n: skipped", "fastervit-n: invalid"}
+    for name in ("latency-size", "memory-size"):
+        assert lost <= set(found[name]["texts"]), name
+        assert found[name]["marks"] == 21, "17 values and 4 crosses"
+
+
 def many(number: int) -> list[Row]:
     """So many rows of models of their own at three sizes, with accuracies and failures."""
     return [

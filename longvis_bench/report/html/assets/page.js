@@ -137,19 +137,27 @@
     const few = lost.length <= MOST_NAMED;
     const drawn = state.order.map((row) => {
       if (row[name] !== null) return { ...row };
-      const place = taken.get(row.size) || 0;
-      taken.set(row.size, place + 1);
+      const line = few ? "all" : row.size;
+      const place = taken.get(line) || 0;
+      taken.set(line, place + 1);
       return {
         ...row, [`lost_${name}`]: 8 + 15 * place, last_size: row.size > sizes[0] && row.size * 2 > sizes[sizes.length - 1],
         lost_words: few ? `${row.series}: ${row.status === "ok" ? "no value" : row.status}` : "",
       };
     });
     const known = drawn.filter((row) => row[name] !== null);
-    if (!known.length) return [drawn, "No row shown has a value."];
+    if (!known.length) return [drawn, "No row shown has a value.", 1];
     const largest = Math.max(...known.map((row) => row.size));
     const there = known.filter((row) => row.size === largest).sort((a, b) => a[name] - b[name]);
     const ends = there.length > 1 ? `lowest ${there[0].series}, highest ${there[there.length - 1].series}` : there[0].series;
-    return [drawn, `${several(known.length)}; at ${largest} px: ${ends}.`];
+    return [drawn, `${several(known.length)}; at ${largest} px: ${ends}.`, topOf(known, name, Math.max(0, ...taken.values()))];
+  }
+
+  // The upper end of a logarithmic axis of 320 px that has lines of crosses above its values.
+  function topOf(known, name, crosses) {
+    const ends = known.flatMap((row) => [row[name], row[`${name}_low`] ?? row[name], row[`${name}_high`] ?? row[name]]);
+    const low = Math.min(...ends), high = Math.max(...ends), room = crosses ? Math.min(160, 15 * crosses) : 0;
+    return high * Math.max(high / low, 1.1) ** (room / (260 - room));
   }
 
   function rankedRows() {
@@ -182,9 +190,10 @@
   // Figures ----------------------------------------------------------------------------------------------
 
   function feed(view, name) {
-    const [drawn, said] = dataOf(name);
+    const [drawn, said, top] = dataOf(name);
     find(".says", find(`figure[data-chart="${name}"]`)).textContent = said;
     view.description(`${charts[name].description} ${said}`);
+    if (top) view.signal("top", top);
     view.data("rows", drawn).signal("picked", pickedNow()).runAsync();
   }
 
