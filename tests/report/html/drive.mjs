@@ -32,6 +32,9 @@ const begin = Date.now();
 await page.goto(address);
 await page.waitForSelector("html[data-ready=yes]", { timeout: 60000 }).catch((error) => found.messages.push(`error: ${error.message}`));
 found.seconds = (Date.now() - begin) / 1000;
+await page.waitForSelector("html[data-drawn=yes]", { timeout: 60000 }).catch((error) => found.messages.push(`error: ${error.message}`));
+found.drawn = (Date.now() - begin) / 1000;
+console.error(`answers after ${found.seconds} s, drawn after ${found.drawn} s`);
 found.metrics = { ...(await page.metrics()), ...(await page.evaluate(() => {
   const { responseEnd, domInteractive, domComplete } = performance.getEntriesByType("navigation")[0];
   return { responseEnd, domInteractive, domComplete };

@@ -64,6 +64,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Drive:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         found: Found = json.loads(done.stdout)
+        print(name, done.stderr)
         return {**found, "pdf": None if only else (folder / "page.pdf").read_bytes()}
 
     return opened

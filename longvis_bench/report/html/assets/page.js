@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const { rows, columns, charts } = JSON.parse(document.getElementById("data").textContent);
-  const MOST_RANKED = 40, MOST_NAMED = 8, MOST_LEGEND = 36, FRONT_NAMED = 12;
+  const MANY_ROWS = 300, MOST_RANKED = 40, MOST_NAMED = 8, MOST_LEGEND = 36, FRONT_NAMED = 12;
   const find = (selector, within = document) => within.querySelector(selector);
   const table = document.getElementById("rows");
   const body = table.tBodies[0];
@@ -194,7 +194,7 @@
     find(".says", find(`figure[data-chart="${name}"]`)).textContent = said;
     view.description(`${charts[name].description} ${said}`);
     if (top) view.signal("top", top);
-    view.data("rows", drawn).signal("picked", pickedNow()).runAsync();
+    return view.data("rows", drawn).signal("picked", pickedNow()).runAsync();
   }
 
   function draw(name) {
@@ -209,6 +209,20 @@
     view.addEventListener("pointerover", (_, item) => hover(item));
     view.addEventListener("pointerout", () => hover(null));
     views.set(name, view);
+  }
+
+  // Figures of many rows are drawn one by one, so that the page answers before the last one is there.
+  async function drawFrom(names) {
+    const together = rows.length > MANY_ROWS ? 1 : names.length;
+    const state = document.documentElement.dataset;
+    if (together === 1) state.ready = "yes";
+    for (let begin = 0; begin < names.length; begin += together) {
+      const now = names.slice(begin, begin + together);
+      if (together === 1) await new Promise((done) => setTimeout(done, 0));
+      now.forEach(draw);
+      await Promise.all(now.map((name) => feed(views.get(name), name)));
+    }
+    Object.assign(state, { ready: "yes", drawn: "yes" });
   }
 
   const refuse = () => Promise.reject(new Error("the page makes no request"));
@@ -283,9 +297,6 @@
   document.body.append(tip);
   addSorting();
   addFilters();
-  Object.keys(charts).forEach(draw);
   update();
-  Promise.all([...views.values()].map((view) => view.runAsync())).then(() => {
-    document.documentElement.dataset.ready = "yes";
-  });
+  drawFrom(Object.keys(charts));
 })();
