@@ -28,17 +28,13 @@ page.on("request", (request) => {
   if (url !== address && !url.startsWith("data:")) found.requests.push(url.slice(0, 200));
 });
 
-const begin = Date.now();
 await page.goto(address);
-await page.waitForSelector("html[data-ready=yes]", { timeout: 60000 }).catch((error) => found.messages.push(`error: ${error.message}`));
-found.seconds = (Date.now() - begin) / 1000;
 await page.waitForSelector("html[data-drawn=yes]", { timeout: 60000 }).catch((error) => found.messages.push(`error: ${error.message}`));
-found.drawn = (Date.now() - begin) / 1000;
-console.error(`answers after ${found.seconds} s, drawn after ${found.drawn} s`);
-found.metrics = { ...(await page.metrics()), ...(await page.evaluate(() => {
-  const { responseEnd, domInteractive, domComplete } = performance.getEntriesByType("navigation")[0];
-  return { responseEnd, domInteractive, domComplete };
-})) };
+// Seconds from the start of the navigation, by the page's own clock.
+const at = await page.evaluate(() => Object.fromEntries(["ready", "drawn"].map((point) =>
+  [point, (performance.getEntriesByName(point)[0]?.startTime ?? Infinity) / 1000])));
+Object.assign(found, { seconds: at.ready, drawn: at.drawn });
+console.error(`answers after ${at.ready} s, drawn after ${at.drawn} s`);
 
 const look = () => page.evaluate(() => ({
   rows: [...document.querySelectorAll("#rows tbody tr:not([hidden])")].map((line) => line.dataset.row),

@@ -89,7 +89,7 @@ def test_nothing_is_complained_of_and_nothing_requested(used: Found) -> None:
 
 @pytest.mark.alone
 def test_a_page_of_21_rows_opens_in_a_second_and_a_half(used: Found) -> None:
-    assert used["seconds"] < 1.5, used["metrics"]
+    assert used["seconds"] < 1.5
 
 
 def test_every_figure_has_marks_and_a_text_alternative(used: Found) -> None:
@@ -191,7 +191,7 @@ def test_a_page_of_2000_rows_opens_in_five_seconds(drive: Drive) -> None:
     found = drive("many", page(many(2000), [None]), "open")
     assert found["messages"] == []
     assert found["first"]["count"] == "2000 of 2000 rows"
-    assert found["seconds"] < 5, found["metrics"]
+    assert found["seconds"] < 5
 
 
 @pytest.fixture(scope="module")
