@@ -17,7 +17,6 @@ from longvis_bench.cli.options import (
     MODELS_HELP,
     NO_CACHE_HELP,
     OUTPUT,
-    OUTPUT_HELP,
     RES_HELP,
     RUN,
     WEIGHTS_HELP,
@@ -33,6 +32,7 @@ from longvis_bench.cli.options import (
     ModelsDirs,
     Overlap,
     Pretrained,
+    SweepOutput,
     Threads,
     Window,
     World,
@@ -50,7 +50,7 @@ from longvis_bench.cli.options import (
 from longvis_bench.cli.options import shard as read_shard
 from longvis_bench.cli.running import note_data, run_session, show_ending
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode, Output
+from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
@@ -104,17 +104,7 @@ def bench(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            metavar="NAME",
-            help=OUTPUT_HELP,
-            show_default="logits",
-            parser=reader("--output", choice(get_args(Output))),
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    output: SweepOutput = None,
     batch_sizes: Annotated[
         list[Any] | None,
         typer.Option(

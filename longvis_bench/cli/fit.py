@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,18 +15,18 @@ from longvis_bench import units
 from longvis_bench.cli.options import (
     HOW,
     OUTPUT,
-    OUTPUT_HELP,
     RES_HELP,
     WHAT,
     Models,
     ModelsDirs,
+    OutputOption,
     choice,
     choices,
     joined,
     reader,
     several,
 )
-from longvis_bench.records import Mode, Output
+from longvis_bench.records import Mode
 from longvis_bench.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -84,16 +84,7 @@ def fit(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            metavar="NAME",
-            help=OUTPUT_HELP,
-            parser=reader("--output", choice(get_args(Output))),
-            rich_help_panel=WHAT,
-        ),
-    ] = "logits",
+    output: OutputOption = "logits",
     grad_checkpointing: Annotated[
         bool,
         typer.Option(

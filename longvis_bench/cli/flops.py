@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -14,12 +14,11 @@ from longvis_bench import units
 from longvis_bench.cli.options import (
     HOW,
     OUTPUT,
-    OUTPUT_HELP,
     WHAT,
     Model,
     ModelsDirs,
     OneRes,
-    choice,
+    OutputOption,
     reader,
 )
 from longvis_bench.errors import CardError, IllegalSize, MissingDependency, NoMaps, Unsupported
@@ -44,16 +43,7 @@ def flops(
             rich_help_panel=WHAT,
         ),
     ] = 1000,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            metavar="NAME",
-            help=OUTPUT_HELP,
-            parser=reader("--output", choice(get_args(Output))),
-            rich_help_panel=WHAT,
-        ),
-    ] = "logits",
+    output: OutputOption = "logits",
     no_fvcore: Annotated[
         bool,
         typer.Option("--no-fvcore", help="Do not compare with fvcore's count.", rich_help_panel=HOW),

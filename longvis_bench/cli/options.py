@@ -208,9 +208,27 @@ def complete_presets(incomplete: str) -> list[str]:
     return [name for name in known if name.startswith(incomplete)]
 
 
+def output_name(text: str) -> str:
+    """`logits` or `features`."""
+    from longvis_bench.records import Output
+
+    return choice(get_args(Output))(text)
+
+
+def _output(**more: Any) -> Any:
+    """The option --output."""
+    return typer.Option(
+        "--output",
+        metavar="NAME",
+        help="logits, or features: the maps of the backbone without its head.",
+        parser=reader("--output", output_name),
+        rich_help_panel=WHAT,
+        **more,
+    )
+
+
 MODELS_HELP = "Models, comma-separated: names, patterns like '*-s', or all; see `longvis models`."
 NO_CACHE_HELP = "Compute counts, shapes and accuracies again instead of reading them from the cache."
-OUTPUT_HELP = "logits, or features: the maps of the backbone without its head."
 RES_HELP = "Pixels per side, or width x height, e.g. 1024,2560x1920 or 1k,2k."
 WEIGHTS_HELP = (
     "Weight file: safetensors or torch.save; FILE#KEY for one of several sets in a file; "
@@ -375,6 +393,8 @@ FitOption = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+OutputOption = Annotated[str, _output()]
+SweepOutput = Annotated[str | None, _output(show_default="logits")]
 HoursFor = Annotated[
     Any,
     typer.Option(
