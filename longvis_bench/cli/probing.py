@@ -94,9 +94,7 @@ def _show(console: Console, results: Sequence[ProbeResult]) -> None:
     first = results[0]
     console.print(f"{first.fitted.kind} probe of frozen features, {first.dataset}", markup=False)
     console.print()
-    table = plain_table(
-        ["model", "weights"], ["px", "features", "setting", "top-1 (95 % interval)", "images"]
-    )
+    table = plain_table(["model", "weights"], ["px", "features", "setting", "top-1 (95 %)"])
     for result in results:
         table.add_row(
             escape(without_paths(result.model)),
@@ -105,12 +103,12 @@ def _show(console: Console, results: Sequence[ProbeResult]) -> None:
             str(result.features),
             result.fitted.setting,
             show_share(result.correct, result.images),
-            str(result.images),
         )
     console.print(table)
     console.print()
     console.print(
-        f"Fitted on {first.fitted.train_images} training images, which chose the setting by cross-validation."
+        f"Fitted on {first.fitted.train_images} training images, which chose the setting by "
+        f"cross-validation; top-1 of {first.images} held-out images, with its 95 % interval."
     )
 
 
