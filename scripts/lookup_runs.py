@@ -131,7 +131,8 @@ def _identity(job: Job) -> dict[str, Any]:
 def record(report: TrainReport, dials: Dials, minutes: float) -> dict[str, Any]:
     """What a training reached, as plain values."""
     right = report.accuracy.labels == report.accuracy.predictions
-    distances = np.array(Lookup(dials).distances("val", report.accuracy.indices.tolist(), 1))
+    data = Lookup(dials)
+    distances = np.array([data.scene("val", index).distance for index in report.accuracy.indices.tolist()])
     edges = np.linspace(dials.near, dials.far, BINS + 1)
     bins = np.clip(np.searchsorted(edges, distances, side="right") - 1, 0, BINS - 1)
     per_epoch = report.job.data.size("train")

@@ -51,7 +51,7 @@ def test_a_training_is_recorded_once_and_its_counts_agree(
     assert (bins[0][0], bins[-1][1]) == (0.3, 0.65)
     assert sum(right for *_, right, _ in bins) == record["right"]
     assert sum(images for *_, images in bins) == 1000
-    distances = np.array(Lookup().distances("val", range(1000), 1))
+    distances = np.array([Lookup().scene("val", index).distance for index in range(1000)])
     assert bins[0][3] == (distances < 0.3875).sum()
     assert [seen for seen, *_ in record["on_the_way"]] == [1600]
     assert record["minutes"] > 0
