@@ -53,7 +53,10 @@ def test_numbers_mean_what_their_names_say() -> None:
         ({"modles": ["vit-n"]}, "did you mean modes or models?"),
         ({"presicion": 0.1}, "did you mean precision?"),
         ({"memory-limit": "8GiB"}, "did you mean memory_limit_bytes?"),
-        ({"xyzzy": 3}, "unknown field 'xyzzy' of a configuration: The fields are models, resolutions,"),
+        (
+            {"xyzzy": 3},
+            "unknown field 'xyzzy' of a configuration: The fields are preset, models, resolutions,",
+        ),
     ],
 )
 def test_a_fault_names_the_field_and_its_flag(options: dict[str, Any], words: str) -> None:
