@@ -287,8 +287,7 @@ class _Sweep:
                 yield reporter.tick
             finally:
                 with self._crew.mutex:
-                    del self._running[key]
-                    write_running(self._directory.path, self._running.values())
+                    del self._running[key]  # the file says so when the next cell starts
 
     def _run_one(self, planned: Planned, runner: Runner, slot: Slot) -> None:
         try:
