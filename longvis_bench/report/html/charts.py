@@ -85,7 +85,7 @@ def ranking() -> Chart:
                 {"x": _value("edge", ""), "text": {"field": "words", "type": "nominal"}},
             ),
         ],
-        {"y": {"field": "name", "type": "nominal", "sort": None, "axis": _NAMES}},
+        {"y": {"field": "name", "type": "nominal", "sort": {"field": "rank", "op": "min"}, "axis": _NAMES}},
     )
     spec["padding"] = {"left": 5, "top": 5, "bottom": 5, "right": 48}  # for the last bar's number
     return Chart(RANKED, "The table's order", "One bar per row of the table, in its order.", None, spec)

@@ -170,6 +170,8 @@ def test_failures_are_marks_with_their_status(drive: Drive) -> None:
     for name in ("latency-size", "memory-size"):
         assert lost <= set(found[name]["texts"]), name
         assert found[name]["marks"] == 21, "17 values and 4 crosses"
+    numbers = [int(text.partition(".")[0]) for text in found["ranked"]["texts"] if re.match(r"\d+\. ", text)]
+    assert numbers == list(range(1, 22)), "failures keep their place"
 
 
 def many(number: int) -> list[Row]:

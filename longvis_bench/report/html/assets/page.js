@@ -168,7 +168,7 @@
       const [low, high] = (row.ends[column] || [null, null]).map((end) => end === null ? null : end / factor);
       const cell = lines.get(row.row).cells[column].firstChild;
       const text = value === null ? row.status : cell.textContent;
-      return { ...row, name: `${index + 1}. ${named(row)}`, value, low, high, edge: Math.max(value || 0, high || 0), words: text };
+      return { ...row, rank: index, name: `${index + 1}. ${named(row)}`, value, low, high, edge: Math.max(value || 0, high || 0), words: text };
     });
     const left = state.order.length - drawn.length;
     const more = left ? ` The first ${MOST_RANKED}; ${left} more are in the table.` : "";
