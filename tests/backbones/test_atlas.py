@@ -216,7 +216,7 @@ def test_positions_are_not_saved() -> None:
 
 @pytest.mark.parametrize(
     ("size", "legal"),
-    [((128, 100), "64x128, 128"), ((128, 160), "128"), ((8, 128), "128x32")],
+    [((128, 100), "128, 64x128"), ((128, 160), "128"), ((8, 128), "128x32")],
     ids=str,
 )
 def test_illegal_rectangle_names_legal_ones(size: tuple[int, int], legal: str) -> None:
