@@ -87,7 +87,7 @@ class Dials(BaseModel):
     """Whether textures start at pixel 0 of the canvas, or anywhere.  With `grid`, a model that cuts the image
     into patches of a multiple of the period sees each texture in a single position."""
     seed: int = Field(2026, ge=0)
-    """Of all scenes; the defaults were chosen with seed 7."""
+    """Of all scenes."""
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Dials:
