@@ -228,8 +228,9 @@ def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
                 for position in positions
             ]
             grown = [_around((box[:2], box[2:]), half / 3) for box in boxes]
-            chosen = best_place(grown, frame, [*solid, *labels], thin)
-            if _is_free(boxes[chosen], whole, labels, dots):
+            free = [at for at, box in enumerate(boxes) if _is_free(box, whole, labels, dots)]
+            if free:
+                chosen = free[best_place([grown[at] for at in free], frame, [*solid, *labels], thin)]
                 labels.append(grown[chosen])
                 _move(text, positions[chosen])
                 if positions is _FARTHER:
