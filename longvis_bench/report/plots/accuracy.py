@@ -29,7 +29,7 @@ MOST_CROWDED = 4
 MOST_OF_FRONT = 12
 """Points of the front with a style and name in a panel of more models than readers can tell apart."""
 COVERED = 0.15
-"""Share of a name that a point may cover, or the figure's edge cut off."""
+"""Share of a name that a point may cover."""
 
 
 @dataclass(frozen=True)
@@ -243,10 +243,9 @@ def _point_labels(axes: Axes, cast: Cast, cost: Cost, panel: Panel) -> int:
 
 def _is_free(box: Box, whole: Box, labels: Sequence[Box], dots: Sequence[Box]) -> bool:
     """Whether a label can be read there: inside of the figure, and on no other one nor on a point."""
-    if any(box.overlap(other) for other in labels):
+    if box.area - box.overlap(whole) > 1 or any(box.overlap(other) for other in labels):
         return False
-    covered = [box.area - box.overlap(whole), *(box.overlap(other) for other in dots)]
-    return max(covered) <= COVERED * box.area
+    return all(box.overlap(other) <= COVERED * box.area for other in dots)
 
 
 def _beside(centre: Sequence[float], position: tuple[float, float], size: Sequence[float], dpi: float) -> Box:
