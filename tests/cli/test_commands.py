@@ -68,7 +68,7 @@ BAD = [
     (("bench", "--models", "timm:resnet5O", "--res", "64"), 2, "did you mean resnet"),
     (("bench", "--models", "nowhere.py:build", "--res", "64"), 2, "does not exist"),
     (("bench", "--models", "vit-n", "--res", "64", "--timeout", "inf"), 2, "--timeout takes a time"),
-    (("bench", "--models", "vit-n", "--res", str(2**70)), 2, "resolutions"),
+    (("bench", "--models", "vit-n", "--res", str(2**70)), 2, "--res takes whole numbers"),
     (("bench", "--models", "vit-n", "--repeats", str(10**9)), 2, "repeats"),
     (("bench", "--models", "vit-n", "--quick", "--repeats", 3), 2, "leave one of them out"),
     (("bench", "--models", "vit-n", "--seed", "-1"), 2, "seed"),
@@ -404,7 +404,8 @@ def test_a_config_file_with_an_unknown_option() -> None:
     code, _, stderr = invoke("bench", "--config", "sweep.toml")
     assert code == 2
     assert (
-        "unknown field 'model' of a configuration: did you mean models? The fields are models, res" in stderr
+        "unknown field 'model' of a configuration: did you mean models? The fields are preset, models, res"
+        in stderr
     )
 
 
@@ -414,10 +415,10 @@ def test_new_then_check() -> None:
     assert "longvis check mynet" in out
     code, out, _ = invoke("check", "mynet")
     assert code == 0, out
-    assert "13 of 13 checks passed" in out
+    assert "14 of 14 checks passed" in out
     code, out, _ = invoke("check", "mynet", "--meta")
     assert code == 0, out
-    assert "8 of 13 checks passed, 5 not run" in out
+    assert "9 of 14 checks passed, 5 not run" in out
 
 
 def test_check_fails_with_exit_code_1() -> None:

@@ -119,7 +119,7 @@ def test_what_is_not_for_commercial_use_is_marked() -> None:
 @pytest.mark.parametrize("family", CARDS)
 def test_published_numbers_carry_source_and_place(family: str) -> None:
     for entry in card(family).published:
-        assert re.match(r"arXiv:\d{4}\.\d{5}|github\.com/[\w-]+/[\w-]+ \S+\.md$", entry.source)
+        assert re.match(r"arXiv:\d{4}\.\d{5}|github\.com/[\w-]+/[\w-]+ (\S+\.md|configs)$", entry.source)
         assert entry.table
         numbers = [entry.params_m, entry.macs_g, entry.top1_percent, entry.throughput_img_s, entry.runtime_h]
         assert any(number is not None for number in numbers)

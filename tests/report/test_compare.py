@@ -15,7 +15,15 @@ from typer.testing import CliRunner
 import longvis_bench as lv
 from longvis_bench.cli.app import app
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import AccuracyRecord, CountRecord, MemoryRecord, ProcessRecord, Row, TimingRecord
+from longvis_bench.records import (
+    SCHEMA,
+    AccuracyRecord,
+    CountRecord,
+    MemoryRecord,
+    ProcessRecord,
+    Row,
+    TimingRecord,
+)
 from longvis_bench.report.compare import compare, read_limits
 from longvis_bench.runs.directory import RunDirectory
 
@@ -249,9 +257,9 @@ def test_one_cell_of_a_single_model_has_nothing_to_compare_with(tmp_path: Path, 
 def test_a_run_of_a_newer_schema_is_refused(tmp_path: Path, row: Row) -> None:
     one, other = saved(tmp_path / "a", made(row)), saved(tmp_path / "b", made(row))
     rows = other / "cells.jsonl"
-    rows.write_text(rows.read_text().replace('"schema":2', '"schema":99'))
+    rows.write_text(rows.read_text().replace(f'"schema":{SCHEMA}', '"schema":99'))
     for arguments in ((one, other), (other, one), (other, "--models", "vit,atlas")):
-        assert "has schema 99, and this longvis reads schemas 1 to 2" in refused(*arguments)
+        assert f"has schema 99, and this longvis reads schemas 1 to {SCHEMA}" in refused(*arguments)
 
 
 def test_a_run_of_an_older_schema_is_compared(tmp_path: Path) -> None:

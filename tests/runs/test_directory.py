@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longvis_bench.errors import RunDirectoryError
-from longvis_bench.records import Cell, Row
+from longvis_bench.records import SCHEMA, Cell, Row
 from longvis_bench.runs.directory import (
     ROWS,
     TORN,
@@ -80,16 +80,16 @@ def test_another_schema_is_named(tmp_path: Path, row: Row) -> None:
     content = json.loads(row.to_json()) | {"schema": 99}
     (tmp_path / ROWS).write_text(json.dumps(content) + "\n")
     with pytest.raises(
-        RunDirectoryError, match="schema 99, and this longvis reads schemas 1 to 2; use a newer"
+        RunDirectoryError, match=f"schema 99, and this longvis reads schemas 1 to {SCHEMA}; use a newer"
     ):
         read_rows(tmp_path)
 
 
 def test_a_row_with_a_missing_field_is_named(tmp_path: Path, row: Row) -> None:
     content = json.loads(row.to_json())
-    del content["cell"]["resolution"]
+    del content["cell"]["model"]
     (tmp_path / ROWS).write_text(json.dumps(content) + "\n")
-    with pytest.raises(RunDirectoryError, match=r"line 1: cell\.resolution"):
+    with pytest.raises(RunDirectoryError, match=r"line 1: cell\.model"):
         read_rows(tmp_path)
 
 
