@@ -10,6 +10,7 @@ import torch
 
 from longvis_bench.errors import UnknownName
 from longvis_bench.registry.registry import Registry
+from longvis_bench.resolution import AnyResolution, resolution_of
 
 
 @pytest.mark.parametrize("name", ["atlas-n", "longvit-n", "mambavision-n"])
@@ -32,16 +33,17 @@ def test_a_size_is_planned_once_per_build(name: str, monkeypatch: pytest.MonkeyP
     variant = Registry().find(name)
     assert variant.card is not None
     module, _, function = (variant.card.resolution.plan or "").partition(":")
-    planned, plan = [], getattr(import_module(module), function)
+    planned: list[AnyResolution] = []
+    plan = getattr(import_module(module), function)
 
-    def watch(resolution: int, **arguments: Any) -> object:
+    def watch(resolution: AnyResolution, **arguments: Any) -> object:
         planned.append(resolution)
         return plan(resolution, **arguments)
 
     monkeypatch.setattr(import_module(module), function, watch)
     with torch.device("meta"):
         variant.build(resolution=256, num_classes=5)
-    assert planned == [256]
+    assert [resolution_of(size) for size in planned] == [256]
 
 
 def test_an_argument_that_a_class_does_not_take_is_refused_before_anything_runs() -> None:
