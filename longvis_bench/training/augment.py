@@ -130,7 +130,7 @@ class BatchAugment:
         """Augment a batch.
 
         Arguments:
-            images: (batch, 3, side, side), normalised; may be changed in place.
+            images: (batch, 3, height, width), normalised; may be changed in place.
             labels: (batch), int64.
             seeds: one per image.
 
@@ -152,21 +152,20 @@ def smooth(labels: Tensor, num_classes: int, share: float) -> Tensor:
 
 
 def shifted(images: Tensor, share: float, seeds: Sequence[Seed]) -> Tensor:
-    """Shift each image by whole pixels, up to `share` of its side along each axis, repeating its border.
+    """Shift each image by whole pixels, up to `share` of the side along each axis, repeating its border.
 
     Arguments:
-        images: (batch, channels, side, side).
+        images: (batch, channels, height, width).
         share: 0 to 0.5; shifts are uniform and independent per image and axis.
         seeds: one per image.
     """
-    side = images.shape[-1]
-    most = int(share * side)
-    if most == 0:
+    height, width = images.shape[-2:]
+    down, right = int(share * height), int(share * width)
+    if not down and not right:
         return images
-    padded = F.pad(images, (most, most, most, most), mode="replicate")
-    corners = [np.random.default_rng(seed).integers(0, 2 * most + 1, 2).tolist() for seed in seeds]
-    cut = [
-        image[:, top : top + side, left : left + side]
-        for image, (top, left) in zip(padded, corners, strict=True)
-    ]
+    padded = F.pad(images, (right, right, down, down), mode="replicate")
+    cut = []
+    for image, seed in zip(padded, seeds, strict=True):
+        top, left = np.random.default_rng(seed).integers(0, [2 * down + 1, 2 * right + 1]).tolist()
+        cut.append(image[:, top : top + height, left : left + width])
     return torch.stack(cut)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from longvis_bench.cli.app import app
@@ -68,6 +69,25 @@ def test_bench_measures_a_rectangle_and_stores_both_sides(net: str) -> None:
     summary = Path("run/summary.md").read_text()
     assert "96x32" in summary
     assert (Path("run") / "plots").is_dir()
+
+
+def test_weights_trained_at_a_rectangle_are_evaluated_there(tmp_path: Path, net: str) -> None:
+    for split in ("train", "val"):
+        for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (90 + 20 * index, 70), colour).save(folder / f"{index}.png")
+    shared = ("--models", f"{net}:pair", "--data", "folder:images", "--fit", "pad", "--res", "96x32")
+    trained = longvis("train", *shared, "--epochs", "1", "--store", "weights", "--device", "cpu", "--quiet")
+    assert trained.exit_code == 0, trained.output
+    (weights,) = Path("weights").rglob("*.safetensors")
+    done = longvis("eval", *shared, "--weights", str(weights), "--device", "cpu", "--out", "run")
+    assert done.exit_code == 0, done.output
+    (row,) = read_rows(Path("run"))
+    assert (row.cell.resolution, row.status) == (Rectangle(32, 96), "ok")
+    assert row.accuracy is not None
+    assert row.accuracy.images == 8
 
 
 def test_a_factory_of_squares_is_refused_with_a_sentence(net: str) -> None:

@@ -12,6 +12,8 @@ from longvis_bench.records import (
     AccuracyRecord,
     Cell,
     CountRecord,
+    EnergyRecord,
+    FeaturesRecord,
     MemoryRecord,
     ReachRecord,
     Request,
@@ -19,6 +21,7 @@ from longvis_bench.records import (
     SizeRecord,
     TimingRecord,
     ValidityRecord,
+    WorldRecord,
 )
 
 VALUES: dict[str, object] = {
@@ -30,6 +33,9 @@ VALUES: dict[str, object] = {
     "accuracy": AccuracyRecord(correct_top1=1, correct_top5=None, images=2, dataset="digits", weights="w"),
     "validity": ValidityRecord(verdict="ok", reference="a test"),
     "reach": ReachRecord(basis="map", share=0.5, tokens=9, radius_50_px=(8.0,), radius_90_px=(16.0,)),
+    "energy": EnergyRecord(joules=3.0, seconds=2.0, images=5, source="a test"),
+    "features": FeaturesRecord(strides=(4, 8), channels=(16, 32)),
+    "world": WorldRecord(backend="gloo", one_device_s=(1.0,)),
     "attention": "math",
     "numerics": {"a": "b"},
     "backends": {"scan": "numba"},

@@ -432,6 +432,18 @@ def test_shift_moves_whole_images_and_repeats_borders() -> None:
     assert torch.equal(shifted(ramp[5:7], 0.25, seeds[5:7]), moved[5:7])  # an image's own, whatever the batch
 
 
+def test_each_side_of_a_rectangle_is_shifted_by_its_share() -> None:
+    seeds = [(0, 1, index) for index in range(64)]
+    across = torch.arange(64.0).expand(64, 1, 16, 64).contiguous()
+    moved = shifted(across, 0.25, seeds)
+    assert moved.shape == across.shape
+    offsets = 32 - moved[:, 0, 0, 32]
+    assert 8 < offsets.abs().max() <= 16
+    lying = torch.arange(16.0)[:, None].expand(64, 1, 16, 64).contiguous()
+    offsets = 8 - shifted(lying, 0.25, seeds)[:, 0, 8, 0]
+    assert 2 <= offsets.abs().max() <= 4
+
+
 def test_no_shift_is_the_image_itself() -> None:
     images = torch.randn(2, 3, 8, 8)
     assert shifted(images, 0.0, [(0,), (1,)]) is images
