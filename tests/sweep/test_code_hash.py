@@ -13,7 +13,7 @@ from longvis_bench.registry.registry import Registry, Variant
 from longvis_bench.sweep.code_hash import code_hash
 
 HASHED = {
-    "devices.py", "records.py", "row_warnings.py", "stats",
+    "devices.py", "records.py", "resolution.py", "row_warnings.py", "stats",
     "data", "isolation", "measure", "ops", "registry", "sizes", "weights",
 }  # fmt: skip
 """Modules and packages whose every file counts for all models."""

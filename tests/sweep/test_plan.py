@@ -158,7 +158,7 @@ def test_every_field_of_a_cell_is_part_of_its_key(cell: Cell) -> None:
         "resolution": 7, "batch_size": 7, "mode": "train", "dtype": "bf16", "device": "cuda", "threads": 7,
         "memory_format": "contiguous", "fuse": True, "compile": True, "output": "features",
         "data": "x", "num_classes": 7,
-        "batch_auto": True,
+        "batch_auto": True, "world": 2,
         "grad_checkpointing": True, "images": 7, "metrics": ("time",), "seed": 7,
         "weights": "x", "weights_sha256": "x", "round": 7, "normalisation": ((0.0,) * 3, (1.0,) * 3),
     }  # fmt: skip
