@@ -13,7 +13,7 @@ from longvis_bench.report.grouping import Grouped, is_disturbed, number
 from longvis_bench.report.html.markup import shown
 from longvis_bench.report.plots.cost import COSTS, Cost
 from longvis_bench.report.plots.style import Cast, Look
-from longvis_bench.resolution import side
+from longvis_bench.resolution import Resolution, side
 
 SHAPES = {
     "o": "M-.9,0A.9,.9,0,1,1,.9,0A.9,.9,0,1,1,-.9,0Z",
@@ -65,6 +65,11 @@ def _middle(values: Sequence[float]) -> Sequence[float]:
     return values[len(values) // 2 :][:1]
 
 
+def on_axis(resolution: Resolution) -> int:
+    """Where a resolution stands on the axis of sizes: whole pixels of `resolution.side`."""
+    return round(side(resolution))
+
+
 def chart_rows(cast: Cast, known: dict[str, Measure]) -> list[dict[str, Any]]:
     """One mapping per row, in the rows' order; a value is None where the row has none that counts.
 
@@ -79,7 +84,7 @@ def chart_rows(cast: Cast, known: dict[str, Measure]) -> list[dict[str, Any]]:
 def _row(row: Row, cast: Cast, label: str, known: dict[str, Measure]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "series": shown(label),
-        "size": round(side(row.cell.resolution)),
+        "size": on_axis(row.cell.resolution),
         "status": row.status,
         "disturbed": is_disturbed(row),
         **_look(cast.looks[label]),

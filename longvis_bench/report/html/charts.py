@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from longvis_bench.report.html.chart_data import Measure
+from longvis_bench.report.html.chart_data import Measure, on_axis
 from longvis_bench.report.plots.style import GREY, INK, PALE
 from longvis_bench.report.plots.write import AGAINST
+from longvis_bench.resolution import Resolution, axis_in_words
 
 Spec = dict[str, Any]
 
@@ -55,7 +56,7 @@ class Chart(NamedTuple):
     spec: Spec
 
 
-def charts(known: dict[str, Measure], sizes: Sequence[int], accuracy: bool) -> list[Chart]:
+def charts(known: dict[str, Measure], sizes: Sequence[Resolution], accuracy: bool) -> list[Chart]:
     """The figures of rows, in the page's order.
 
     Arguments:
@@ -132,7 +133,7 @@ def _accuracy(measure: Measure) -> Chart:
     return Chart(f"accuracy-{name}", f"Accuracy against {cost.against}", reading, f"accuracy-{name}", spec)
 
 
-def _over_size(measure: Measure, sizes: Sequence[int]) -> Chart:
+def _over_size(measure: Measure, sizes: Sequence[Resolution]) -> Chart:
     name, cost = measure.name, measure.cost
     drawn = f"isValid(datum.{name})"
     layers = [
@@ -154,7 +155,7 @@ def _over_size(measure: Measure, sizes: Sequence[int]) -> Chart:
     return Chart(f"{name}-size", f"{cost.title} against size", reading, name, spec)
 
 
-def _listed(measure: Measure, size: int) -> Chart:
+def _listed(measure: Measure, size: Resolution) -> Chart:
     """Series by their value at the only size."""
     name, cost = measure.name, measure.cost
     drawn = f"isValid(datum.{name})"
@@ -269,11 +270,11 @@ def _with_room(axis: Spec) -> Spec:
     return {**axis, "scale": {**axis["scale"], "domainMax": {"expr": "top"}}}
 
 
-def _sizes(sizes: Sequence[int]) -> Spec:
+def _sizes(sizes: Sequence[Resolution]) -> Spec:
     return {
         "field": "size",
         "type": "quantitative",
-        "title": "image size, pixels per side, log scale",
+        "title": f"image size, {axis_in_words(sizes)}, log scale",
         "scale": {"type": "log", "base": 2, "padding": 24, "nice": False},
-        "axis": {"format": "d", "grid": False, "values": list(sizes)},
+        "axis": {"format": "d", "grid": False, "values": [on_axis(size) for size in sizes]},
     }

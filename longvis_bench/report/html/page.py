@@ -33,7 +33,6 @@ from longvis_bench.report.plots.style import Cast, style
 from longvis_bench.report.plots.write import figures
 from longvis_bench.report.shown import Body
 from longvis_bench.report.summary import summary_csv
-from longvis_bench.resolution import side
 from longvis_bench.runs.predictions import Answers
 from longvis_bench.text import without_paths
 from longvis_bench.version import __version__
@@ -167,11 +166,7 @@ def _sections(
 def _charts(whole: WholeTable) -> list[Chart]:
     rows = whole.body.shown
     accuracy = any(row.accuracy is not None for row in rows.rows)
-    return (
-        [*charts(measures(rows), [round(side(size)) for size in rows.sizes], accuracy), ranking()]
-        if rows.rows
-        else []
-    )
+    return [*charts(measures(rows), rows.sizes, accuracy), ranking()] if rows.rows else []
 
 
 def _figures(whole: WholeTable) -> list[Markup]:

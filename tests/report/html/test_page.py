@@ -22,8 +22,12 @@ from longvis_bench.errors import RunDirectoryError
 from longvis_bench.hashing import sha256_file
 from longvis_bench.records import Row
 from longvis_bench.report.baseline import with_baseline
+from longvis_bench.report.grouping import Grouped
+from longvis_bench.report.html.chart_data import measures
+from longvis_bench.report.html.charts import charts
 from longvis_bench.report.html.page import ASSETS, SECTIONS, VENDORED, page, write_page
 from longvis_bench.report.html.provenance import MARK, as_toml, licences
+from longvis_bench.resolution import Rectangle, Resolution
 from longvis_bench.runs.directory import read_rows, read_run
 from longvis_bench.sweep.config import read_config
 from tests.report.html.pages import QUICK, ROOT, ROWS, golden, hostile_rows, hostile_run, quick
@@ -204,6 +208,20 @@ def test_rows_without_accuracy_or_memory_say_so(row: Row) -> None:
     found = Page(page([row], [None])).said
     assert "No row has an accuracy." in found
     assert "no run.json" in found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([512, 1024], "image size, pixels per side, log scale"),
+        ([512, Rectangle(512, 2048)], "image size, square root of width x height in pixels, log scale"),
+    ],
+)
+def test_the_axis_of_sizes_says_what_it_shows(sizes: list[Resolution], said: str) -> None:
+    found = charts(measures(Grouped(ROWS)), sizes, accuracy=False)
+    axes = [json.dumps(chart.spec) for chart in found if chart.name.endswith("-size")]
+    assert axes
+    assert all(said in axis and "[512, 1024]" in axis for axis in axes)
 
 
 def test_no_rows_are_a_page_too() -> None:
