@@ -49,8 +49,19 @@ from longvis_bench.cli.options import (
 )
 from longvis_bench.cli.options import shard as read_shard
 from longvis_bench.cli.running import note_data, run_session, show_ending
+from longvis_bench.cli.sweep_options import (
+    AnyDevice,
+    Dtypes,
+    Fresh,
+    Modes,
+    Out,
+    Quick,
+    Retry,
+    RowsAsJson,
+    Timeout,
+)
 from longvis_bench.errors import LongvisError
-from longvis_bench.records import Dtype, MemoryFormat, Metric, Mode
+from longvis_bench.records import MemoryFormat, Metric
 
 if TYPE_CHECKING:
     from longvis_bench.sweep.execute import Outcome
@@ -93,17 +104,7 @@ def bench(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    modes: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--mode",
-            metavar="NAMES",
-            help="infer, train or both.",
-            show_default="infer",
-            parser=choices("--mode", Mode, "both"),
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    modes: Modes = None,
     output: SweepOutput = None,
     batch_sizes: Annotated[
         list[Any] | None,
@@ -127,27 +128,8 @@ def bench(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    dtypes: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--dtype",
-            metavar="NAMES",
-            help="Any of fp32 (strict), tf32, bf16, fp16.",
-            show_default="fp32 on the CPU; bf16 on CUDA, or fp16 before Ampere",
-            parser=choices("--dtype", Dtype),
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device",
-            metavar="NAME",
-            help="auto, cpu, cuda, cuda:N, mps or xpu.",
-            show_default="auto",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    dtypes: Dtypes = None,
+    device: AnyDevice = None,
     devices: Devices = None,
     overlap: Overlap = None,
     world: World = None,
@@ -209,17 +191,7 @@ def bench(
             rich_help_panel=HOW,
         ),
     ] = None,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            metavar="TIME",
-            help="Kill a cell after this time.",
-            show_default="10m",
-            parser=reader("--timeout", units.read_seconds),
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    timeout_s: Timeout = None,
     memory_limit_bytes: Annotated[
         int | None,
         typer.Option(
@@ -243,14 +215,7 @@ def bench(
             rich_help_panel=HOW,
         ),
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="First look: time each cell in one process only (verdict: single).",
-            rich_help_panel=HOW,
-        ),
-    ] = False,
+    quick: Quick = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -315,19 +280,8 @@ def bench(
             "--dry-run", help="List the cells and estimate the time; measure nothing.", rich_help_panel=RUN
         ),
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure again, into a new directory.", rich_help_panel=RUN)
-    ] = False,
-    retry: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--retry",
-            metavar="NAMES",
-            help="Run cells of these statuses again, e.g. oom,timeout,error.",
-            parser=several("--retry", str.strip),
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    fresh: Fresh = False,
+    retry: Retry = None,
     only_missing: Annotated[
         bool,
         typer.Option(
@@ -354,17 +308,7 @@ def bench(
             rich_help_panel=RUN,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Directory of the run; an existing run is resumed.",
-            show_default="results/runs/NAME",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    out: Out = None,
     machine: Annotated[
         str | None,
         typer.Option(
@@ -377,14 +321,7 @@ def bench(
     ] = None,
     hours_for: HoursFor = None,
     baseline: Baseline = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print rows as JSON lines on standard output, everything else on standard error.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False,
+    as_json: RowsAsJson = False,
     save_config: Annotated[
         Path | None,
         typer.Option(

@@ -27,8 +27,19 @@ from longvis_bench.cli.options import (
     several,
 )
 from longvis_bench.cli.running import run_session, show_ending
+from longvis_bench.cli.sweep_options import (
+    AnyDevice,
+    Dtypes,
+    Fresh,
+    Modes,
+    Out,
+    Quick,
+    Retry,
+    RowsAsJson,
+    Timeout,
+)
 from longvis_bench.errors import IllegalSize, LongvisError
-from longvis_bench.records import Dtype, Metric, Mode
+from longvis_bench.records import Metric
 from longvis_bench.registry.names import split_names
 from longvis_bench.registry.registry import Registry
 from longvis_bench.sizes.mixers import NETWORK
@@ -135,17 +146,7 @@ def mixers(
             rich_help_panel=WHAT,
         ),
     ] = f"{NETWORK['mlp_ratio']:g}",
-    modes: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--mode",
-            metavar="NAMES",
-            help="infer, train or both.",
-            show_default="infer",
-            parser=choices("--mode", Mode, "both"),
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    modes: Modes = None,
     metrics: Annotated[
         list[Any] | None,
         typer.Option(
@@ -171,27 +172,8 @@ def mixers(
             rich_help_panel=HOW,
         ),
     ] = None,
-    dtypes: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--dtype",
-            metavar="NAMES",
-            help="Any of fp32 (strict), tf32, bf16, fp16.",
-            show_default="fp32 on the CPU; bf16 on CUDA, or fp16 before Ampere",
-            parser=choices("--dtype", Dtype),
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device",
-            metavar="NAME",
-            help="auto, cpu, cuda, cuda:N, mps or xpu.",
-            show_default="auto",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    dtypes: Dtypes = None,
+    device: AnyDevice = None,
     threads: Threads = None,
     budget_s: Annotated[
         float | None,
@@ -204,17 +186,7 @@ def mixers(
             rich_help_panel=HOW,
         ),
     ] = None,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            metavar="TIME",
-            help="Kill a cell after this time.",
-            show_default="10m",
-            parser=reader("--timeout", units.read_seconds),
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    timeout_s: Timeout = None,
     memory_limit_bytes: Annotated[
         int | None,
         typer.Option(
@@ -226,43 +198,15 @@ def mixers(
             rich_help_panel=HOW,
         ),
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="First look: time each cell in one process only (verdict: single).",
-            rich_help_panel=HOW,
-        ),
-    ] = False,
+    quick: Quick = False,
     models_dirs: ModelsDirs = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List the cells; measure nothing.", rich_help_panel=RUN),
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure again, into a new directory.", rich_help_panel=RUN)
-    ] = False,
-    retry: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--retry",
-            metavar="NAMES",
-            help="Run cells of these statuses again, e.g. oom,timeout,error.",
-            parser=several("--retry", str.strip),
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Directory of the run; an existing run is resumed.",
-            show_default="results/runs/NAME",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    fresh: Fresh = False,
+    retry: Retry = None,
+    out: Out = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -273,14 +217,7 @@ def mixers(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print rows as JSON lines on standard output, everything else on standard error.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False,
+    as_json: RowsAsJson = False,
 ) -> None:
     """Measure token mixers in one network: latency, memory, MACs and reach on a grid of tokens."""
     registry = Registry(models_dirs or ())

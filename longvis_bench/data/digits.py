@@ -16,11 +16,12 @@ is planned without it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 from longvis_bench.data.protocol import Split
+from longvis_bench.data.without_files import WithoutFiles
 from longvis_bench.files import PACKAGE
 from longvis_bench.resolution import Resolution, sides
 
@@ -64,35 +65,16 @@ def _originals() -> tuple[Tensor, Tensor]:
     return scans[:, :-1].float().view(-1, 1, 8, 8) / HIGHEST_VALUE, scans[:, -1].long()
 
 
-class Digits:
+class Digits(WithoutFiles):
     """HR-Digits; see the module's docstring."""
 
     name = "digits"
     num_classes = 10
     classes = tuple("0123456789")
-    broken: Mapping[str, str] = {}
-    notes: Sequence[str] = ()
-    fresh = False
 
     def size(self, split: Split) -> int:
         """Number of images in a split: 1,400 for training, 397 held out."""
         return len(self._range(split))
-
-    def batch(
-        self,
-        split: Split,
-        indices: Sequence[int],
-        resolution: Resolution,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Images and labels by their index in the split; see `ImageData.batch`."""
-        import torch
-
-        loaded = [self.load(split, index, resolution) for index in indices]
-        images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
-        return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
 
     def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One digit of 8 x 8 pixels; see `LoadableData.load`."""
@@ -128,9 +110,6 @@ class Digits:
         if tuple(batch.shape[-2:]) != sides(resolution):
             batch = F.interpolate(batch, size=sides(resolution), mode="bicubic", align_corners=False)
         return batch.to(dtype).expand(-1, 3, -1, -1).contiguous()
-
-    def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Does nothing: no file of this data set can be broken."""
 
     @staticmethod
     def _range(split: Split) -> range:

@@ -17,7 +17,7 @@ docs/lookup.md describes chance, the limit of a sum of local scores, and the sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from longvis_bench.data.protocol import Split
+from longvis_bench.data.without_files import Drawn
 from longvis_bench.errors import DataError, IllegalSize, UnknownName
 from longvis_bench.resolution import Rectangle, Resolution
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NAME = "lookup"
@@ -186,7 +186,7 @@ class Scene:
         return float(np.hypot(self.key.x - self.target.x, self.key.y - self.target.y))
 
 
-class Lookup:
+class Lookup(Drawn):
     """Texture of the disc that has the key's colour; see the module's docstring.
 
     Arguments:
@@ -197,8 +197,8 @@ class Lookup:
 
     num_classes = len(TEXTURES)
     classes = TEXTURES
-    broken: Mapping[str, str] = {}
-    notes: Sequence[str] = ()
+    mean_and_deviation = (GREY / 255, CONTRAST / 255)
+    """0 for the canvas, and 1 for a texture's contrast."""
     fresh = True
 
     def __init__(
@@ -247,22 +247,6 @@ class Lookup:
         side = self._side(resolution)
         return [self.scene(split, index).distance * side for index in indices]
 
-    def batch(
-        self,
-        split: Split,
-        indices: Sequence[int],
-        resolution: Resolution,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Images and labels by their index in the split; see `ImageData.batch`."""
-        import torch
-
-        loaded = [self.load(split, index, resolution) for index in indices]
-        images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
-        return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
-
     def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One image (3, resolution, resolution), uint8, and its label; see `LoadableData.load`.
 
@@ -277,27 +261,6 @@ class Lookup:
         for disc in (scene.key, *scene.discs, *scene.clutter):
             _draw(canvas, disc, round(dials.disc * side), dials.period)
         return torch.from_numpy(canvas), scene.label
-
-    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
-        """The image itself, which was drawn at this resolution."""
-        return image
-
-    def finish(
-        self,
-        images: Sequence[Tensor] | Tensor,
-        resolution: Resolution,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """A normalised batch, 0 for the canvas and 1 for a texture's contrast; see `LoadableData.finish`."""
-        from longvis_bench.data.resize import finish
-
-        mean, deviation = [GREY / 255] * 3, [CONTRAST / 255] * 3
-        return finish(images, resolution, mean, deviation, device=device, dtype=dtype)
-
-    def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Does nothing: this data set reads no files."""
 
     def _side(self, resolution: Resolution) -> int:
         """Pixels per side, if scenes can be drawn with them."""

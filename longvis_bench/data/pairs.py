@@ -17,7 +17,7 @@ writers.  README.md beside this file describes the shortcuts that were tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import cos, hypot, pi, sin
@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longvis_bench.data.protocol import Split
+from longvis_bench.data.without_files import Drawn
 from longvis_bench.errors import IllegalSize
 from longvis_bench.resolution import Resolution, resolution_of, sides
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 TRAIN_IMAGES, VAL_IMAGES = 1600, 1000
@@ -118,7 +118,7 @@ class Scene:
         return hypot(first.x - second.x, first.y - second.y)
 
 
-class Pairs:
+class Pairs(Drawn):
     """Same or different digits; see the module's docstring.
 
     Arguments:
@@ -132,9 +132,7 @@ class Pairs:
 
     num_classes = 2
     classes = ("different", "same")
-    broken: Mapping[str, str] = {}
-    notes: Sequence[str] = ()
-    fresh = False
+    mean_and_deviation = (MEAN, DEVIATION)
 
     def __init__(
         self,
@@ -201,22 +199,6 @@ class Pairs:
         scenes = (self._positions(split, index) for index in indices)
         return [hypot((x - u) * width, (y - v) * height) for (x, y), (u, v), *_ in scenes]
 
-    def batch(
-        self,
-        split: Split,
-        indices: Sequence[int],
-        resolution: Resolution,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Images and labels by their index in the split; see `ImageData.batch`."""
-        import torch
-
-        loaded = [self.load(split, index, resolution) for index in indices]
-        images = self.finish([image for image, _ in loaded], resolution, device=device, dtype=dtype)
-        return images, torch.tensor([label for _, label in loaded], dtype=torch.int64, device=device)
-
     def load(self, split: Split, index: int, resolution: Resolution) -> tuple[Tensor, int]:
         """One image (1, height, width), uint8, and its label; see `LoadableData.load`.
 
@@ -237,26 +219,6 @@ class Pairs:
             _draw(canvas, _distractors()[glyph.drawing], glyph)
         pixels = canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         return pixels[None], int(scene.same)
-
-    def fit(self, image: Tensor, resolution: Resolution) -> Tensor:
-        """The image itself, which was drawn at this resolution."""
-        return image
-
-    def finish(
-        self,
-        images: Sequence[Tensor] | Tensor,
-        resolution: Resolution,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """A normalised batch; see `LoadableData.finish`."""
-        from longvis_bench.data.resize import finish
-
-        return finish(images, resolution, [MEAN] * 3, [DEVIATION] * 3, device=device, dtype=dtype)
-
-    def note_broken(self, split: Split, broken: Mapping[str, str]) -> None:
-        """Does nothing: this data set reads no files."""
 
     def _random(self, split: Split, index: int, part: int = 0) -> np.random.Generator:
         parts = (self._seed, ("train", "val").index(split), index, part)
